@@ -1,0 +1,254 @@
+//! The trait every connector implements.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, Record, Schema, Value, Version,
+    WebhookError, WebhookRequest,
+};
+
+/// How far a connector's writes are protected against an edit made at the same moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guarantee {
+    /// The vendor refuses a write planned on an older version.
+    CompareAndSwap,
+    /// The vendor keeps each property's history: an edit that slipped in between our read and our write is found
+    /// afterwards and recorded as a conflict.
+    CheckedAfterwards,
+    /// Neither: the record is read right before it is written, and the window is measured.
+    BestEffort,
+}
+
+impl Guarantee {
+    /// One sentence for the operator.
+    #[must_use]
+    pub fn explain(self) -> &'static str {
+        match self {
+            Self::CompareAndSwap => "compare-and-swap: the vendor refuses a write that was planned on an older version",
+            Self::CheckedAfterwards => {
+                "checked afterwards: the vendor has no compare-and-swap; the history of each written property is read \
+                 after the write, and an edit that slipped in between becomes a conflict"
+            }
+            Self::BestEffort => {
+                "best effort: the vendor has neither compare-and-swap nor a history; records are read right before \
+                 they are written"
+            }
+        }
+    }
+}
+
+/// A feed of changes that the engine polls, with a cursor of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// Stable name, unique within the connector: the key of its cursor.
+    pub name: String,
+    /// The kind of record it brings.
+    pub kind: Kind,
+    /// Time between two polls, derived from the vendor's budget.
+    pub period: Duration,
+    /// True for the feed whose empty cursor is the backfill.
+    pub backfills: bool,
+}
+
+/// How far a stream has been read. Opaque to everyone but the connector that made it; empty at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cursor(pub String);
+
+impl Cursor {
+    /// Nothing was read yet: the next page is the first of the backfill.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::default()
+    }
+}
+
+/// One page of a stream.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// What was on it.
+    pub seen: Vec<Seen>,
+    /// Where to go on. Stored in the transaction that stores what the page brought.
+    pub next: Cursor,
+    /// True if another page can be had now.
+    pub more: bool,
+    /// How many records the stream holds in all, if the vendor says.
+    pub total: Option<u64>,
+}
+
+/// What a page says of one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The record itself, read by id and therefore true: no fetch is needed.
+    Record(Record),
+    /// It may have changed; read it.
+    Hint {
+        /// Which record.
+        id: ExternalId,
+        /// How old it was when the feed saw it.
+        version: Version,
+    },
+    /// It is in the vendor's list of deleted records.
+    Archived(ExternalId),
+}
+
+/// One record to write. An intent for it is already durable.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Names the intent, unique in a batch; vendors that take a trace id get this one.
+    pub trace: String,
+    /// Kind of record.
+    pub kind: Kind,
+    /// What to do.
+    pub op: WriteOp,
+}
+
+/// What to do to a record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WriteOp {
+    /// Make it. Never overwrites a record that already carries the marker.
+    Create {
+        /// Our marker, `{installation}:{local id}`; unique at the vendor where the vendor offers that.
+        marker: String,
+        /// The values to create it with.
+        properties: BTreeMap<String, Value>,
+    },
+    /// Change these properties and no other.
+    Update {
+        /// Which record.
+        id: ExternalId,
+        /// New values; [`Value::Null`] clears.
+        properties: BTreeMap<String, Value>,
+        /// The values this write was planned on, for what can only be written as a difference (associations).
+        planned_on: BTreeMap<String, Value>,
+        /// The version this write was planned on, for vendors with compare-and-swap.
+        expected: Version,
+    },
+    /// Move it to the vendor's recycle bin.
+    Archive {
+        /// Which record.
+        id: ExternalId,
+    },
+}
+
+/// What became of one write.
+#[derive(Debug)]
+pub enum Pushed {
+    /// Done; the vendor stored these values for the properties written.
+    Written {
+        /// The record, new or old.
+        id: ExternalId,
+        /// As the vendor answered; a property it did not return is not in the map.
+        properties: BTreeMap<String, Value>,
+        /// The record's age after the write.
+        version: Version,
+    },
+    /// A create found that the record is already there.
+    Exists {
+        /// The record that carries our marker or the same unique value.
+        id: ExternalId,
+        /// True if it carries our marker: an earlier attempt of ours made it.
+        ours: bool,
+    },
+    /// Not done, or not known to be done: the error says which.
+    Failed(ConnectorError),
+}
+
+/// The circumstances of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Its place in the queue for the vendor's budget.
+    pub lane: Lane,
+}
+
+/// A vendor, as the engine sees it. Every call is a batch; every answer is per record.
+///
+/// What may repeat: [`Connector::changes`] may show a record twice, and [`Connector::push`] may be asked for the same
+/// intent again after a crash. What may not be skipped: a record that changed is on some page of some stream, or the
+/// rolling audit finds it. A connector keeps no state that a restart would miss.
+#[async_trait]
+pub trait Connector: Send + Sync {
+    /// The vendor's short name: `hubspot`.
+    fn system(&self) -> &'static str;
+
+    /// How far its writes are protected.
+    fn guarantee(&self) -> Guarantee;
+
+    /// How long after we gave up on a request the vendor may still carry it out.
+    fn late_window(&self) -> Duration;
+
+    /// The longest a [`Connector::push`] takes before it gives up by itself, waiting for budget included.
+    fn push_deadline(&self) -> Duration;
+
+    /// The kinds it carries, parents first.
+    fn kinds(&self) -> Vec<Kind>;
+
+    /// Its feeds.
+    fn streams(&self) -> Vec<Stream>;
+
+    /// Who are we connected to, with which rights, and is the clock right?
+    ///
+    /// # Errors
+    /// [`ConnectorError`] if the vendor cannot be asked at all; a missing right is an item of the answer.
+    async fn check(&self) -> Result<Identity, ConnectorError>;
+
+    /// Pipelines, owners and properties.
+    ///
+    /// # Errors
+    /// [`ConnectorError`] as the vendor answers.
+    async fn discover(&self) -> Result<Schema, ConnectorError>;
+
+    /// The next page of a stream. May repeat a record; never skips one.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]; the cursor stays where it was.
+    async fn changes(&self, call: Call, stream: &Stream, cursor: &Cursor) -> Result<Page, ConnectorError>;
+
+    /// One page of a full listing, for the audit: every record, by id. An empty cursor starts; the last page has
+    /// `more == false`.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]; the cursor stays where it was.
+    async fn list(&self, call: Call, kind: Kind, cursor: &Cursor) -> Result<Page, ConnectorError>;
+
+    /// The truth now: one answer per id, in the order asked.
+    ///
+    /// # Errors
+    /// [`ConnectorError`] if the batch as a whole could not be read.
+    async fn fetch(&self, call: Call, kind: Kind, ids: &[ExternalId]) -> Result<Vec<Fetched>, ConnectorError>;
+
+    /// The records that carry these markers, in the order asked: the probe before a create is repeated. Consistent
+    /// with writes, unlike a search.
+    ///
+    /// # Errors
+    /// [`ConnectorError`] if the batch as a whole could not be read.
+    async fn find(&self, call: Call, kind: Kind, markers: &[String]) -> Result<Vec<Option<Record>>, ConnectorError>;
+
+    /// What was stated for these properties and when, newest first, for each id in the order asked; `None` for a
+    /// record that is not there. Vendors without history answer an empty map.
+    ///
+    /// # Errors
+    /// [`ConnectorError`] if the batch as a whole could not be read.
+    async fn history(
+        &self,
+        call: Call,
+        kind: Kind,
+        ids: &[ExternalId],
+        properties: &[String],
+    ) -> Result<Vec<Option<History>>, ConnectorError>;
+
+    /// One outcome per write, in the order given. Sending the same create again does not write twice.
+    async fn push(&self, call: Call, writes: &[Write]) -> Vec<Pushed>;
+
+    /// Verifies a webhook on its raw bytes and answers which records to look at.
+    ///
+    /// # Errors
+    /// [`WebhookError`] if it is not to be believed.
+    fn hints(&self, request: &WebhookRequest<'_>) -> Result<Vec<Hint>, WebhookError>;
+
+    /// Calls made since the start, for the summary.
+    fn calls(&self) -> u64;
+}

@@ -1,0 +1,58 @@
+//! News that a vendor sends by itself.
+
+use chrono::{DateTime, Utc};
+use http::HeaderMap;
+
+use crate::{ExternalId, Kind};
+
+/// A webhook as it arrived: the raw bytes, because signatures are over bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct WebhookRequest<'a> {
+    /// HTTP method, upper case.
+    pub method: &'a str,
+    /// The whole address as the vendor called it, with query: behind a proxy, rebuilt from the public URL.
+    pub uri: &'a str,
+    /// Headers.
+    pub headers: &'a HeaderMap,
+    /// Raw body.
+    pub body: &'a [u8],
+    /// When it arrived, by our clock.
+    pub received_at: DateTime<Utc>,
+}
+
+/// "Look at this record": all that a webhook is believed to say.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hint {
+    /// Which kind of record.
+    pub kind: Kind,
+    /// Which one.
+    pub id: ExternalId,
+    /// The vendor's account it belongs to, if the event names it.
+    pub remote_account: Option<String>,
+    /// What makes this event itself, for recognising a repetition. Vendors do not promise that their event ids are
+    /// unique, so this joins several parts.
+    pub fingerprint: String,
+}
+
+/// A webhook is refused. None of these say anything of the body.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum WebhookError {
+    /// No signature, or one of a scheme this connection does not accept.
+    #[error("the webhook carries no signature that this connection accepts: {0}")]
+    Unsigned(&'static str),
+    /// The signature is not of these bytes and this secret.
+    #[error("the webhook's signature is wrong: the client secret configured here is not the one the sender used, or the message was altered")]
+    BadSignature,
+    /// Signed too long ago, or in the future: a replay, or a clock far off.
+    #[error("the webhook was signed {0} seconds from now; more than 300 is refused")]
+    Expired(i64),
+    /// Signed, but not what the vendor documents.
+    #[error("the webhook does not parse at `{path}`")]
+    Malformed {
+        /// Where in the body.
+        path: String,
+    },
+    /// The connection has no secret to check with.
+    #[error("this connection has no client secret, so its webhooks cannot be verified: add `client_secret` to its credentials")]
+    NoSecret,
+}

@@ -1,0 +1,151 @@
+//! What changed, and how far we have read.
+//!
+//! Three feeds a kind. `changes` starts with a full listing in order of id (the backfill), then polls the search in
+//! fixed time windows, sorted by id, each overlapping the one before: the search index lags, and a window sorted by id
+//! passes both the 10,000-row cap and any number of rows with one time stamp. `late` goes over the same windows an
+//! hour behind, for index outages. `archived` walks the recycle bin, which no search shows.
+//!
+//! Source: HubSpot developer documentation, "Search the CRM".
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tandem_contract::{Call, ConnectorError, Cursor, Kind, Page, Seen, Stream};
+
+use crate::{
+    HubSpot,
+    client::{Ask, SEARCH},
+    paths::modified_property,
+    records,
+    wire::{List, Object},
+};
+
+/// How far two windows overlap: search rows show up seconds, sometimes a minute, after the write.
+const OVERLAP: TimeDelta = TimeDelta::seconds(120);
+/// How far the second pass stays behind.
+const LATE: TimeDelta = TimeDelta::hours(1);
+/// Rows of a search page.
+const SEARCH_PAGE: usize = 200;
+
+/// Where a stream stands.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "at", rename_all = "snake_case")]
+enum Place {
+    /// Listing everything; changes since `since` are still to be looked for.
+    Listing { since: DateTime<Utc>, after: Option<String> },
+    /// In a window, after the given id.
+    Window { since: DateTime<Utc>, until: DateTime<Utc>, after: String },
+    /// Between two windows.
+    Waiting { since: DateTime<Utc> },
+    /// In the recycle bin.
+    Bin { after: String },
+}
+
+/// The feeds of these kinds.
+pub fn streams(kinds: &[Kind], period: Duration) -> Vec<Stream> {
+    let feed = |kind: Kind, name: &str, period, backfills| Stream { name: format!("{kind}.{name}"), kind, period, backfills };
+    kinds
+        .iter()
+        .flat_map(|kind| {
+            [
+                feed(*kind, "changes", period, true),
+                feed(*kind, "archived", (period * 10).max(Duration::from_secs(300)), false),
+                feed(*kind, "late", Duration::from_secs(3_600), false),
+            ]
+        })
+        .collect()
+}
+
+/// The next page of a stream.
+pub async fn next_page(hubspot: &HubSpot, call: Call, stream: &Stream, cursor: &Cursor) -> Result<Page, ConnectorError> {
+    let now = hubspot.client.vendor_now();
+    let place: Option<Place> = if cursor.0.is_empty() {
+        None
+    } else {
+        // A cursor that cannot be read is treated as lost: reading again is safe, skipping is not.
+        serde_json::from_str(&cursor.0).ok()
+    };
+    match stream.name.rsplit('.').next() {
+        Some("archived") => archived_page(hubspot, call, stream.kind, place).await,
+        Some("late") => {
+            let until = now - LATE;
+            window_page(hubspot, call, stream.kind, place.unwrap_or(Place::Waiting { since: until - LATE }), until).await
+        }
+        _ => match place.unwrap_or(Place::Listing { since: now - OVERLAP, after: None }) {
+            Place::Listing { since, after } => listing_page(hubspot, call, stream.kind, since, after).await,
+            place => window_page(hubspot, call, stream.kind, place, now).await,
+        },
+    }
+}
+
+fn cursor(place: &Place) -> Cursor {
+    Cursor(serde_json::to_string(place).unwrap_or_default())
+}
+
+async fn listing_page(
+    hubspot: &HubSpot,
+    call: Call,
+    kind: Kind,
+    since: DateTime<Utc>,
+    after: Option<String>,
+) -> Result<Page, ConnectorError> {
+    let (records, next) = records::list(hubspot, call, kind, after.as_deref()).await?;
+    let more = next.is_some();
+    let place = match next {
+        Some(after) => Place::Listing { since, after: Some(after) },
+        None => Place::Waiting { since },
+    };
+    Ok(Page { seen: records.into_iter().map(Seen::Record).collect(), next: cursor(&place), more, total: None })
+}
+
+async fn window_page(hubspot: &HubSpot, call: Call, kind: Kind, place: Place, until: DateTime<Utc>) -> Result<Page, ConnectorError> {
+    let (since, until, after) = match place {
+        Place::Window { since, until, after } => (since, until, after),
+        Place::Waiting { since } | Place::Listing { since, .. } => (since, until, String::from("0")),
+        Place::Bin { .. } => (until - OVERLAP, until, String::from("0")),
+    };
+    let modified = modified_property(kind);
+    let path = format!("{}/search", hubspot.options.api_version.objects(kind));
+    let body = json!({
+        "filterGroups": [{ "filters": [
+            { "propertyName": modified, "operator": "GTE", "value": since.timestamp_millis().to_string() },
+            { "propertyName": modified, "operator": "LTE", "value": until.timestamp_millis().to_string() },
+            { "propertyName": "hs_object_id", "operator": "GT", "value": after },
+        ] }],
+        "sorts": [{ "propertyName": "hs_object_id", "direction": "ASCENDING" }],
+        "properties": [modified],
+        "limit": SEARCH_PAGE,
+        "after": "0",
+    });
+    let page: List<Object> = hubspot.client.ask(Ask::post(&path, body, call.lane).bucket(SEARCH)).await?.json()?;
+    let (full, total) = (page.results.len() >= SEARCH_PAGE, page.total);
+    let mut seen = Vec::with_capacity(page.results.len());
+    let mut last = after;
+    for object in &page.results {
+        let id = records::external_id(object.id.as_deref().unwrap_or_default())?;
+        if (id.as_str().len(), id.as_str()) > (last.len(), last.as_str()) {
+            last = id.to_string();
+        }
+        seen.push(Seen::Hint { id, version: records::version(object, kind) });
+    }
+    // An index that answers out of order would end the window early: a short page ends it, a full one goes on.
+    let place = if full {
+        Place::Window { since, until, after: last }
+    } else {
+        Place::Waiting { since: (until - OVERLAP).max(since) }
+    };
+    Ok(Page { seen, next: cursor(&place), more: full, total })
+}
+
+async fn archived_page(hubspot: &HubSpot, call: Call, kind: Kind, place: Option<Place>) -> Result<Page, ConnectorError> {
+    let after = match place {
+        Some(Place::Bin { after }) => Some(after),
+        _ => None,
+    };
+    let (ids, next) = records::list_archived(hubspot, call, kind, after.as_deref()).await?;
+    let more = next.is_some();
+    let next = next.map_or_else(Cursor::start, |after| cursor(&Place::Bin { after }));
+    Ok(Page { seen: ids.into_iter().map(Seen::Archived).collect(), next, more, total: None })
+}

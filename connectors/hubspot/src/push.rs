@@ -1,0 +1,279 @@
+//! Writing records: create, update, archive, a batch at a time, one outcome per record.
+//!
+//! Creates use `batch/create`, not upsert: a create that lands late is refused because of the marker, where a late
+//! upsert would undo what a person typed meanwhile. With a trace id on every input HubSpot answers 207 and each
+//! failure names its input; a batch that is refused as a whole is halved until the culprit stands alone.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Map, Value as Json, json};
+use tandem_contract::{Call, ConnectorError, Kind, Pushed, Value, Write, WriteOp};
+
+use crate::{
+    CONTACTS, HubSpot, associations,
+    client::{Ask, owner_of_clash, rejection},
+    marker,
+    records::{BATCH, external_id, version},
+    values,
+    wire::{ErrorEntry, List, Object},
+};
+
+/// The link type "deal to contact". Source: associations guide, table of type ids.
+const DEAL_TO_CONTACT: u32 = 3;
+
+/// Writes everything, in order; never fails as a whole.
+pub async fn push(hubspot: &HubSpot, call: Call, writes: &[Write]) -> Vec<Pushed> {
+    let mut outcomes: BTreeMap<usize, Pushed> = BTreeMap::new();
+    let deadline = hubspot.client.clock.elapsed() + HubSpot::PATIENCE;
+    let mut groups: BTreeMap<(Kind, u8), Vec<usize>> = BTreeMap::new();
+    for (index, write) in writes.iter().enumerate() {
+        let rank = match write.op {
+            WriteOp::Create { .. } => 0,
+            WriteOp::Update { .. } => 1,
+            WriteOp::Archive { .. } => 2,
+        };
+        groups.entry((write.kind, rank)).or_default().push(index);
+    }
+    for ((kind, rank), indexes) in groups {
+        for chunk in indexes.chunks(BATCH) {
+            let batch = Batch { hubspot, call, kind, deadline, writes, verb: ["create", "update", "archive"][usize::from(rank)] };
+            if hubspot.options.read_only {
+                let why = "this connection only reads (direction = \"in\")".into();
+                batch.fail_all(chunk, ConnectorError::Forbidden(why), &mut outcomes);
+                continue;
+            }
+            if rank == 0
+                && let Err(error) = marker::ensure(hubspot, call, kind).await
+            {
+                batch.fail_all(chunk, error, &mut outcomes);
+                continue;
+            }
+            batch.send(chunk.to_vec(), &mut outcomes).await;
+            if rank == 1 {
+                batch.associate(chunk, &mut outcomes).await;
+            }
+        }
+    }
+    (0..writes.len())
+        .map(|index| {
+            outcomes.remove(&index).unwrap_or_else(|| {
+                Pushed::Failed(ConnectorError::OutcomeUnknown("HubSpot's answer names neither success nor failure".into()))
+            })
+        })
+        .collect()
+}
+
+struct Batch<'a> {
+    hubspot: &'a HubSpot,
+    call: Call,
+    kind: Kind,
+    deadline: Duration,
+    writes: &'a [Write],
+    verb: &'static str,
+}
+
+impl Batch<'_> {
+    /// Sends one batch; a batch refused as a whole is sent again in halves.
+    async fn send(&self, all: Vec<usize>, outcomes: &mut BTreeMap<usize, Pushed>) {
+        let mut waiting = vec![all];
+        while let Some(chunk) = waiting.pop() {
+            if self.hubspot.client.clock.elapsed() > self.deadline {
+                self.fail_all(&chunk, ConnectorError::NotSent("waited too long for the rate limit".into()), outcomes);
+                continue;
+            }
+            match self.try_send(&chunk).await {
+                Ok(list) => self.settle(&chunk, list, outcomes),
+                Err(ConnectorError::Rejected { .. } | ConnectorError::Conflict(_) | ConnectorError::Gone) if chunk.len() > 1 => {
+                    let (left, right) = chunk.split_at(chunk.len() / 2);
+                    waiting.push(right.to_vec());
+                    waiting.push(left.to_vec());
+                }
+                Err(error) => self.fail_all(&chunk, error, outcomes),
+            }
+        }
+    }
+
+    async fn try_send(&self, chunk: &[usize]) -> Result<List<Object>, ConnectorError> {
+        let path = format!("{}/batch/{}", self.hubspot.options.api_version.objects(self.kind), self.verb);
+        let inputs: Vec<Json> = chunk.iter().map(|index| self.input(&self.writes[*index])).collect();
+        let ask = Ask::post(&path, json!({ "inputs": inputs }), self.call.lane).writes();
+        let answer = self.hubspot.client.ask(ask).await?;
+        if answer.body.is_empty() {
+            return Ok(List { results: Vec::new(), errors: Vec::new(), paging: None, total: None });
+        }
+        // The write happened; an answer that cannot be read leaves its outcome unknown.
+        answer.json().map_err(|error| ConnectorError::OutcomeUnknown(error.to_string()))
+    }
+
+    fn input(&self, write: &Write) -> Json {
+        match &write.op {
+            WriteOp::Create { marker, properties } => {
+                let mut body = wire_properties(properties);
+                body.insert(self.hubspot.options.marker_property.clone(), marker.clone().into());
+                let links: Vec<Json> = refs(properties.get(CONTACTS))
+                    .iter()
+                    .map(|id| {
+                        json!({ "to": { "id": id }, "types": [{
+                            "associationCategory": "HUBSPOT_DEFINED", "associationTypeId": DEAL_TO_CONTACT,
+                        }] })
+                    })
+                    .collect();
+                json!({ "objectWriteTraceId": write.trace, "properties": body, "associations": links })
+            }
+            WriteOp::Update { id, properties, .. } => {
+                json!({ "id": id.as_str(), "objectWriteTraceId": write.trace, "properties": wire_properties(properties) })
+            }
+            WriteOp::Archive { id } => json!({ "id": id.as_str() }),
+        }
+    }
+
+    /// Matches each result and each error to its write.
+    fn settle(&self, chunk: &[usize], list: List<Object>, outcomes: &mut BTreeMap<usize, Pushed>) {
+        let by_trace: BTreeMap<&str, usize> = chunk.iter().map(|index| (self.writes[*index].trace.as_str(), *index)).collect();
+        let by_id: BTreeMap<&str, usize> =
+            chunk.iter().filter_map(|index| Some((target(&self.writes[*index])?, *index))).collect();
+        for object in list.results {
+            let index = object.object_write_trace_id.as_deref().and_then(|trace| by_trace.get(trace)).copied();
+            let index = index.or_else(|| by_id.get(object.id.as_deref()?).copied());
+            if let Some(index) = index {
+                outcomes.insert(index, self.written(&self.writes[index], object));
+            }
+        }
+        for error in list.errors {
+            let named: Vec<usize> = error
+                .context("objectWriteTraceId")
+                .filter_map(|trace| by_trace.get(trace))
+                .chain(error.context("ids").filter_map(|id| by_id.get(id)))
+                .copied()
+                .collect();
+            for index in named {
+                outcomes.entry(index).or_insert_with(|| failure(&error));
+            }
+        }
+        for index in chunk {
+            match self.writes[*index].op {
+                // An id that was merged away drops out of the answer without a word.
+                WriteOp::Update { .. } => {
+                    outcomes.entry(*index).or_insert(Pushed::Failed(ConnectorError::Gone));
+                }
+                WriteOp::Archive { ref id } => {
+                    outcomes.entry(*index).or_insert_with(|| Pushed::Written {
+                        id: id.clone(),
+                        properties: BTreeMap::new(),
+                        version: tandem_contract::Version::default(),
+                    });
+                }
+                WriteOp::Create { .. } => {}
+            }
+        }
+    }
+
+    fn written(&self, write: &Write, object: Object) -> Pushed {
+        let asked = match &write.op {
+            WriteOp::Create { properties, .. } | WriteOp::Update { properties, .. } => properties,
+            WriteOp::Archive { .. } => &BTreeMap::new(),
+        };
+        let types = self.hubspot.options.select.get(&self.kind);
+        let mut properties: BTreeMap<String, Value> = BTreeMap::new();
+        for name in asked.keys() {
+            if let (Some(loose), Some(kind)) = (object.properties.get(name), types.and_then(|types| types.get(name))) {
+                properties.insert(name.clone(), values::read(*kind, loose.0.as_deref()));
+            }
+        }
+        if matches!(write.op, WriteOp::Create { .. })
+            && let Some(links) = asked.get(CONTACTS)
+        {
+            properties.insert(CONTACTS.into(), links.clone());
+        }
+        match external_id(object.id.as_deref().unwrap_or_default()) {
+            Ok(id) => Pushed::Written { id, properties, version: version(&object, self.kind) },
+            Err(_) => Pushed::Failed(ConnectorError::OutcomeUnknown("HubSpot's answer names no id".into())),
+        }
+    }
+
+    /// The second half of an update: contacts that were added to or taken from a deal.
+    async fn associate(&self, chunk: &[usize], outcomes: &mut BTreeMap<usize, Pushed>) {
+        let (mut add, mut remove, mut touched) = (Vec::new(), Vec::new(), Vec::new());
+        for index in chunk {
+            let WriteOp::Update { id, properties, planned_on, .. } = &self.writes[*index].op else { continue };
+            let (Some(want), Some(Pushed::Written { .. })) = (properties.get(CONTACTS), outcomes.get(index)) else { continue };
+            let (want, had) = (refs(Some(want)), refs(planned_on.get(CONTACTS)));
+            add.extend(want.iter().filter(|to| !had.contains(to)).map(|to| (id.to_string(), to.clone())));
+            remove.extend(had.iter().filter(|to| !want.contains(to)).map(|to| (id.to_string(), to.clone())));
+            touched.push((*index, want));
+        }
+        if touched.is_empty() {
+            return;
+        }
+        let mut done = Ok(());
+        if !add.is_empty() {
+            done = associations::link(self.hubspot, self.call, &add).await;
+        }
+        if done.is_ok() && !remove.is_empty() {
+            done = associations::unlink(self.hubspot, self.call, &remove).await;
+        }
+        for (index, want) in touched {
+            match &done {
+                Ok(()) => {
+                    if let Some(Pushed::Written { properties, .. }) = outcomes.get_mut(&index) {
+                        properties.insert(CONTACTS.into(), Value::Refs(want));
+                    }
+                }
+                // The properties were written and the contacts perhaps not: read again.
+                Err(error) => {
+                    outcomes.insert(index, Pushed::Failed(ConnectorError::OutcomeUnknown(format!("linking the contacts: {error}"))));
+                }
+            }
+        }
+    }
+
+    fn fail_all(&self, chunk: &[usize], error: ConnectorError, outcomes: &mut BTreeMap<usize, Pushed>) {
+        for index in chunk {
+            let failed = match &error {
+                ConnectorError::Conflict(_) => clash(&error),
+                _ => Pushed::Failed(error.clone()),
+            };
+            outcomes.insert(*index, failed);
+        }
+    }
+}
+
+fn failure(entry: &ErrorEntry) -> Pushed {
+    let error = rejection(entry, http::StatusCode::BAD_REQUEST);
+    match entry.message.as_deref().and_then(owner_of_clash).and_then(|id| external_id(&id).ok()) {
+        // Whose marker it carries is found out by reading it.
+        Some(id) if matches!(error, ConnectorError::Conflict(_)) => Pushed::Exists { id, ours: false },
+        _ => Pushed::Failed(error),
+    }
+}
+
+fn clash(error: &ConnectorError) -> Pushed {
+    let ConnectorError::Conflict(text) = error else { return Pushed::Failed(error.clone()) };
+    let id = text.split_whitespace().find(|word| word.chars().all(|c| c.is_ascii_digit()));
+    match id.and_then(|id| external_id(id).ok()) {
+        Some(id) => Pushed::Exists { id, ours: false },
+        None => Pushed::Failed(error.clone()),
+    }
+}
+
+fn target(write: &Write) -> Option<&str> {
+    match &write.op {
+        WriteOp::Create { .. } => None,
+        WriteOp::Update { id, .. } | WriteOp::Archive { id } => Some(id.as_str()),
+    }
+}
+
+fn wire_properties(properties: &BTreeMap<String, Value>) -> Map<String, Json> {
+    properties
+        .iter()
+        .filter(|(name, value)| *name != CONTACTS && **value != Value::Absent)
+        .map(|(name, value)| (name.clone(), values::write(value).into()))
+        .collect()
+}
+
+fn refs(value: Option<&Value>) -> Vec<String> {
+    match value {
+        Some(Value::Refs(refs)) => refs.clone(),
+        _ => Vec::new(),
+    }
+}
