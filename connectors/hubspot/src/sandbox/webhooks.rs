@@ -1,0 +1,151 @@
+//! What the account tells its subscriber, when, how often and in which order.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use http::{HeaderMap, HeaderValue, Method, header};
+use rand::Rng;
+use serde_json::{Value as Json, json};
+use tandem_contract::{HttpRequest, Kind, Secret, Transport};
+use url::Url;
+
+use super::{
+    Sandbox,
+    world::{Change, World},
+};
+use crate::webhook::{sign_v1, sign_v3};
+
+/// Events that wait to be delivered.
+#[derive(Default)]
+pub struct Outbox {
+    target: Option<(String, Secret)>,
+    due: BTreeMap<(DateTime<Utc>, u64), (Json, u32)>,
+    sequence: u64,
+    event_id: u64,
+}
+
+impl Outbox {
+    pub fn subscribe(&mut self, target: String, secret: Secret) {
+        self.target = Some((target, secret));
+    }
+}
+
+impl World {
+    pub(super) fn outbox_event(&mut self, kind: Kind, id: u64, what: &str, by: Change, details: impl FnOnce(&mut Json)) {
+        if self.outbox.target.is_none() {
+            return;
+        }
+        let lost = self.faults.webhook_lost;
+        if self.chance(lost) {
+            return;
+        }
+        self.outbox.event_id += 1;
+        let (source, _) = by.source();
+        let mut event = json!({
+            "eventId": self.outbox.event_id, "subscriptionId": 77, "portalId": self.settings.portal_id, "appId": 1_357,
+            "occurredAt": self.now.timestamp_millis(), "subscriptionType": format!("{}.{what}", kind.as_str()),
+            "attemptNumber": 0, "objectId": id, "changeSource": source,
+        });
+        details(&mut event);
+        let twice = self.faults.webhook_twice;
+        let copies = if self.chance(twice) { 2 } else { 1 };
+        for _ in 0..copies {
+            let late = self.faults.webhook_late;
+            let most = self.faults.webhook_delay_ms;
+            let delay = if self.chance(late) && most > 0 { self.rng.random_range(0..=most) } else { 0 };
+            self.queue(event.clone(), 0, TimeDelta::milliseconds(i64::try_from(delay).unwrap_or(0)));
+        }
+    }
+
+    fn queue(&mut self, event: Json, attempt: u32, delay: TimeDelta) {
+        self.outbox.sequence += 1;
+        self.outbox.due.insert((self.now + delay, self.outbox.sequence), (event, attempt));
+    }
+
+    /// The next delivery: events that are due, or how long to wait for the first.
+    fn next_delivery(&mut self) -> Result<(Vec<(Json, u32)>, String, Secret), Option<Duration>> {
+        let Some((target, secret)) = self.outbox.target.clone() else { return Err(None) };
+        let mut batch = Vec::new();
+        while batch.len() < self.settings.webhook_batch {
+            let Some(entry) = self.outbox.due.first_entry() else { break };
+            if entry.key().0 > self.now {
+                break;
+            }
+            batch.push(entry.remove());
+        }
+        if batch.is_empty() {
+            let first = self.outbox.due.keys().next();
+            return Err(first.map(|(at, _)| (*at - self.now).to_std().unwrap_or_default().max(Duration::from_millis(1))));
+        }
+        Ok((batch, target, secret))
+    }
+
+    fn failed_delivery(&mut self, batch: Vec<(Json, u32)>) {
+        for (mut event, attempt) in batch {
+            if attempt < self.settings.webhook_retries {
+                let spread = self.settings.webhook_retry_seconds * 1_000 / u64::from(self.settings.webhook_retries.max(1));
+                let wait = self.rng.random_range(1..=spread.max(1));
+                event["attemptNumber"] = (attempt + 1).into();
+                self.queue(event, attempt + 1, TimeDelta::milliseconds(i64::try_from(wait).unwrap_or(i64::MAX)));
+            }
+        }
+    }
+}
+
+pub async fn deliver(sandbox: Sandbox, transport: Arc<dyn Transport>) {
+    loop {
+        let news = sandbox.0.news.notified();
+        match sandbox.with_quietly(World::next_delivery) {
+            Err(None) => news.await,
+            Err(Some(wait)) => {
+                tokio::select! {
+                    () = news => {}
+                    () = sandbox.sleep(wait) => {}
+                }
+            }
+            Ok((batch, target, secret)) => {
+                let timeout = Duration::from_secs(sandbox.with_quietly(|world| world.settings.webhook_timeout));
+                let sent = post(&sandbox, &batch, &target, &secret, &*transport, timeout).await;
+                sandbox.with_quietly(|world| {
+                    if sent {
+                        world.stats.webhook_events += batch.len() as u64;
+                    } else {
+                        world.failed_delivery(batch);
+                    }
+                });
+            }
+        }
+    }
+}
+
+impl Sandbox {
+    /// As [`Sandbox::with`], without waking the delivery task, which is the caller.
+    fn with_quietly<T>(&self, work: impl FnOnce(&mut World) -> T) -> T {
+        let mut world = self.0.world.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        world.now = self.0.clock.now() + world.settings.clock_offset();
+        work(&mut world)
+    }
+}
+
+async fn post(sandbox: &Sandbox, batch: &[(Json, u32)], target: &str, secret: &Secret, transport: &dyn Transport, timeout: Duration) -> bool {
+    let events: Vec<&Json> = batch.iter().map(|(event, _)| event).collect();
+    let body = Bytes::from(serde_json::to_vec(&events).unwrap_or_default());
+    let (stamp, v3) = sandbox.with_quietly(|world| (world.now.timestamp_millis(), world.settings.webhook_v3));
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut set = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    };
+    set("x-hubspot-signature", sign_v1(secret, &body));
+    set("x-hubspot-signature-version", "v1".into());
+    if v3 {
+        set("x-hubspot-signature-v3", sign_v3(secret, "POST", target, &body, stamp));
+        set("x-hubspot-request-timestamp", stamp.to_string());
+    }
+    let Ok(url) = Url::parse(target) else { return false };
+    let request = HttpRequest { method: Method::POST, url, headers, body };
+    transport.send(request, timeout).await.is_ok_and(|answer| answer.status.is_success())
+}
