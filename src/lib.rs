@@ -1,0 +1,8 @@
+//! Tandem keeps a business's sales opportunities in step between its own store and the systems its people use.
+//!
+//! Floors, each knowing only those below it: [`model`] (pure types and rules), [`store`] (the only rooms with SQL),
+//! [`sync`] (the reconciler), then the doors. `docs/ARCHITECTURE.md` has the picture.
+
+pub mod model;
+pub mod store;
+pub mod sync;

@@ -1,0 +1,68 @@
+//! An account and the policy that makes one engine serve businesses that disagree (FEATURES section 2).
+
+use serde::{Deserialize, Serialize};
+
+use super::{ids::Name, money::Currency};
+
+/// How many active opportunities a contact may have in one pipeline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Uniqueness {
+    /// One; a second that arrives by synchronisation is quarantined, never dropped (AX-02).
+    OneActivePerContact,
+    /// A second only on purpose (GYM-30).
+    ConfirmSecond,
+    /// Any number (VX-08).
+    #[default]
+    Unlimited,
+}
+
+/// A named set of switches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// Medical aesthetics.
+    Clinic,
+    /// Conversational sales.
+    #[default]
+    Agency,
+    /// Memberships.
+    Gym,
+    /// Retail clienteling.
+    Boutique,
+}
+
+/// The switches that the store and the reconciler look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How many active opportunities a contact may have in one pipeline.
+    pub uniqueness: Uniqueness,
+    /// Whether deleting a contact deletes its opportunities (VX-10) or is refused while it has open ones.
+    pub cascade_contact_delete: bool,
+}
+
+impl Profile {
+    /// Its switches.
+    #[must_use]
+    pub fn policy(self) -> Policy {
+        match self {
+            Self::Clinic => Policy { uniqueness: Uniqueness::OneActivePerContact, cascade_contact_delete: false },
+            Self::Agency => Policy { uniqueness: Uniqueness::Unlimited, cascade_contact_delete: true },
+            Self::Gym => Policy { uniqueness: Uniqueness::ConfirmSecond, cascade_contact_delete: false },
+            Self::Boutique => Policy { uniqueness: Uniqueness::Unlimited, cascade_contact_delete: true },
+        }
+    }
+}
+
+/// A business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Its name in the configuration.
+    pub name: Name,
+    /// Its policy profile.
+    pub profile: Profile,
+    /// Its time zone: which day a close date is.
+    pub timezone: chrono_tz::Tz,
+    /// Its currency where a vendor states none.
+    pub currency: Currency,
+}

@@ -1,0 +1,113 @@
+//! A link: our record and a vendor's that are the same thing, and what both said at their last agreement.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tandem_contract::{ExternalId, Kind, Value, Version};
+
+use super::ids::{ConflictId, Name, RecordId};
+
+/// The base of one mapping row: what each side said when they last agreed. Two-sided, so that a value the vendor
+/// normalised is never taken for an edit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base(
+    /// What we said.
+    pub Vec<Value>,
+    /// What the vendor stored.
+    pub Vec<Value>,
+);
+
+/// How a link stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkState {
+    /// In step.
+    Linked,
+    /// The vendor's record is archived or gone; ours is kept.
+    RemoteMissing,
+    /// Ours was deleted; the vendor's was left alone.
+    Unlinked,
+    /// Both are gone.
+    Tombstoned,
+}
+
+impl LinkState {
+    /// The word of the store and the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Linked => "linked",
+            Self::RemoteMissing => "remote_missing",
+            Self::Unlinked => "unlinked",
+            Self::Tombstoned => "tombstoned",
+        }
+    }
+}
+
+/// Why one mapping row of a link is not synchronised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldKind {
+    /// A conflict waits for a person's answer.
+    Ask,
+    /// Something keeps undoing our write: we stopped fighting.
+    Frozen,
+    /// The vendor refuses the value, or it cannot be mapped. Tried again when either side changes.
+    Parked,
+}
+
+/// A row on hold, with what both sides said when it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Why.
+    pub kind: HoldKind,
+    /// What we said.
+    pub local: Vec<Value>,
+    /// What the vendor said.
+    pub remote: Vec<Value>,
+    /// The conflict that waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<ConflictId>,
+}
+
+/// How often a row was rewritten to the same value: the oscillation breaker's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewrites {
+    /// The value we keep writing.
+    pub value: Vec<Value>,
+    /// How often, in the day that began at `since`.
+    pub count: u32,
+    /// When counting began.
+    pub since: DateTime<Utc>,
+}
+
+/// Our record and a vendor's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Whose record.
+    pub connection: Name,
+    /// Which kind.
+    pub kind: Kind,
+    /// Ours.
+    pub local: RecordId,
+    /// Theirs.
+    pub external: ExternalId,
+    /// How it stands.
+    pub state: LinkState,
+    /// The last agreement, by mapping row.
+    #[serde(default)]
+    pub base: BTreeMap<String, Base>,
+    /// How old the vendor's record was when last read.
+    #[serde(default)]
+    pub version: Version,
+    /// Rows on hold.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub holds: BTreeMap<String, Hold>,
+    /// Rows that were rewritten.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rewrites: BTreeMap<String, Rewrites>,
+    /// When the vendor first said it does not know the record; once is not enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_since: Option<DateTime<Utc>>,
+}

@@ -1,0 +1,33 @@
+//! Pure types and rules of the business. Nothing here reads a clock, draws a number or does I/O: time and ids come in
+//! as values.
+
+pub mod account;
+pub mod conflict;
+pub mod connection;
+pub mod contact;
+pub mod dirty;
+pub mod failure;
+pub mod field;
+pub mod history;
+pub mod ids;
+pub mod intent;
+pub mod link;
+pub mod money;
+pub mod opportunity;
+pub mod pipeline;
+pub mod record;
+
+pub use account::{Account, Policy, Profile, Uniqueness};
+pub use conflict::{Conflict, ConflictState, Winner};
+pub use connection::{ConnectionRow, ConnectionState};
+pub use contact::Contact;
+pub use dirty::{Dirty, Key, Mark, Reason};
+pub use failure::Failure;
+pub use history::HistoryEntry;
+pub use ids::{Ids, Name, RecordId};
+pub use intent::{Intent, IntentOp, IntentRow, IntentState};
+pub use link::{Base, Hold, HoldKind, Link, LinkState};
+pub use money::{Currency, Money, MoneyError};
+pub use opportunity::{Opportunity, Position, Status};
+pub use pipeline::{Pipeline, Stage, StageKind, StageMap};
+pub use record::{Invalid, LocalRecord, Stamp};

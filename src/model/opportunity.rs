@@ -1,0 +1,303 @@
+//! An opportunity: a potential deal (AX-01, VX-01).
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+use tandem_contract::Value;
+
+use super::{
+    field,
+    ids::{PipelineId, RecordId, StageId},
+    money::{Currency, Money},
+    pipeline::{Pipeline, StageKind},
+    record::{Invalid, Stamp, text, text_value},
+};
+
+/// How an opportunity stands (AX-14). `is_closed` is derived (VX-04).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Worked on; the state of a new one.
+    #[default]
+    Open,
+    /// Sold.
+    Won,
+    /// Not sold.
+    Lost,
+    /// Given up without an answer.
+    Abandoned,
+}
+
+impl Status {
+    /// The word of the API, the store and the export.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
+    /// True unless open.
+    #[must_use]
+    pub fn is_closed(self) -> bool {
+        self != Self::Open
+    }
+
+    /// The kind of stage a record of this status stands on.
+    #[must_use]
+    pub fn stage_kind(self) -> StageKind {
+        match self {
+            Self::Open => StageKind::Open,
+            Self::Won => StageKind::Won,
+            Self::Lost | Self::Abandoned => StageKind::Lost,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Status {
+    type Err = Invalid;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        [Self::Open, Self::Won, Self::Lost, Self::Abandoned]
+            .into_iter()
+            .find(|status| status.as_str() == word)
+            .ok_or_else(|| Invalid::new("status", "is not one of open, won, lost, abandoned"))
+    }
+}
+
+/// Where an opportunity stands: merges as one value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Its pipeline; `None` until one is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<PipelineId>,
+    /// Its stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<StageId>,
+    /// Its status.
+    pub status: Status,
+    /// Why it was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_reason: Option<String>,
+    /// When it was closed; set by itself on closing (VX-03).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_at: Option<DateTime<Utc>>,
+    /// When it is expected to close.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_close_on: Option<NaiveDate>,
+}
+
+impl Position {
+    /// Makes stage and status agree after an edit that changed the given one of them, and keeps the close date.
+    ///
+    /// A move to a won or lost stage closes; closing moves to the first stage of that kind if the pipeline has one;
+    /// reopening a closed record moves it to the pipeline's default stage.
+    pub fn settle(&mut self, pipeline: &Pipeline, status_was_edited: bool, now: DateTime<Utc>) {
+        self.pipeline = Some(pipeline.id);
+        let stage = self.stage.and_then(|id| pipeline.stage(id));
+        match stage {
+            Some(stage) if !status_was_edited => {
+                self.status = match (stage.kind, self.status) {
+                    (StageKind::Won, _) => Status::Won,
+                    (StageKind::Lost, Status::Abandoned) => Status::Abandoned,
+                    (StageKind::Lost, _) => Status::Lost,
+                    (StageKind::Open, _) => Status::Open,
+                };
+            }
+            Some(stage) if stage.kind == self.status.stage_kind() => {}
+            _ => {
+                let kind = self.status.stage_kind();
+                let wanted = if kind == StageKind::Open { pipeline.default_stage() } else { pipeline.first_of(kind) };
+                self.stage = wanted.map(|stage| stage.id).or(self.stage);
+            }
+        }
+        if self.status.is_closed() {
+            self.closed_at.get_or_insert(now);
+        } else {
+            self.closed_at = None;
+            self.lost_reason = None;
+        }
+    }
+}
+
+/// An opportunity of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opportunity {
+    /// Our id.
+    pub id: RecordId,
+    /// Counts changes, from 1; a change names the version it was made on.
+    pub version: i64,
+    /// Title.
+    #[serde(default)]
+    pub name: String,
+    /// Longer text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Where it stands.
+    pub position: Position,
+    /// What it is worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Money>,
+    /// Who is responsible: an e-mail address, or `system:id` where a vendor's owner has no known address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Its contact (VX-07).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<RecordId>,
+    /// Where the lead came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Free reference of an outside system (VX-19), unique per account (VX-20).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_reference: Option<String>,
+    /// The account's own fields (VX-11).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub custom: BTreeMap<String, Value>,
+    /// When each field was last stated and by whom.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stamps: BTreeMap<String, Stamp>,
+    /// Made.
+    pub created_at: DateTime<Utc>,
+    /// Last changed.
+    pub updated_at: DateTime<Utc>,
+    /// Deleted, to be undone for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<DateTime<Utc>>,
+    /// The record it was merged into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged_into: Option<RecordId>,
+    /// True for a second active record where the policy allows one: kept, shown, not counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quarantined: bool,
+}
+
+impl Opportunity {
+    /// An empty, open one.
+    #[must_use]
+    pub fn new(id: RecordId, now: DateTime<Utc>) -> Self {
+        Self {
+            id,
+            version: 1,
+            name: String::new(),
+            description: None,
+            position: Position::default(),
+            value: None,
+            owner: None,
+            contact: None,
+            source: None,
+            external_reference: None,
+            custom: BTreeMap::new(),
+            stamps: BTreeMap::new(),
+            created_at: now,
+            updated_at: now,
+            deleted_at: None,
+            merged_into: None,
+            quarantined: false,
+        }
+    }
+
+    /// The value of a field; absent for a field it does not have.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Value {
+        let id = |id: Option<String>| id.map_or(Value::Null, Value::Text);
+        match name {
+            "name" => Value::Text(self.name.clone()),
+            "description" => text_value(self.description.as_deref()),
+            "pipeline" => id(self.position.pipeline.map(|id| id.to_string())),
+            "stage" => id(self.position.stage.map(|id| id.to_string())),
+            "status" => Value::Text(self.position.status.as_str().into()),
+            "lost_reason" => text_value(self.position.lost_reason.as_deref()),
+            "closed_at" => self.position.closed_at.map_or(Value::Null, Value::Time),
+            "expected_close_on" => self.position.expected_close_on.map_or(Value::Null, Value::Date),
+            "amount" => self.value.map_or(Value::Null, |money| Value::Number(money.to_major())),
+            "currency" => self.value.map_or(Value::Null, |money| Value::Text(money.currency.code().into())),
+            "owner" => text_value(self.owner.as_deref()),
+            "contact" => id(self.contact.map(|id| id.to_string())),
+            "source" => text_value(self.source.as_deref()),
+            _ => field::custom(name).map_or(Value::Absent, |name| self.custom.get(name).cloned().unwrap_or(Value::Null)),
+        }
+    }
+
+    /// Sets fields together; those of a group must come together to make sense.
+    ///
+    /// # Errors
+    /// [`Invalid`] names the field whose value does not fit; nothing is changed then.
+    pub fn set(&mut self, values: &[(&str, Value)]) -> Result<(), Invalid> {
+        let mut next = self.clone();
+        for (name, value) in values {
+            match *name {
+                "name" => next.name = text(name, value)?.unwrap_or_default(),
+                "description" => next.description = text(name, value)?,
+                "pipeline" => next.position.pipeline = parsed(name, value)?,
+                "stage" => next.position.stage = parsed(name, value)?,
+                "status" => next.position.status = parsed(name, value)?.unwrap_or_default(),
+                "lost_reason" => next.position.lost_reason = text(name, value)?,
+                "closed_at" => {
+                    next.position.closed_at = match value {
+                        Value::Time(at) => Some(*at),
+                        Value::Null => None,
+                        _ => return Err(Invalid::new(name, "is not a time")),
+                    }
+                }
+                "expected_close_on" => {
+                    next.position.expected_close_on = match value {
+                        Value::Date(day) => Some(*day),
+                        Value::Null => None,
+                        _ => return Err(Invalid::new(name, "is not a day")),
+                    }
+                }
+                "amount" | "currency" => {}
+                "owner" => next.owner = text(name, value)?,
+                "contact" => next.contact = parsed(name, value)?,
+                "source" => next.source = text(name, value)?,
+                _ => {
+                    let custom = field::custom(name).ok_or_else(|| Invalid::new(name, "is not a field of an opportunity"))?;
+                    match value {
+                        Value::Absent => {}
+                        Value::Null => {
+                            next.custom.remove(custom);
+                        }
+                        value => {
+                            next.custom.insert(custom.to_owned(), value.clone());
+                        }
+                    }
+                }
+            }
+        }
+        let given = |wanted: &str| values.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value);
+        if let Some(amount) = given("amount") {
+            next.value = money(amount, given("currency").unwrap_or(&self.get("currency")))?;
+        }
+        *self = next;
+        Ok(())
+    }
+}
+
+fn money(amount: &Value, currency: &Value) -> Result<Option<Money>, Invalid> {
+    match (amount, currency) {
+        (Value::Null, _) => Ok(None),
+        (Value::Number(major), Value::Text(code)) => {
+            let currency = Currency::new(code).map_err(|error| Invalid::new("currency", error.to_string()))?;
+            Money::from_major(*major, currency).map(Some).map_err(|error| Invalid::new("amount", error.to_string()))
+        }
+        _ => Err(Invalid::new("amount", "needs a number and a currency")),
+    }
+}
+
+fn parsed<T: FromStr>(name: &str, value: &Value) -> Result<Option<T>, Invalid> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Text(text) => text.parse().map(Some).map_err(|_| Invalid::new(name, "does not parse")),
+        _ => Err(Invalid::new(name, "does not parse")),
+    }
+}

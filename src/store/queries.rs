@@ -1,0 +1,1 @@
+//! Queries for people: lists, filters and pages. SQL only.

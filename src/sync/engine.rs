@@ -1,0 +1,360 @@
+//! Drives one connection: take the lease, find out who the vendor is, then poll, reconcile and push until told to stop,
+//! or until nothing can be done now.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tandem_contract::{Clock, ConnectorError, Disposition, Lane, Stream};
+use tokio::sync::Notify;
+use tracing::{error, info, warn};
+
+use super::{
+    connection::Connection,
+    guard::{Guard, Limits},
+    intake::Progress,
+    lens::Directory,
+    reconcile::{Reconciler, SyncError},
+    summary::Summary,
+};
+use crate::{
+    model::{ConnectionRow, ConnectionState, Ids, ids::RunId},
+    store::{Commit, Op, StoreError, SyncStore},
+};
+
+/// Records worked on at once.
+const BATCH: usize = 100;
+/// How often pipelines and owners are read anew.
+const REDISCOVER: Duration = Duration::from_secs(3_600);
+
+/// What every engine of a process shares.
+#[derive(Clone)]
+pub struct Shared {
+    /// Where everything is kept.
+    pub store: Arc<dyn SyncStore>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// New ids.
+    pub ids: Arc<Ids>,
+    /// Names this process in leases.
+    pub owner: String,
+    /// How long a lease lasts without renewal.
+    pub lease: Duration,
+    /// How much is too much.
+    pub limits: Limits,
+}
+
+/// The engine of one connection.
+pub struct Engine {
+    shared: Shared,
+    connection: Arc<Connection>,
+    /// Rings when something was marked.
+    pub wake: Arc<Notify>,
+    /// Told of every page and batch, for a progress bar.
+    pub progress: Option<Arc<dyn Fn(&Stream, Progress) + Send + Sync>>,
+}
+
+/// Why an engine cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Another engine has the connection.
+    #[error("another Tandem already synchronises this vendor account; stop it, or wait until its lease ends")]
+    Taken,
+    /// A person must act.
+    #[error("{0}")]
+    Paused(String),
+    /// The vendor cannot be reached now.
+    #[error(transparent)]
+    Connector(ConnectorError),
+    /// Our store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<SyncError> for EngineError {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Connector(error) => Self::Connector(error),
+            SyncError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// A started engine: it has the lease and knows the vendor.
+pub struct Running {
+    reconciler: Arc<Reconciler>,
+    shard: i64,
+    row: ConnectionRow,
+    renewed: Duration,
+    discovered: Duration,
+    polled: BTreeMap<String, Duration>,
+}
+
+impl Engine {
+    /// An engine that has not started.
+    #[must_use]
+    pub fn new(shared: Shared, connection: Arc<Connection>) -> Self {
+        Self { shared, connection, wake: Arc::new(Notify::new()), progress: None }
+    }
+
+    /// The connection it drives.
+    #[must_use]
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Finds out who the vendor is, takes the lease, reads pipelines and owners.
+    ///
+    /// # Errors
+    /// [`EngineError`]; a refusal of the credentials, or another vendor account than before, is stored as the
+    /// connection's state.
+    pub async fn start(&self) -> Result<Running, EngineError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let stored = self.shared.store.connection(account, name).await?;
+        let mut row = stored.unwrap_or_else(|| ConnectionRow {
+            account: account.clone(),
+            name: name.clone(),
+            system: self.connection.connector.system().into(),
+            remote_account: None,
+            state: ConnectionState::Active,
+            reason: None,
+            polled_at: None,
+            timezone: None,
+            currency: None,
+            currencies: Vec::new(),
+        });
+        if row.state == ConnectionState::Paused {
+            return Err(EngineError::Paused(row.reason.unwrap_or_else(|| "the connection was paused".into())));
+        }
+        let identity = match self.connection.connector.check().await {
+            Ok(identity) => identity,
+            Err(error) => {
+                if error.disposition() == Disposition::PauseConnection {
+                    self.remember(&mut row, ConnectionState::NeedsAuth, Some(error.to_string())).await?;
+                    return Err(EngineError::Paused(error.to_string()));
+                }
+                return Err(EngineError::Connector(error));
+            }
+        };
+        if let Some(before) = row.remote_account.clone().filter(|before| *before != identity.remote_account) {
+            let reason = format!(
+                "the credentials lead to {} account {}, but this connection belongs to account {before}: put the right \
+                 credentials back, or make a new connection",
+                self.connection.connector.system(),
+                identity.remote_account
+            );
+            self.remember(&mut row, ConnectionState::WrongAccount, Some(reason.clone())).await?;
+            return Err(EngineError::Paused(reason));
+        }
+        let shard = self.connection.shard(&identity.remote_account);
+        let now = self.shared.clock.now();
+        let taken = self.shared.store.take_lease(shard, account, name, &self.shared.owner, now, now + self.lease()).await?;
+        let epoch = taken.ok_or(EngineError::Taken)?;
+        row.remote_account = Some(identity.remote_account.clone());
+        (row.timezone, row.currency, row.currencies) = (identity.timezone, identity.currency, identity.currencies);
+        self.remember(&mut row, ConnectionState::Active, None).await?;
+        let directory = Directory::new(row.system.as_str(), self.connection.account.timezone, self.connection.account.currency, Vec::new());
+        let reconciler = Arc::new(Reconciler {
+            store: self.shared.store.clone(),
+            clock: self.shared.clock.clone(),
+            ids: self.shared.ids.clone(),
+            connection: self.connection.clone(),
+            directory: Mutex::new(Arc::new(directory)),
+            epoch,
+            remote_account: identity.remote_account,
+            skew: identity.clock_offset,
+            run: RunId(self.shared.ids.next(now)),
+            summary: Mutex::new(Summary::new(name.clone())),
+            guard: Mutex::new(Guard::new(self.shared.limits)),
+        });
+        reconciler.discover(&row).await?;
+        let elapsed = self.shared.clock.elapsed();
+        Ok(Running { reconciler, shard, row, renewed: elapsed, discovered: elapsed, polled: BTreeMap::new() })
+    }
+
+    fn lease(&self) -> TimeDelta {
+        TimeDelta::from_std(self.shared.lease).unwrap_or(TimeDelta::seconds(30))
+    }
+
+    async fn remember(&self, row: &mut ConnectionRow, state: ConnectionState, reason: Option<String>) -> Result<(), StoreError> {
+        (row.state, row.reason) = (state, reason);
+        let ops = vec![Op::PutConnection(row.clone())];
+        self.shared.store.commit(Commit { account: row.account.clone(), fence: None, ops }).await
+    }
+
+    /// Everything that can be done now: every stream to its end, every due record. Then what was left.
+    ///
+    /// # Errors
+    /// [`EngineError`] if it could not start, or had to stop.
+    pub async fn once(&self) -> Result<Summary, EngineError> {
+        let began = self.shared.clock.elapsed();
+        let mut running = self.start().await?;
+        for stream in self.connection.connector.streams() {
+            while self.poll(&mut running, &stream).await? {
+                self.drain(&mut running).await?;
+            }
+            self.drain(&mut running).await?;
+        }
+        self.drain(&mut running).await?;
+        let mut summary = running.reconciler.summary.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        summary.calls = self.connection.connector.calls();
+        summary.seconds = (self.shared.clock.elapsed() - began).as_secs_f64();
+        let next = self.shared.store.next_due(&self.connection.account.name, &self.connection.name).await?;
+        summary.waiting = u64::from(next.is_some());
+        self.release(&running).await?;
+        Ok(summary)
+    }
+
+    /// Ends the lease, so that the next engine need not wait for it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn release(&self, running: &Running) -> Result<(), StoreError> {
+        let now = self.shared.clock.now();
+        self.shared.store.renew_lease(running.shard, &self.shared.owner, running.reconciler.epoch, now).await?;
+        Ok(())
+    }
+
+    /// One page of a stream; true if there is more now.
+    async fn poll(&self, running: &mut Running, stream: &Stream) -> Result<bool, EngineError> {
+        self.keep_lease(running).await?;
+        let progress = running.reconciler.poll(stream).await?;
+        if let Some(told) = &self.progress {
+            told(stream, progress);
+        }
+        Ok(progress.more)
+    }
+
+    /// Works on due records until none is due.
+    async fn drain(&self, running: &mut Running) -> Result<(), EngineError> {
+        while self.work(running).await? {}
+        Ok(())
+    }
+
+    /// One batch of due records; false if none is due.
+    async fn work(&self, running: &mut Running) -> Result<bool, EngineError> {
+        self.keep_lease(running).await?;
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let due = self.shared.store.due(account, name, self.shared.clock.now(), BATCH).await?;
+        let Some(kind) = due.first().map(|dirty| dirty.kind) else { return Ok(false) };
+        match running.reconciler.batch(kind, due.clone(), BTreeMap::new(), Vec::new(), Lane::Propagate).await {
+            Ok(()) => Ok(true),
+            Err(SyncError::Connector(error)) => {
+                running.reconciler.put_off(kind, due, &error).await?;
+                if error.disposition() == Disposition::PauseConnection {
+                    self.remember(&mut running.row, ConnectionState::NeedsAuth, Some(error.to_string())).await?;
+                    return Err(EngineError::Paused(error.to_string()));
+                }
+                warn!(%error, "a batch is put off");
+                Ok(true)
+            }
+            Err(SyncError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    async fn keep_lease(&self, running: &mut Running) -> Result<(), EngineError> {
+        let elapsed = self.shared.clock.elapsed();
+        if elapsed.saturating_sub(running.renewed) * 3 < self.shared.lease {
+            return Ok(());
+        }
+        let until = self.shared.clock.now() + self.lease();
+        let mine = self.shared.store.renew_lease(running.shard, &self.shared.owner, running.reconciler.epoch, until).await?;
+        if !mine {
+            return Err(EngineError::Taken);
+        }
+        running.renewed = elapsed;
+        Ok(())
+    }
+
+    /// Runs until dropped; starts again by itself after whatever passes.
+    pub async fn run(&self) {
+        let mut failures: u32 = 0;
+        loop {
+            let error = match self.start().await {
+                Ok(mut running) => {
+                    info!(connection = %self.connection.name, "connected");
+                    failures = 0;
+                    self.serve(&mut running).await
+                }
+                Err(error) => error,
+            };
+            failures += 1;
+            let wait = match &error {
+                EngineError::Paused(reason) => {
+                    error!(connection = %self.connection.name, reason, "the connection waits for a person");
+                    Duration::from_secs(30)
+                }
+                error => {
+                    warn!(connection = %self.connection.name, %error, "the connection is tried again");
+                    Duration::from_millis(200) * 2_u32.pow(failures.min(8))
+                }
+            };
+            tokio::select! {
+                () = self.shared.clock.sleep(wait) => {}
+                () = self.wake.notified(), if matches!(error, EngineError::Paused(_)) => {}
+            }
+        }
+    }
+
+    /// Polls what is due, works on what is dirty, waits for the next of either.
+    async fn serve(&self, running: &mut Running) -> EngineError {
+        loop {
+            match self.turn(running).await {
+                Ok(Some(wait)) => {
+                    tokio::select! {
+                        () = self.shared.clock.sleep(wait) => {}
+                        () = self.wake.notified() => {}
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// One step; how long to wait before the next, if there is nothing to do now.
+    async fn turn(&self, running: &mut Running) -> Result<Option<Duration>, EngineError> {
+        if self.work(running).await? {
+            return Ok(None);
+        }
+        let elapsed = self.shared.clock.elapsed();
+        if elapsed.saturating_sub(running.discovered) > REDISCOVER {
+            running.reconciler.discover(&running.row).await?;
+            running.discovered = elapsed;
+        }
+        let mut next = self.shared.lease / 3;
+        for stream in self.connection.connector.streams() {
+            let due = running.polled.get(&stream.name).map(|at| *at + stream.period);
+            if due.is_none_or(|due| due <= elapsed) {
+                match self.poll(running, &stream).await {
+                    Ok(true) => return Ok(None),
+                    Ok(false) => {}
+                    Err(EngineError::Connector(error)) => self.poll_failed(running, &stream, error).await?,
+                    Err(error) => return Err(error),
+                }
+                running.polled.insert(stream.name.clone(), self.shared.clock.elapsed());
+                return Ok(None);
+            }
+            next = next.min(due.map_or(next, |due| due - elapsed));
+        }
+        let due = self.shared.store.next_due(&self.connection.account.name, &self.connection.name).await?;
+        let until_due = due.map(|due: DateTime<Utc>| (due - self.shared.clock.now()).to_std().unwrap_or_default());
+        Ok(Some(next.min(until_due.unwrap_or(next)).max(Duration::from_millis(5))))
+    }
+
+    async fn poll_failed(&self, running: &mut Running, stream: &Stream, error: ConnectorError) -> Result<(), EngineError> {
+        match error.disposition() {
+            Disposition::PauseConnection => {
+                self.remember(&mut running.row, ConnectionState::NeedsAuth, Some(error.to_string())).await?;
+                Err(EngineError::Paused(error.to_string()))
+            }
+            _ => {
+                warn!(connection = %self.connection.name, stream = stream.name, %error, "a poll failed; it is repeated");
+                Ok(())
+            }
+        }
+    }
+}

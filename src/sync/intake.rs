@@ -1,0 +1,116 @@
+//! Finding out what changed: polls and webhooks. Both only mark records dirty.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tandem_contract::{Call, Cursor, ExternalId, Hint, Kind, Lane, Seen, Stream};
+
+use super::reconcile::{Reconciler, SyncError};
+use crate::{
+    model::{Dirty, Key, LinkState, Mark, Name, Reason},
+    store::{By, Commit, Op, StoreError, SyncStore},
+};
+
+/// One page of a stream was worked on.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Records on the page.
+    pub records: usize,
+    /// True if another page can be had now.
+    pub more: bool,
+    /// True if the page was part of the first import.
+    pub backfill: bool,
+}
+
+impl Reconciler {
+    /// Reads the next page of a stream and works on it. The cursor is stored in the transaction that stores what the
+    /// page brought, so a crash reads it again and never skips it.
+    ///
+    /// # Errors
+    /// [`SyncError`]; the cursor is where it was.
+    pub async fn poll(&self, stream: &Stream) -> Result<Progress, SyncError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let cursor = self.store.cursor(account, name, &stream.name).await?.unwrap_or_else(Cursor::start);
+        let lane = if stream.backfills && cursor.0.is_empty() { Lane::Backfill } else { Lane::Poll };
+        let page = self.connection.connector.changes(Call { lane }, stream, &cursor).await?;
+        let put_cursor = Op::PutCursor { connection: name.clone(), stream: stream.name.clone(), cursor: page.next };
+        let records = page.seen.len();
+        let mut read = BTreeMap::new();
+        let mut hinted: BTreeMap<ExternalId, tandem_contract::Version> = BTreeMap::new();
+        let mut archived: BTreeSet<ExternalId> = BTreeSet::new();
+        for seen in page.seen {
+            match seen {
+                Seen::Record(record) => {
+                    read.insert(record.id.clone(), record);
+                }
+                Seen::Hint { id, version } => {
+                    hinted.insert(id, version);
+                }
+                Seen::Archived(id) => {
+                    archived.insert(id);
+                }
+            }
+        }
+        let backfill = !read.is_empty();
+        if backfill {
+            let now = self.clock.now();
+            let dirty = read.keys().map(|id| Dirty {
+                kind: stream.kind,
+                key: Key::External(id.clone()),
+                // No mark is stored for these: finishing a mark that is not there does nothing.
+                generation: 0,
+                due_at: now,
+                priority: Reason::Poll.priority(),
+                attempts: 0,
+            });
+            let dirty = dirty.collect();
+            self.batch(stream.kind, dirty, read, vec![put_cursor], Lane::Backfill).await?;
+        } else {
+            let mut ops = self.marks_for(stream.kind, hinted, archived).await?;
+            ops.push(put_cursor);
+            self.store.commit(self.commit_of(ops)).await?;
+        }
+        Ok(Progress { records, more: page.more, backfill })
+    }
+
+    /// Marks what a page of hints names, but for records known to be no newer, and deletions already known.
+    async fn marks_for(
+        &self,
+        kind: Kind,
+        hinted: BTreeMap<ExternalId, tandem_contract::Version>,
+        archived: BTreeSet<ExternalId>,
+    ) -> Result<Vec<Op>, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let ids: Vec<ExternalId> = hinted.keys().chain(&archived).cloned().collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let links = self.store.links(account, name, kind, By::External(&ids)).await?;
+        let known: BTreeMap<&ExternalId, _> = links.iter().map(|link| (&link.external, link)).collect();
+        let now = self.clock.now();
+        let mark = |id: &ExternalId| {
+            let key = known.get(id).map_or_else(|| Key::External(id.clone()), |link| Key::Local(link.local));
+            Op::Mark(Mark { connection: name.clone(), kind, key, due_at: now, priority: Reason::Poll.priority() })
+        };
+        let fresh = hinted.iter().filter(|(id, version)| {
+            !known.get(id).is_some_and(|link| link.state == LinkState::Linked && version.is_covered_by(&link.version))
+        });
+        let lost = archived.iter().filter(|id| known.get(id).is_some_and(|link| link.state == LinkState::Linked));
+        Ok(fresh.map(|(id, _)| id).chain(lost).map(mark).collect())
+    }
+}
+
+/// Makes the records that a verified webhook names dirty, durably.
+///
+/// # Errors
+/// [`StoreError`]: the webhook must not be answered with 2xx.
+pub async fn store_hints(store: &dyn SyncStore, account: &Name, connection: &Name, hints: &[Hint], now: chrono::DateTime<chrono::Utc>) -> Result<(), StoreError> {
+    let keys: BTreeSet<(Kind, ExternalId)> = hints.iter().map(|hint| (hint.kind, hint.id.clone())).collect();
+    let ops = keys
+        .into_iter()
+        .map(|(kind, id)| {
+            let priority = Reason::Webhook.priority();
+            Op::Mark(Mark { connection: connection.clone(), kind, key: Key::External(id), due_at: now, priority })
+        })
+        .collect();
+    store.commit(Commit { account: account.clone(), fence: None, ops }).await
+}

@@ -1,0 +1,18 @@
+//! The heart: three copies, one merge.
+//!
+//! [`lens`] translates, [`plan`] and [`presence`] decide, all pure. [`reconcile`] reads the truth on both sides, plans,
+//! and stores the plan in one transaction; `push` carries out what is to be written at the vendor, past the [`guard`].
+//! [`intake`] finds out what changed. [`engine`] drives them for one connection.
+
+pub mod connection;
+pub mod engine;
+pub mod guard;
+pub mod intake;
+pub mod lens;
+pub mod mapping;
+pub mod plan;
+pub mod presence;
+mod push;
+pub mod reconcile;
+pub mod summary;
+mod takeover;

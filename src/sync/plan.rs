@@ -1,0 +1,442 @@
+//! The plan: what one linked pair of records needs, decided from base, local and remote, field by field.
+//!
+//! Pure: no clock, no I/O. The same values always give the same plan. The table is RELIABILITY 2.3:
+//!
+//! | local ≠ base | remote ≠ base | agree | step |
+//! |---|---|---|---|
+//! | no | no | | nothing |
+//! | no | yes | | take the remote value in |
+//! | yes | no | yes | move the base |
+//! | yes | no | no | push the local value out |
+//! | yes | yes | yes | move the base |
+//! | yes | yes | no | conflict: the row's rule decides, both values are kept |
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tandem_contract::{History, Record, Statement, Value};
+
+use super::lens::{Codec, Context, Direction, Lens, Need, Row, Rule, Unfit, higher};
+use crate::model::{Base, Hold, HoldKind, Intent, IntentRow, Link, LocalRecord, Winner};
+
+/// What happens when two records meet that never agreed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFirstLink {
+    /// Each side fills the other's blanks; where both have something, the row's rule decides.
+    #[default]
+    FillBlanks,
+    /// Ours.
+    PreferLocal,
+    /// The vendor's.
+    PreferRemote,
+    /// The later.
+    Newest,
+}
+
+/// Two statements nearer than this are taken to be at the same time.
+const UNCERTAIN: TimeDelta = TimeDelta::milliseconds(1_500);
+/// How often a row may be rewritten to the same value in a day before we stop fighting.
+const REWRITES: u32 = 3;
+
+/// Everything the plan may look at.
+pub struct Snapshot<'a> {
+    /// The rows.
+    pub lens: &'a Lens,
+    /// Pipelines, owners, people.
+    pub context: Context<'a>,
+    /// The link, unless the two have just met.
+    pub link: Option<&'a Link>,
+    /// Our record.
+    pub local: &'a LocalRecord,
+    /// Theirs.
+    pub remote: &'a Record,
+    /// An open intent, whose outcome is not known.
+    pub intent: Option<&'a Intent>,
+    /// The vendor's statements, where they were asked for.
+    pub history: Option<&'a History>,
+    /// Rows on hold for a person, with what the person decided meanwhile.
+    pub answers: &'a BTreeMap<String, Winner>,
+    /// What happens on first contact.
+    pub on_first_link: OnFirstLink,
+    /// False while nothing may be written: a late write may still land, or the connection only reads.
+    pub may_push: bool,
+    /// The vendor's clock minus ours.
+    pub skew: TimeDelta,
+    /// When this is planned.
+    pub now: DateTime<Utc>,
+}
+
+/// A conflict found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Clash {
+    /// Which row.
+    pub row: String,
+    /// Its fields.
+    pub fields: Vec<String>,
+    /// What both agreed on last.
+    pub base: Vec<Value>,
+    /// What we said.
+    pub local: Vec<Value>,
+    /// What they said, in our terms.
+    pub remote: Vec<Value>,
+    /// Who won.
+    pub winner: Winner,
+    /// By which rule.
+    pub rule: &'static str,
+}
+
+/// What one pair of records needs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FieldPlan {
+    /// Local values to store: row, values, and when the vendor stated them.
+    pub takes: Vec<(String, Vec<String>, Vec<Value>, Option<DateTime<Utc>>)>,
+    /// Rows to write at the vendor.
+    pub pushes: BTreeMap<String, IntentRow>,
+    /// Rows whose base moves now.
+    pub base: BTreeMap<String, Base>,
+    /// Rows that go on hold, and rows that come off it.
+    pub holds: BTreeMap<String, Option<Hold>>,
+    /// Conflicts to record.
+    pub clashes: Vec<Clash>,
+    /// Rows that a person must see: row, code, text.
+    pub failures: Vec<(String, &'static str, String)>,
+    /// Records that must come first.
+    pub needs: Vec<Need>,
+    /// True if a decision waits for the vendor's history.
+    pub needs_history: bool,
+    /// True if something is to be written and may not be yet.
+    pub waits: bool,
+}
+
+/// Plans one pair.
+#[must_use]
+pub fn plan(snapshot: &Snapshot<'_>) -> FieldPlan {
+    let mut plan = FieldPlan::default();
+    for row in &snapshot.lens.rows {
+        Planner { snapshot, row, plan: &mut plan }.plan_row();
+    }
+    plan
+}
+
+/// The vendor's values of a row; `None` if it does not have one of the properties: that clears nothing.
+#[must_use]
+pub fn remote_values(row: &Row, remote: &Record) -> Option<Vec<Value>> {
+    let values: Vec<Value> = row.properties.iter().map(|(name, _)| remote.property(name)).collect();
+    (!values.contains(&Value::Absent)).then_some(values)
+}
+
+struct Planner<'a, 's> {
+    snapshot: &'a Snapshot<'s>,
+    row: &'a Row,
+    plan: &'a mut FieldPlan,
+}
+
+impl Planner<'_, '_> {
+    fn plan_row(&mut self) {
+        let (row, s) = (self.row, self.snapshot);
+        let Some(remote) = remote_values(row, s.remote) else { return };
+        let local = s.local.values(&row.fields);
+        let mut base = s.link.and_then(|link| link.base.get(&row.name)).cloned();
+        if let Some(ours) = s.intent.and_then(|intent| intent.rows.get(&row.name)) {
+            // Our own write, acknowledged only now.
+            if row.same(&ours.local, &remote, s.context) {
+                base = Some(Base(ours.local.clone(), remote.clone()));
+                self.plan.base.insert(row.name.clone(), Base(ours.local.clone(), remote.clone()));
+            }
+        }
+        if let Some(hold) = s.link.and_then(|link| link.holds.get(&row.name))
+            && self.is_held(hold, &local, &remote)
+        {
+            return;
+        }
+        match base {
+            Some(base) => self.merge(&base, local, remote),
+            None => self.first_contact(local, remote),
+        }
+    }
+
+    /// True if the row stays on hold.
+    fn is_held(&mut self, hold: &Hold, local: &[Value], remote: &[Value]) -> bool {
+        let (row, s) = (self.row, self.snapshot);
+        let unchanged = hold.local == local && hold.remote == remote;
+        match hold.kind {
+            HoldKind::Frozen => match s.answers.get(&row.name) {
+                None => true,
+                Some(answer) => {
+                    self.obey(*answer, local, remote);
+                    true
+                }
+            },
+            HoldKind::Parked => {
+                if !unchanged {
+                    self.plan.holds.insert(row.name.clone(), None);
+                }
+                unchanged
+            }
+            HoldKind::Ask => {
+                if row.same(local, remote, s.context) {
+                    self.plan.holds.insert(row.name.clone(), None);
+                    self.rebase(local.to_vec(), remote.to_vec());
+                } else if let Some(answer) = s.answers.get(&row.name) {
+                    self.obey(*answer, local, remote);
+                }
+                true
+            }
+        }
+    }
+
+    /// Carries out what a person decided.
+    fn obey(&mut self, answer: Winner, local: &[Value], remote: &[Value]) {
+        self.plan.holds.insert(self.row.name.clone(), None);
+        match answer {
+            Winner::Remote => self.take_in(local, remote),
+            _ => self.push_out(local.to_vec(), remote.to_vec()),
+        }
+    }
+
+    fn merge(&mut self, base: &Base, local: Vec<Value>, remote: Vec<Value>) {
+        let (ours_moved, theirs_moved) = (local != base.0, remote != base.1);
+        match (ours_moved, theirs_moved) {
+            (false, false) => {}
+            (false, true) if self.row.direction == Direction::Out => self.push_out(local, remote),
+            (false, true) => self.take_in(&local, &remote),
+            (true, _) if self.row.same(&local, &remote, self.snapshot.context) => self.rebase(local, remote),
+            (true, false) if self.row.direction == Direction::In => self.take_in(&local, &remote),
+            (true, false) => self.push_out(local, remote),
+            (true, true) => self.conflict(base.0.clone(), local, remote),
+        }
+    }
+
+    fn first_contact(&mut self, local: Vec<Value>, remote: Vec<Value>) {
+        let blank = |values: &[Value]| match self.row.codec {
+            // Every record has a status; a position without a stage says nothing.
+            Codec::Position => values[0].is_blank() || values[1].is_blank(),
+            Codec::Money => values[0].is_blank(),
+            _ => values.iter().all(Value::is_blank),
+        };
+        let (ours, theirs) = (blank(&local), blank(&remote));
+        if self.row.same(&local, &remote, self.snapshot.context) {
+            return self.rebase(local, remote);
+        }
+        match (self.row.direction, self.snapshot.on_first_link) {
+            (Direction::In, _) => self.take_in(&local, &remote),
+            (Direction::Out, _) => self.push_out(local, remote),
+            (_, OnFirstLink::PreferRemote) => self.decide(Rule::PreferRemote, Vec::new(), local, remote),
+            (_, OnFirstLink::PreferLocal) => self.decide(Rule::PreferLocal, Vec::new(), local, remote),
+            _ if ours => self.take_in(&local, &remote),
+            _ if theirs => self.push_out(local, remote),
+            (_, OnFirstLink::Newest) => self.decide(Rule::Newest, Vec::new(), local, remote),
+            (_, OnFirstLink::FillBlanks) => self.conflict(Vec::new(), local, remote),
+        }
+    }
+
+    fn conflict(&mut self, base: Vec<Value>, local: Vec<Value>, remote: Vec<Value>) {
+        self.decide(self.row.rule, base, local, remote);
+    }
+
+    fn decide(&mut self, rule: Rule, base: Vec<Value>, local: Vec<Value>, remote: Vec<Value>) {
+        let (row, s) = (self.row, self.snapshot);
+        let theirs = match row.get(&remote, &local, s.context) {
+            Ok(theirs) => theirs,
+            Err(unfit) => return self.unfit(unfit, &local, &remote),
+        };
+        let mut joined = None;
+        let winner = match rule {
+            Rule::PreferLocal => Winner::Local,
+            Rule::PreferRemote => Winner::Remote,
+            Rule::Ask => Winner::Nobody,
+            Rule::ForwardOnly if s.context.directory.is_further(&theirs, &local) => Winner::Remote,
+            Rule::ForwardOnly => Winner::Local,
+            Rule::Highest => match higher(&local[0], &theirs[0]) {
+                Some(high) if high == theirs[0] => Winner::Remote,
+                _ => Winner::Local,
+            },
+            Rule::Union => {
+                if let (Value::Choices(a), Value::Choices(b)) = (&local[0], &theirs[0]) {
+                    joined = Some(vec![Value::Choices(a.union(b).cloned().collect())]);
+                    Winner::Both
+                } else {
+                    Winner::Local
+                }
+            }
+            Rule::Newest => match self.newest(&local) {
+                Some(winner) => winner,
+                None => {
+                    self.plan.needs_history = true;
+                    return;
+                }
+            },
+        };
+        self.plan.clashes.push(Clash {
+            row: row.name.clone(),
+            fields: row.fields.clone(),
+            base,
+            local: local.clone(),
+            remote: theirs.clone(),
+            winner,
+            rule: rule.as_str(),
+        });
+        match (winner, joined) {
+            (Winner::Remote, _) => self.take_in(&local, &remote),
+            (Winner::Nobody, _) => self.hold(HoldKind::Ask, local, remote),
+            (Winner::Both, Some(joined)) => {
+                if s.may_push {
+                    self.plan.takes.push((row.name.clone(), row.fields.clone(), joined.clone(), None));
+                }
+                self.push_out(joined, remote);
+            }
+            _ => self.push_out(local, remote),
+        }
+    }
+
+    /// Whose statement is later; `None` if the vendor's history is needed and was not asked for yet.
+    fn newest(&self, _local: &[Value]) -> Option<Winner> {
+        let s = self.snapshot;
+        let history = s.history?;
+        let ours = s.local.stamped(&self.row.fields).map(|stamp| stamp.at);
+        let theirs = latest(self.row, history).map(|statement| statement.at - s.skew);
+        Some(later(ours, theirs))
+    }
+
+    fn take_in(&mut self, local: &[Value], remote: &[Value]) {
+        let (row, s) = (self.row, self.snapshot);
+        match row.get(remote, local, s.context) {
+            Ok(values) => {
+                // A value that does not fit our own field is set aside, and the rest of the record goes on.
+                let mut trial = s.local.clone();
+                let stamp = crate::model::Stamp { at: s.now, by: String::new() };
+                if let Err(invalid) = trial.set(&row.fields, &values, &stamp) {
+                    return self.unfit(Unfit::Park("invalid", format!("{invalid}; correct it at the vendor")), local, remote);
+                }
+                if values != local {
+                    let stated = s.history.and_then(|history| latest(row, history)).map(|statement| statement.at - s.skew);
+                    let stated = stated.or_else(|| s.remote.version.updated_at.map(|at| at - s.skew));
+                    self.plan.takes.push((row.name.clone(), row.fields.clone(), values.clone(), stated));
+                }
+                self.rebase(values, remote.to_vec());
+            }
+            Err(unfit) => self.unfit(unfit, local, remote),
+        }
+    }
+
+    fn rebase(&mut self, local: Vec<Value>, remote: Vec<Value>) {
+        self.plan.base.insert(self.row.name.clone(), Base(local, remote));
+    }
+
+    fn push_out(&mut self, local: Vec<Value>, remote: Vec<Value>) {
+        let (row, s) = (self.row, self.snapshot);
+        let want = match row.put(&local, &remote, s.context) {
+            Ok(want) => want,
+            Err(unfit) => return self.unfit(unfit, &local, &remote),
+        };
+        if want == remote {
+            return self.rebase(local, remote);
+        }
+        if !s.may_push {
+            self.plan.waits = true;
+            return;
+        }
+        let rewrites = s.link.and_then(|link| link.rewrites.get(&row.name));
+        if rewrites.is_some_and(|r| r.value == want && r.count >= REWRITES && s.now - r.since < TimeDelta::hours(24)) {
+            let theirs = row.get(&remote, &local, s.context).unwrap_or_default();
+            self.plan.clashes.push(Clash {
+                row: row.name.clone(),
+                fields: row.fields.clone(),
+                base: Vec::new(),
+                local: local.clone(),
+                remote: theirs,
+                winner: Winner::Nobody,
+                rule: "frozen",
+            });
+            return self.hold(HoldKind::Frozen, local, remote);
+        }
+        self.plan.pushes.insert(row.name.clone(), IntentRow { local, seen: remote, want });
+    }
+
+    fn hold(&mut self, kind: HoldKind, local: Vec<Value>, remote: Vec<Value>) {
+        self.plan.holds.insert(self.row.name.clone(), Some(Hold { kind, local, remote, conflict: None }));
+    }
+
+    fn unfit(&mut self, unfit: Unfit, local: &[Value], remote: &[Value]) {
+        match unfit {
+            Unfit::Wait(need) => self.plan.needs.push(need),
+            Unfit::Park(code, message) => {
+                self.plan.failures.push((self.row.name.clone(), code, message));
+                self.hold(HoldKind::Parked, local.to_vec(), remote.to_vec());
+            }
+        }
+    }
+}
+
+/// The latest statement of a row's properties.
+fn latest<'h>(row: &Row, history: &'h History) -> Option<&'h Statement> {
+    row.properties.iter().filter_map(|(name, _)| history.get(name)?.first()).max_by_key(|statement| statement.at)
+}
+
+/// The later side; ours if they cannot be told apart.
+fn later(ours: Option<DateTime<Utc>>, theirs: Option<DateTime<Utc>>) -> Winner {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) if theirs - ours > UNCERTAIN => Winner::Remote,
+        (None, Some(_)) => Winner::Remote,
+        _ => Winner::Local,
+    }
+}
+
+/// An edit of somebody else's that a write of ours replaced without having seen it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overwrite {
+    /// What happened to it.
+    pub clash: Clash,
+    /// If the rule says theirs wins: what we are to say, and when it was stated.
+    pub revert: Option<(Vec<Value>, DateTime<Utc>)>,
+}
+
+/// Looks in the vendor's history for edits that our write replaced: statements right before ours that we had not seen
+/// when it was planned.
+#[must_use]
+pub fn overwrites(intent: &Intent, lens: &Lens, history: &History, local: &LocalRecord, context: Context<'_>, skew: TimeDelta) -> Vec<Overwrite> {
+    let mut found = Vec::new();
+    for row in &lens.rows {
+        let Some(written) = intent.rows.get(&row.name) else { continue };
+        let mut foreign = written.seen.clone();
+        let mut stated: Option<DateTime<Utc>> = None;
+        for (index, (property, _)) in row.properties.iter().enumerate() {
+            if written.seen[index] == written.want[index] {
+                continue;
+            }
+            let Some(statements) = history.get(property) else { continue };
+            let Some(ours) = statements.iter().position(|statement| statement.value == written.want[index]) else { continue };
+            let Some(before) = statements.get(ours + 1) else { continue };
+            if before.value != written.seen[index] && !(before.value.is_blank() && written.seen[index].is_blank()) {
+                foreign[index] = before.value.clone();
+                stated = stated.max(Some(before.at));
+            }
+        }
+        let Some(stated) = stated else { continue };
+        let theirs = row.get(&foreign, &written.local, context).unwrap_or_else(|_| foreign.clone());
+        let ours_at = local.stamped(&row.fields).map(|stamp| stamp.at);
+        let winner = match row.rule {
+            Rule::PreferRemote => Winner::Remote,
+            Rule::Newest => later(ours_at, Some(stated - skew)),
+            Rule::ForwardOnly if context.directory.is_further(&theirs, &written.local) => Winner::Remote,
+            Rule::Highest if higher(&written.local[0], &theirs[0]).is_some_and(|high| high == theirs[0]) => Winner::Remote,
+            _ => Winner::Local,
+        };
+        let base = row.get(&written.seen, &written.local, context).unwrap_or_default();
+        found.push(Overwrite {
+            clash: Clash {
+                row: row.name.clone(),
+                fields: row.fields.clone(),
+                base,
+                local: written.local.clone(),
+                remote: theirs.clone(),
+                winner,
+                rule: row.rule.as_str(),
+            },
+            // Only while we still say what we wrote: a later edit of ours stands on its own.
+            revert: (winner == Winner::Remote && local.values(&row.fields) == written.local).then_some((theirs, stated)),
+        });
+    }
+    found
+}

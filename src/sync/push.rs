@@ -1,0 +1,343 @@
+//! Writing at the vendor: intents are durable, then marked as sent, then sent; each outcome is stored by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tandem_contract::{Call, ConnectorError, Disposition, ExternalId, History, Kind, Pushed, Value, Write, WriteOp};
+use tracing::{info, warn};
+
+use super::{
+    lens::{Context, Lens},
+    plan::overwrites,
+    reconcile::{Reconciler, SyncError, written_properties},
+};
+use crate::{
+    model::{
+        Base, Dirty, Hold, HoldKind, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord, Mark, Reason, Stamp,
+        link::Rewrites,
+    },
+    store::{Op, StoreError},
+};
+
+/// A write that is planned and durable.
+pub(super) struct Outgoing {
+    pub intent: Intent,
+    pub link: Option<Link>,
+    pub local: LocalRecord,
+    pub dirty: Vec<Dirty>,
+}
+
+impl Reconciler {
+    /// Sends what the guard lets through and stores what became of each write.
+    pub(super) async fn push(&self, call: Call, kind: Kind, lens: &Lens, context: Context<'_>, outgoing: Vec<Outgoing>) -> Result<(), SyncError> {
+        let mut outgoing = self.guarded(kind, outgoing).await?;
+        if outgoing.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let window = self.connection.connector.push_deadline() + self.connection.connector.late_window();
+        let closes_at = now + TimeDelta::from_std(window).unwrap_or(TimeDelta::minutes(10));
+        for one in &mut outgoing {
+            one.intent.state = IntentState::Sent;
+            one.intent.sent_at = Some(now);
+            one.intent.closes_at = Some(closes_at);
+        }
+        let ops = outgoing.iter().map(|one| Op::PutIntent(one.intent.clone())).collect();
+        self.store.commit(self.commit_of(ops)).await?;
+        let writes: Vec<Write> = outgoing.iter().map(|one| write_of(lens, &one.intent)).collect();
+        let outcomes = self.connection.connector.push(call, &writes).await;
+        let histories = self.check_afterwards(call, kind, lens, &outgoing, &outcomes).await;
+        for ((one, outcome), history) in outgoing.into_iter().zip(outcomes).zip(histories) {
+            let ops = self.settle(kind, lens, context, one, outcome, history);
+            match self.store.commit(self.commit_of(ops)).await {
+                Ok(()) => {}
+                // Planned again from what is stored; the intent is still there and says what we did.
+                Err(StoreError::Stale { .. } | StoreError::Taken { .. }) => warn!("an outcome could not be stored; the record is read again"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The foreign-overwrite check: the history of every written property, read after the write. `None` where it could
+    /// not be read: then the intent stays, and recovery repeats the check.
+    async fn check_afterwards(
+        &self,
+        call: Call,
+        kind: Kind,
+        lens: &Lens,
+        outgoing: &[Outgoing],
+        outcomes: &[Pushed],
+    ) -> Vec<Option<History>> {
+        let mut asked: Vec<(usize, ExternalId)> = Vec::new();
+        let mut properties: BTreeSet<String> = BTreeSet::new();
+        for (index, (one, outcome)) in outgoing.iter().zip(outcomes).enumerate() {
+            if let (IntentOp::Update { .. }, Pushed::Written { id, .. }) = (&one.intent.op, outcome) {
+                asked.push((index, id.clone()));
+                properties.extend(written_properties(lens, one.intent.rows.keys()));
+            }
+        }
+        let mut histories: Vec<Option<History>> =
+            outgoing.iter().map(|one| (!matches!(one.intent.op, IntentOp::Update { .. })).then(History::new)).collect();
+        if asked.is_empty() {
+            return histories;
+        }
+        let ids: Vec<ExternalId> = asked.iter().map(|(_, id)| id.clone()).collect();
+        let properties: Vec<String> = properties.into_iter().collect();
+        match self.connection.connector.history(call, kind, &ids, &properties).await {
+            Ok(answers) => {
+                for ((index, _), history) in asked.into_iter().zip(answers) {
+                    histories[index] = history;
+                }
+            }
+            Err(error) => warn!(%error, "the check after the write is repeated later"),
+        }
+        histories
+    }
+
+    fn settle(&self, kind: Kind, lens: &Lens, context: Context<'_>, one: Outgoing, outcome: Pushed, history: Option<History>) -> Vec<Op> {
+        match outcome {
+            Pushed::Written { id, properties, .. } => match history {
+                Some(history) => self.written(kind, lens, context, one, &id, &properties, &history),
+                None => self.unchecked(one),
+            },
+            Pushed::Exists { id, .. } => self.exists(kind, one, id),
+            Pushed::Failed(error) => self.failed(kind, lens, one, &error),
+        }
+    }
+
+    /// Written, but the check could not be made: the outcome is known, so the next read may settle it.
+    fn unchecked(&self, mut one: Outgoing) -> Vec<Op> {
+        one.intent.closes_at = Some(self.clock.now());
+        let mut ops = vec![Op::PutIntent(one.intent)];
+        ops.extend(one.dirty.into_iter().map(|dirty| {
+            let until = self.later(dirty.attempts);
+            self.defer(dirty, until, true)
+        }));
+        ops
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one write and everything that is known of its outcome")]
+    fn written(
+        &self,
+        kind: Kind,
+        lens: &Lens,
+        context: Context<'_>,
+        one: Outgoing,
+        id: &ExternalId,
+        stored: &BTreeMap<String, Value>,
+        history: &History,
+    ) -> Vec<Op> {
+        let now = self.clock.now();
+        let key = Key::Local(one.local.id());
+        let mut ops = vec![Op::DropIntent(one.intent.id)];
+        if matches!(one.intent.op, IntentOp::Archive { .. }) {
+            self.count(|summary| summary.pushed.deleted += 1);
+            if let Some(mut link) = one.link {
+                link.state = LinkState::Tombstoned;
+                ops.push(self.put_link(link));
+            }
+            ops.extend(one.dirty.into_iter().map(|dirty| self.finish(dirty)));
+            return ops;
+        }
+        let created = one.link.is_none();
+        let mut link = one.link.unwrap_or_else(|| new_link(&one.intent, id));
+        let mut again = false;
+        for row in &lens.rows {
+            let Some(written) = one.intent.rows.get(&row.name) else { continue };
+            let values: Vec<Value> = row
+                .properties
+                .iter()
+                .zip(&written.want)
+                .map(|((name, _), want)| stored.get(name).unwrap_or(want).clone())
+                .collect();
+            if values != written.want && !row.same(&written.local, &values, context) {
+                let text = "the vendor stored another value than the one sent; ours is kept here, theirs there, until either changes".to_owned();
+                ops.push(self.failure(kind, &key, &row.name, "stored_otherwise", text));
+                link.holds.insert(
+                    row.name.clone(),
+                    Hold { kind: HoldKind::Parked, local: written.local.clone(), remote: values.clone(), conflict: None },
+                );
+                self.count(|summary| summary.failed += 1);
+            }
+            // Somebody wrote after us: that is a change, and it is read as one.
+            again |= row.properties.iter().zip(&values).any(|((name, _), value)| {
+                history.get(name).and_then(|all| all.first()).is_some_and(|latest| latest.value != *value && !(latest.value.is_blank() && value.is_blank()))
+            });
+            if !created {
+                count_rewrite(&mut link, &row.name, &written.want, now);
+            }
+            link.base.insert(row.name.clone(), Base(written.local.clone(), values));
+        }
+        let mut local = one.local.clone();
+        let expected = local.version();
+        for found in overwrites(&one.intent, lens, history, &one.local, context, self.skew) {
+            if let Some((values, at)) = &found.revert {
+                let stamp = Stamp { at: *at, by: self.connection.name.to_string() };
+                again |= local.set(&found.clash.fields, values, &stamp).is_ok();
+            }
+            self.count(|summary| summary.conflicts += 1);
+            ops.push(Op::AddConflict(self.conflict(kind, one.local.id(), found.clash)));
+        }
+        if local != one.local {
+            local.touch(now);
+            ops.extend(super::reconcile::history_ops(kind, &one.local, &local, self.connection.name.as_str(), now, self.run));
+            let slot = self.slot(&local);
+            ops.extend(self.mark_siblings(kind, local.id(), now));
+            ops.push(Op::PutRecord { record: local, expected, slot });
+        }
+        ops.push(self.put_link(link));
+        if again {
+            ops.push(self.mark(kind, key.clone(), now));
+        }
+        if one.dirty.iter().any(|dirty| dirty.attempts > 0) {
+            ops.push(Op::DropFailures { connection: self.connection.name.clone(), kind, key, row: Some(String::new()) });
+        }
+        ops.extend(one.dirty.into_iter().map(|dirty| self.finish(dirty)));
+        self.count(|summary| if created { summary.pushed.created += 1 } else { summary.pushed.updated += 1 });
+        ops
+    }
+
+    fn mark(&self, kind: Kind, key: Key, due_at: DateTime<Utc>) -> Op {
+        Op::Mark(Mark { connection: self.connection.name.clone(), kind, key, due_at, priority: Reason::Retry.priority() })
+    }
+
+    /// The record is already there: read it, and link it if it is the same.
+    fn exists(&self, kind: Kind, one: Outgoing, id: ExternalId) -> Vec<Op> {
+        let now = self.clock.now();
+        let mut ops = vec![Op::DropIntent(one.intent.id), self.mark(kind, Key::External(id.clone()), now)];
+        for dirty in one.dirty {
+            if dirty.attempts > 3 {
+                let text = format!("the vendor's record {id} already holds this record's unique value and is linked to another of ours: merge the two");
+                ops.push(self.failure(kind, &dirty.key, "", "exists", text));
+                self.count(|summary| summary.failed += 1);
+            }
+            let until = self.later(dirty.attempts);
+            ops.push(self.defer(dirty, until, true));
+        }
+        ops
+    }
+
+    fn failed(&self, kind: Kind, lens: &Lens, mut one: Outgoing, error: &ConnectorError) -> Vec<Op> {
+        let now = self.clock.now();
+        let attempts = one.dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0);
+        let mut ops = Vec::new();
+        let mut until = self.later(attempts);
+        match error.disposition() {
+            Disposition::Ambiguous => {
+                let window = TimeDelta::from_std(self.connection.connector.late_window()).unwrap_or(TimeDelta::minutes(10));
+                one.intent.closes_at = Some(now + window);
+                ops.push(Op::PutIntent(one.intent));
+                info!(code = error.code(), "the outcome of a write is not known; it is read back");
+            }
+            Disposition::Retry(wait) => {
+                ops.push(Op::DropIntent(one.intent.id));
+                until = until.max(now + wait.and_then(|wait| TimeDelta::from_std(wait).ok()).unwrap_or_default());
+            }
+            Disposition::Reread => ops.push(Op::DropIntent(one.intent.id)),
+            Disposition::PauseConnection | Disposition::PauseStream => {
+                ops.push(Op::DropIntent(one.intent.id));
+                ops.push(self.failure(kind, &Key::Local(one.local.id()), "", error.code(), error.to_string()));
+                self.count(|summary| summary.failed += 1);
+                until = now + TimeDelta::hours(1);
+            }
+            Disposition::Park => return self.park(kind, lens, one, error),
+        }
+        ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, until, true)));
+        ops
+    }
+
+    /// The vendor refuses a value: that row waits for a person, all others go on.
+    fn park(&self, kind: Kind, lens: &Lens, one: Outgoing, error: &ConnectorError) -> Vec<Op> {
+        let key = Key::Local(one.local.id());
+        let property = match error {
+            ConnectorError::Rejected { field, .. } => field.as_deref(),
+            _ => None,
+        };
+        let mut ops = vec![Op::DropIntent(one.intent.id)];
+        let named: Vec<&String> = lens
+            .rows
+            .iter()
+            .filter(|row| property.is_some_and(|property| row.properties.iter().any(|(name, _)| name == property)))
+            .map(|row| &row.name)
+            .filter(|row| one.intent.rows.contains_key(*row))
+            .collect();
+        self.count(|summary| summary.failed += 1);
+        let text = format!("{error}: correct the value here, or the property's options and rules at the vendor; it is tried again when either side changes");
+        let Some(mut link) = one.link else {
+            // A create cannot leave one value out without making another record than the one that was asked for.
+            let row = named.first().map_or("", |row| row.as_str());
+            ops.push(self.failure(kind, &key, row, error.code(), text));
+            ops.extend(one.dirty.into_iter().map(|dirty| self.finish(dirty)));
+            return ops;
+        };
+        let rows: Vec<&String> = if named.is_empty() { one.intent.rows.keys().collect() } else { named };
+        for row in rows {
+            let Some(written) = one.intent.rows.get(row) else { continue };
+            let hold = Hold { kind: HoldKind::Parked, local: written.local.clone(), remote: written.seen.clone(), conflict: None };
+            link.holds.insert(row.clone(), hold);
+            ops.push(self.failure(kind, &key, row, error.code(), text.clone()));
+        }
+        ops.push(self.put_link(link));
+        let now = self.clock.now();
+        ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, now, false)));
+        ops
+    }
+}
+
+fn count_rewrite(link: &mut Link, row: &str, want: &[Value], now: DateTime<Utc>) {
+    let day = TimeDelta::hours(24);
+    let next = match link.rewrites.get(row) {
+        Some(old) if old.value == want && now - old.since < day => Rewrites { count: old.count + 1, ..old.clone() },
+        _ => Rewrites { value: want.to_vec(), count: 1, since: now },
+    };
+    link.rewrites.insert(row.to_owned(), next);
+}
+
+fn new_link(intent: &Intent, id: &ExternalId) -> Link {
+    Link {
+        connection: intent.connection.clone(),
+        kind: intent.kind,
+        local: intent.local,
+        external: id.clone(),
+        state: LinkState::Linked,
+        base: BTreeMap::new(),
+        version: tandem_contract::Version::default(),
+        holds: BTreeMap::new(),
+        rewrites: BTreeMap::new(),
+        missing_since: None,
+    }
+}
+
+/// The vendor's call for an intent: only the properties that differ.
+fn write_of(lens: &Lens, intent: &Intent) -> Write {
+    let mut properties = BTreeMap::new();
+    let mut planned_on = BTreeMap::new();
+    for row in &lens.rows {
+        let Some(written) = intent.rows.get(&row.name) else { continue };
+        for (index, (name, _)) in row.properties.iter().enumerate() {
+            if written.want[index] != written.seen[index] {
+                properties.insert(name.clone(), written.want[index].clone());
+                planned_on.insert(name.clone(), written.seen[index].clone());
+            }
+        }
+    }
+    // A stage is only a stage of its pipeline: HubSpot, for one, refuses the one without the other.
+    for row in lens.rows.iter().filter(|row| row.name == "position") {
+        if let Some(written) = intent.rows.get(&row.name)
+            && row.properties.iter().take(2).any(|(name, _)| properties.contains_key(name))
+        {
+            for (index, (name, _)) in row.properties.iter().take(2).enumerate() {
+                properties.insert(name.clone(), written.want[index].clone());
+            }
+        }
+    }
+    let op = match &intent.op {
+        IntentOp::Create { marker } => WriteOp::Create { marker: marker.clone(), properties },
+        IntentOp::Update { external, version } => {
+            WriteOp::Update { id: external.clone(), properties, planned_on, expected: version.clone() }
+        }
+        IntentOp::Archive { external } => WriteOp::Archive { id: external.clone() },
+    };
+    Write { trace: intent.id.to_string(), kind: intent.kind, op }
+}

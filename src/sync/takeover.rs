@@ -1,0 +1,84 @@
+//! Taking a vendor's pipelines over: a pipeline that nobody mapped becomes one of ours, stage by stage.
+
+use std::sync::Arc;
+
+use chrono_tz::Tz;
+use tandem_contract::{PipelineInfo, Schema};
+
+use super::{
+    lens::Directory,
+    reconcile::{Reconciler, SyncError},
+};
+use crate::model::{
+    ConnectionRow, Currency, Pipeline, Stage, StageKind, StageMap,
+    ids::{PipelineId, StageId},
+};
+use crate::store::Op;
+
+impl Reconciler {
+    /// Asks the vendor for pipelines and owners, takes over what is not mapped yet, and renews the directory.
+    ///
+    /// # Errors
+    /// [`SyncError`]; the old directory stays.
+    pub async fn discover(&self, row: &ConnectionRow) -> Result<Schema, SyncError> {
+        let schema = self.connection.connector.discover().await?;
+        let (account, name) = (&self.connection.account, &self.connection.name);
+        let mut pipelines = self.store.pipelines(&account.name).await?;
+        let mut maps = self.store.stage_maps(&account.name, name).await?;
+        let mut ops = Vec::new();
+        for theirs in &schema.pipelines {
+            self.take_over(theirs, &mut pipelines, &mut maps, &mut ops);
+        }
+        if !ops.is_empty() {
+            self.store.commit(self.commit_of(ops)).await?;
+        }
+        let timezone: Tz = row.timezone.as_deref().and_then(|zone| zone.parse().ok()).unwrap_or(account.timezone);
+        let currency = row.currency.as_deref().and_then(|code| Currency::new(code).ok()).unwrap_or(account.currency);
+        let directory = Directory::new(self.connection.connector.system(), timezone, currency, row.currencies.clone())
+            .with_owners(&schema.owners)
+            .with_stages(&pipelines, &maps);
+        *self.directory.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(directory);
+        Ok(schema)
+    }
+
+    /// Maps one vendor pipeline: to the one it is mapped to, else to one of ours of the same name, else to a new one.
+    fn take_over(&self, theirs: &PipelineInfo, pipelines: &mut Vec<Pipeline>, maps: &mut Vec<StageMap>, ops: &mut Vec<Op>) {
+        let now = self.clock.now();
+        let mapped = maps.iter().find(|map| map.remote_pipeline == theirs.id).map(|map| map.pipeline);
+        let place = mapped
+            .and_then(|id| pipelines.iter().position(|p| p.id == id))
+            .or_else(|| pipelines.iter().position(|p| p.label.eq_ignore_ascii_case(&theirs.label)));
+        let place = place.unwrap_or_else(|| {
+            pipelines.push(Pipeline { id: PipelineId(self.ids.next(now)), label: theirs.label.clone(), stages: Vec::new() });
+            pipelines.len() - 1
+        });
+        let pipeline = &mut pipelines[place];
+        let before = pipeline.clone();
+        for (rank, stage) in theirs.stages.iter().enumerate() {
+            if maps.iter().any(|map| map.remote_pipeline == theirs.id && map.remote_stage == stage.id) {
+                continue;
+            }
+            let kind = StageKind::of(stage.closed, stage.probability);
+            let known = pipeline.stages.iter().find(|s| s.label.eq_ignore_ascii_case(&stage.label)).map(|s| s.id);
+            let id = known.unwrap_or_else(|| {
+                let id = StageId(self.ids.next(now));
+                pipeline.stages.push(Stage { id, label: stage.label.clone(), probability: stage.probability, kind });
+                id
+            });
+            let map = StageMap {
+                connection: self.connection.name.clone(),
+                remote_pipeline: theirs.id.clone(),
+                remote_stage: stage.id.clone(),
+                pipeline: pipeline.id,
+                stage: id,
+                kind,
+                rank: u32::try_from(rank).unwrap_or(u32::MAX),
+            };
+            ops.push(Op::PutStageMap(map.clone()));
+            maps.push(map);
+        }
+        if *pipeline != before || before.stages.is_empty() {
+            ops.push(Op::PutPipeline(pipeline.clone(), i64::try_from(place).unwrap_or(i64::MAX)));
+        }
+    }
+}
