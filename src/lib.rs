@@ -1,8 +1,10 @@
 //! Tandem keeps a business's sales opportunities in step between its own store and the systems its people use.
 //!
 //! Floors, each knowing only those below it: [`model`] (pure types and rules), [`store`] (the only rooms with SQL),
-//! [`sync`] (the reconciler), then the doors. `docs/ARCHITECTURE.md` has the picture.
+//! [`sync`] (the reconciler), [`edit`] (people's edits), then the doors. `docs/ARCHITECTURE.md` has the picture.
 
+pub mod edit;
 pub mod model;
+pub mod simulation;
 pub mod store;
 pub mod sync;

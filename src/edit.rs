@@ -1,0 +1,252 @@
+//! Edits by people and programs on our side: one way in for the API, the command line and the simulation.
+//!
+//! An edit is stored with its history and marks the record dirty on every connection, in one transaction. The
+//! account's policy on duplicates holds here as everywhere (AX-02, VX-20).
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use tandem_contract::{Kind, Value};
+
+use crate::{
+    model::{
+        Account, Conflict, ConflictState, Ids, Invalid, Key, LocalRecord, Mark, Name, Pipeline, Position, Reason, RecordId, Stamp, Status,
+        Winner,
+        ids::{RunId, StageId},
+    },
+    store::{Commit, Op, StoreError, SyncStore},
+    sync::reconcile::{history_ops, slot},
+};
+
+/// Who edits, where, when.
+pub struct Desk<'a> {
+    /// Where everything is kept.
+    pub store: &'a dyn SyncStore,
+    /// New ids.
+    pub ids: &'a Ids,
+    /// The account.
+    pub account: &'a Account,
+    /// Its connections that are written to.
+    pub connections: &'a [Name],
+    /// Now.
+    pub now: DateTime<Utc>,
+    /// The run history entries name.
+    pub run: RunId,
+}
+
+/// An edit was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// A value does not fit.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// There is no such record.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// The record changed since the version the edit was made on.
+    #[error("the record changed meanwhile: read it again and repeat the edit")]
+    Stale,
+    /// The policy allows one only.
+    #[error("this contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact)")]
+    Second,
+    /// The external reference is another record's.
+    #[error("another opportunity of this account has the same external reference")]
+    ReferenceTaken,
+    /// The contact still has open opportunities.
+    #[error("this contact has {0} opportunities: close or move them first (policy on_contact_delete = restrict)")]
+    HasOpportunities(usize),
+    /// Our store.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<StoreError> for EditError {
+    fn from(error: StoreError) -> Self {
+        use crate::store::Taken;
+        match error {
+            StoreError::Stale { .. } => Self::Stale,
+            StoreError::Taken { what: Taken::ActivePlace } => Self::Second,
+            StoreError::Taken { what: Taken::ExternalReference } => Self::ReferenceTaken,
+            error => Self::Store(error),
+        }
+    }
+}
+
+/// What a person states; fields not named stay.
+pub type Fields = BTreeMap<String, Value>;
+
+impl Desk<'_> {
+    /// Makes a record.
+    ///
+    /// # Errors
+    /// [`EditError`]; nothing is stored then.
+    pub async fn create(&self, kind: Kind, fields: &Fields, reference: Option<String>) -> Result<LocalRecord, EditError> {
+        let id = RecordId(self.ids.next(self.now));
+        let mut record = LocalRecord::new(kind, id, self.now).ok_or(EditError::NotFound("kind of record"))?;
+        self.fill(&mut record, fields).await?;
+        if let LocalRecord::Deal(deal) = &mut record {
+            deal.external_reference = reference;
+            if deal.position.stage.is_none() {
+                self.default_position(&mut deal.position).await?;
+            }
+        }
+        self.store_new(record).await
+    }
+
+    async fn store_new(&self, record: LocalRecord) -> Result<LocalRecord, EditError> {
+        let policy = self.account.profile.policy();
+        let slot = slot(policy.uniqueness, &record);
+        let mut ops = vec![Op::PutRecord { record: record.clone(), expected: 0, slot }];
+        ops.extend(self.marks(record.kind(), record.id()));
+        self.commit(ops).await?;
+        Ok(record)
+    }
+
+    /// Changes a record that is at `version`, if a version is named.
+    ///
+    /// # Errors
+    /// [`EditError`]; nothing is stored then.
+    pub async fn update(
+        &self,
+        kind: Kind,
+        id: RecordId,
+        version: Option<i64>,
+        fields: &Fields,
+        reference: Option<Option<String>>,
+    ) -> Result<LocalRecord, EditError> {
+        let before = self.load(kind, id).await?;
+        if version.is_some_and(|version| version != before.version()) {
+            return Err(EditError::Stale);
+        }
+        let mut record = before.clone();
+        self.fill(&mut record, fields).await?;
+        if let (LocalRecord::Deal(deal), Some(reference)) = (&mut record, reference) {
+            deal.external_reference = reference;
+        }
+        if record == before {
+            return Ok(before);
+        }
+        record.touch(self.now);
+        let slot = slot(self.account.profile.policy().uniqueness, &record);
+        let mut ops = vec![Op::PutRecord { record: record.clone(), expected: before.version(), slot }];
+        ops.extend(history_ops(kind, &before, &record, "person", self.now, self.run));
+        ops.extend(self.marks(kind, id));
+        self.commit(ops).await?;
+        Ok(record)
+    }
+
+    /// Deletes a record. It is kept for a while, and what happens at the vendors is each connection's switch.
+    ///
+    /// # Errors
+    /// [`EditError`]; nothing is stored then.
+    pub async fn delete(&self, kind: Kind, id: RecordId, opportunities: &[RecordId]) -> Result<(), EditError> {
+        if kind == Kind::Contact && !opportunities.is_empty() && !self.account.profile.policy().cascade_contact_delete {
+            return Err(EditError::HasOpportunities(opportunities.len()));
+        }
+        let mut ops = Vec::new();
+        let mut doomed: Vec<(Kind, RecordId)> = opportunities.iter().map(|id| (Kind::Deal, *id)).collect();
+        doomed.push((kind, id));
+        for (kind, id) in doomed {
+            let mut record = self.load(kind, id).await?;
+            let expected = record.version();
+            record.set_deleted(Some(self.now));
+            record.touch(self.now);
+            ops.push(Op::PutRecord { record, expected, slot: None });
+            ops.extend(self.marks(kind, id));
+        }
+        self.commit(ops).await
+    }
+
+    /// Decides a conflict, or overturns a rule's decision: the side taken is what both say from now on.
+    ///
+    /// # Errors
+    /// [`EditError`]; nothing is stored then.
+    pub async fn resolve(&self, mut conflict: Conflict, take: Winner) -> Result<Conflict, EditError> {
+        let was_open = conflict.state == ConflictState::Open;
+        (conflict.state, conflict.winner) = (ConflictState::Resolved, take);
+        let values = if take == Winner::Remote { conflict.remote.clone() } else { conflict.local.clone() };
+        let mut ops = vec![Op::PutConflict(conflict.clone())];
+        let before = self.load(conflict.kind, conflict.record).await?;
+        let mut record = before.clone();
+        // An open one is carried out by the reconciler, which knows both sides as they are now.
+        if !was_open {
+            record.set(&conflict.fields, &values, &self.stamp())?;
+            if record != before {
+                record.touch(self.now);
+                let slot = slot(self.account.profile.policy().uniqueness, &record);
+                ops.push(Op::PutRecord { record: record.clone(), expected: before.version(), slot });
+                ops.extend(history_ops(conflict.kind, &before, &record, "person", self.now, self.run));
+            }
+        }
+        ops.extend(self.marks(conflict.kind, conflict.record));
+        self.commit(ops).await?;
+        Ok(conflict)
+    }
+
+    async fn load(&self, kind: Kind, id: RecordId) -> Result<LocalRecord, EditError> {
+        let word = if kind == Kind::Contact { "contact" } else { "opportunity" };
+        let found = self.store.records(&self.account.name, kind, &[id]).await?.pop();
+        found.filter(|record| !record.is_deleted()).ok_or(EditError::NotFound(word))
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp { at: self.now, by: "person".into() }
+    }
+
+    fn marks(&self, kind: Kind, id: RecordId) -> Vec<Op> {
+        let priority = Reason::LocalEdit.priority();
+        self.connections
+            .iter()
+            .map(|connection| Op::Mark(Mark { connection: connection.clone(), kind, key: Key::Local(id), due_at: self.now, priority }))
+            .collect()
+    }
+
+    async fn commit(&self, ops: Vec<Op>) -> Result<(), EditError> {
+        Ok(self.store.commit(Commit { account: self.account.name.clone(), fence: None, ops }).await?)
+    }
+
+    /// Sets the fields and makes stage and status agree.
+    async fn fill(&self, record: &mut LocalRecord, fields: &Fields) -> Result<(), EditError> {
+        let (names, values): (Vec<String>, Vec<Value>) = fields.iter().map(|(name, value)| (name.clone(), value.clone())).unzip();
+        record.set(&names, &values, &self.stamp())?;
+        let positional = fields.keys().any(|name| crate::model::field::POSITION.contains(&name.as_str()));
+        if let (LocalRecord::Deal(deal), true) = (&mut *record, positional) {
+            let pipeline = self.pipeline_of(&deal.position).await?;
+            let now = self.now;
+            deal.position.settle(&pipeline, fields.contains_key("status") && !fields.contains_key("stage"), now);
+        }
+        if let LocalRecord::Deal(deal) = record
+            && let (true, Some(contact)) = (fields.contains_key("contact"), deal.contact)
+        {
+            self.load(Kind::Contact, contact).await.map_err(|_| Invalid::new("contact", "is not a contact of this account"))?;
+        }
+        Ok(())
+    }
+
+    async fn pipeline_of(&self, position: &Position) -> Result<Pipeline, EditError> {
+        let pipelines = self.store.pipelines(&self.account.name).await?;
+        let holds = |pipeline: &Pipeline, stage: StageId| pipeline.stage(stage).is_some();
+        let found = match (position.stage, position.pipeline) {
+            (Some(stage), Some(id)) => pipelines.iter().find(|p| p.id == id && holds(p, stage)).or_else(|| pipelines.iter().find(|p| holds(p, stage))),
+            (Some(stage), None) => pipelines.iter().find(|p| holds(p, stage)),
+            (None, Some(id)) => pipelines.iter().find(|p| p.id == id),
+            (None, None) => pipelines.first(),
+        };
+        found.cloned().ok_or_else(|| Invalid::new("stage", "is not a stage of this account").into())
+    }
+
+    /// The first pipeline, its default stage (CB-09), open (AX-14).
+    async fn default_position(&self, position: &mut Position) -> Result<(), EditError> {
+        let pipelines = self.store.pipelines(&self.account.name).await?;
+        let pipeline = match position.pipeline {
+            Some(id) => pipelines.iter().find(|pipeline| pipeline.id == id),
+            None => pipelines.first(),
+        };
+        if let Some(pipeline) = pipeline {
+            position.pipeline = Some(pipeline.id);
+            position.stage = pipeline.default_stage().map(|stage| stage.id);
+            position.status = Status::Open;
+        }
+        Ok(())
+    }
+}

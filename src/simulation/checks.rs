@@ -1,0 +1,139 @@
+//! What must be true when everything is quiet.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tandem_contract::{Kind, Value};
+use tandem_hubspot::sandbox::World;
+
+use super::rig::Rig;
+use crate::{
+    model::{LinkState, LocalRecord},
+    store::SyncStore,
+};
+
+/// Every value a person typed, for the check that none is lost: record, property at HubSpot or field here, text.
+#[derive(Default)]
+pub struct Ledger {
+    /// Texts typed here, by our field.
+    pub here: Vec<(String, String)>,
+    /// Texts typed there, by HubSpot's property.
+    pub there: Vec<(String, String)>,
+}
+
+/// Everything that is wrong, in sentences.
+pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let (account, name) = (&rig.account.name, &rig.name);
+    let links = rig.store.all_links(account, name);
+    let conflicts = rig.store.conflicts(account, false, usize::MAX).await.unwrap_or_default();
+    let locals: BTreeMap<_, LocalRecord> = [Kind::Contact, Kind::Deal]
+        .into_iter()
+        .flat_map(|kind| rig.store.all(account, kind).into_iter().map(move |record| ((kind, record.id()), record)))
+        .collect();
+    rig.sandbox.with(|world| {
+        equal_on_both_sides(world, &links, &locals, &mut wrong);
+        no_twins(world, &mut wrong);
+        everything_is_linked(world, &links, &locals, &mut wrong);
+        if world.stats.too_many > 0 {
+            wrong.push(format!("I11: {} calls were refused because we were too fast", world.stats.too_many));
+        }
+    });
+    let mut kept: BTreeSet<String> = BTreeSet::new();
+    let mut keep = |value: &Value| {
+        kept.insert(value.to_string().trim().to_owned());
+    };
+    for conflict in &conflicts {
+        conflict.local.iter().chain(&conflict.remote).chain(&conflict.base).for_each(&mut keep);
+    }
+    for record in locals.values() {
+        for field in crate::model::field::OPPORTUNITY.iter().chain(&crate::model::field::CONTACT) {
+            keep(&record.get(field));
+        }
+        for entry in rig.store.history(account, record.kind(), record.id()).await.unwrap_or_default() {
+            keep(&entry.old);
+            keep(&entry.new);
+        }
+    }
+    for (field, text) in ledger.here.iter().chain(&ledger.there) {
+        if !kept.contains(text.trim()) {
+            wrong.push(format!("I2: the edit of {field} to {text:?} is nowhere: not in a record, a conflict or the history"));
+        }
+    }
+    wrong
+}
+
+/// I1: what both sides say agrees.
+fn equal_on_both_sides(
+    world: &World,
+    links: &[crate::model::Link],
+    locals: &BTreeMap<(Kind, crate::model::RecordId), LocalRecord>,
+    wrong: &mut Vec<String>,
+) {
+    let pairs: [(Kind, &[(&str, &str)]); 2] = [
+        (Kind::Deal, &[("name", "dealname"), ("description", "description"), ("amount", "amount")]),
+        (Kind::Contact, &[("first_name", "firstname"), ("last_name", "lastname"), ("phone", "phone")]),
+    ];
+    for link in links.iter().filter(|link| link.state == LinkState::Linked) {
+        let Some(local) = locals.get(&(link.kind, link.local)).filter(|local| !local.is_deleted()) else {
+            wrong.push(format!("I1: {} {} is linked to nothing here", link.kind, link.external));
+            continue;
+        };
+        let id: u64 = link.external.as_str().parse().unwrap_or(0);
+        if !world.is_live(link.kind, id) {
+            wrong.push(format!("I1: {} {} is linked and not there", link.kind, id));
+            continue;
+        }
+        for (field, property) in pairs.iter().filter(|(kind, _)| *kind == link.kind).flat_map(|(_, list)| *list) {
+            if link.holds.keys().any(|row| row == field || (row == "value" && *field == "amount")) {
+                continue;
+            }
+            let theirs = world.value(link.kind, id, property).unwrap_or_default();
+            let ours = match local.get(field) {
+                Value::Null | Value::Absent => String::new(),
+                other => other.to_string(),
+            };
+            let number = |text: &str| text.parse::<rust_decimal::Decimal>().ok();
+            let same = ours.trim() == theirs.trim() || number(&ours).zip(number(&theirs)).is_some_and(|(a, b)| a == b);
+            if !same {
+                wrong.push(format!("I1: {} {id}: {field} is {ours:?} here and {theirs:?} there", link.kind));
+            }
+        }
+    }
+}
+
+/// I3: no two records at the vendor carry one marker, and none of ours was made twice.
+fn no_twins(world: &World, wrong: &mut Vec<String>) {
+    for kind in [Kind::Deal, Kind::Contact] {
+        let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+        for id in world.ids(kind) {
+            if let Some(marker) = world.value(kind, id, "tandem_id")
+                && let Some(other) = seen.insert(marker.clone(), id)
+            {
+                wrong.push(format!("I3: {kind} {other} and {id} carry one marker"));
+            }
+        }
+    }
+}
+
+/// I7: every record of either side has its other half.
+fn everything_is_linked(
+    world: &World,
+    links: &[crate::model::Link],
+    locals: &BTreeMap<(Kind, crate::model::RecordId), LocalRecord>,
+    wrong: &mut Vec<String>,
+) {
+    let there: BTreeSet<(Kind, String)> = links.iter().map(|link| (link.kind, link.external.to_string())).collect();
+    let here: BTreeSet<_> = links.iter().map(|link| (link.kind, link.local)).collect();
+    for kind in [Kind::Deal, Kind::Contact] {
+        for id in world.ids(kind) {
+            if !there.contains(&(kind, id.to_string())) {
+                wrong.push(format!("I7: {kind} {id} of HubSpot was never taken in"));
+            }
+        }
+    }
+    for ((kind, id), record) in locals {
+        if !record.is_deleted() && !here.contains(&(*kind, *id)) {
+            wrong.push(format!("I7: our {kind} {id} was never sent"));
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Behaviour through public doors.
+
+mod simulation;
+mod step_by_step;
