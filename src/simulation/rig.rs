@@ -371,6 +371,7 @@ impl Rig {
             // A process that is started again takes the lease over at once: the file lock proves the old one dead.
             owner: format!("engine {}", start.min(0)),
             lease: Duration::from_secs(30),
+            audit_every: Duration::from_secs(1_800),
             limits: Limits { deletes: 10_000, alike: 10_000, ..Limits::default() },
         };
         let engine = Engine::new(shared, self.connection.clone());

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tandem_contract::{Kind, Value};
-use tandem_hubspot::sandbox::{Change, Faults, Settings};
+use tandem_hubspot::sandbox::{Change, Faults, Settings, World};
 
 use super::{
     checks::{Ledger, violations},
@@ -177,6 +177,7 @@ async fn perturb(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, turn: u64) {
         10 => rig.sandbox.with(|world| {
             let ids = world.ids(Kind::Deal);
             if let (Some(id), true) = (ids.choose(rng), ids.len() > 2) {
+                forget(world, ledger, *id);
                 let _ = world.archive(Kind::Deal, *id, Change::Person);
             }
         }),
@@ -185,10 +186,20 @@ async fn perturb(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, turn: u64) {
             if ids.len() > 2 {
                 let (a, b) = (ids.choose(rng).copied(), ids.choose(rng).copied());
                 if let (Some(a), Some(b)) = (a, b) {
+                    forget(world, ledger, b);
                     let _ = world.merge(Kind::Deal, a, b, Change::Person);
                 }
             }
         }),
+    }
+}
+
+/// What a person put into a record and then put into the bin, or merged away, before anyone could read it, is in
+/// HubSpot's own history and not ours to keep.
+fn forget(world: &World, ledger: &mut Ledger, deal: u64) {
+    for property in ["dealname", "description"] {
+        let stated = world.stated(Kind::Deal, deal, property);
+        ledger.there.retain(|(p, v)| !(p == property && stated.iter().any(|s| s.trim() == v.trim())));
     }
 }
 

@@ -74,11 +74,11 @@ impl MemoryStore {
         self.lock().links.iter().filter(|((o, ..), _)| *o == owned).map(|(_, link)| link.clone()).collect()
     }
 
-    /// How many marks a connection has.
+    /// Every mark of a connection.
     #[must_use]
-    pub fn dirty_count(&self, account: &Name, connection: &Name) -> usize {
+    pub fn all_dirty(&self, account: &Name, connection: &Name) -> Vec<Dirty> {
         let owned = (account.clone(), connection.clone());
-        self.lock().dirty.keys().filter(|(o, ..)| *o == owned).count()
+        self.lock().dirty.iter().filter(|((o, ..), _)| *o == owned).map(|(_, dirty)| dirty.clone()).collect()
     }
 }
 

@@ -8,11 +8,12 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tandem_contract::{Clock, ConnectorError, Disposition, Lane, Stream};
+use tandem_contract::{Clock, ConnectorError, Disposition, Kind, Lane, Stream};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use super::{
+    audit::Drift,
     connection::Connection,
     guard::{Guard, Limits},
     intake::Progress,
@@ -45,6 +46,8 @@ pub struct Shared {
     pub lease: Duration,
     /// How much is too much.
     pub limits: Limits,
+    /// Time between two audits of everything.
+    pub audit_every: Duration,
 }
 
 /// The engine of one connection.
@@ -91,6 +94,7 @@ pub struct Running {
     renewed: Duration,
     discovered: Duration,
     polled: BTreeMap<String, Duration>,
+    audited: Duration,
 }
 
 impl Engine {
@@ -172,7 +176,7 @@ impl Engine {
         });
         reconciler.discover(&row).await?;
         let elapsed = self.shared.clock.elapsed();
-        Ok(Running { reconciler, shard, row, renewed: elapsed, discovered: elapsed, polled: BTreeMap::new() })
+        Ok(Running { reconciler, shard, row, renewed: elapsed, discovered: elapsed, polled: BTreeMap::new(), audited: elapsed })
     }
 
     fn lease(&self) -> TimeDelta {
@@ -325,6 +329,11 @@ impl Engine {
             running.reconciler.discover(&running.row).await?;
             running.discovered = elapsed;
         }
+        if elapsed.saturating_sub(running.audited) > self.shared.audit_every {
+            self.audit(running, true).await?;
+            running.audited = elapsed;
+            return Ok(None);
+        }
         let mut next = self.shared.lease / 3;
         for stream in self.connection.connector.streams() {
             let due = running.polled.get(&stream.name).map(|at| *at + stream.period);
@@ -343,6 +352,29 @@ impl Engine {
         let due = self.shared.store.next_due(&self.connection.account.name, &self.connection.name).await?;
         let until_due = due.map(|due: DateTime<Utc>| (due - self.shared.clock.now()).to_std().unwrap_or_default());
         Ok(Some(next.min(until_due.unwrap_or(next)).max(Duration::from_millis(5))))
+    }
+
+    /// Compares everything on both sides; marks what differs if `mark` is set.
+    ///
+    /// # Errors
+    /// [`EngineError`] if our store fails; a vendor that cannot be read now is audited the next time.
+    pub async fn audit(&self, running: &mut Running, mark: bool) -> Result<BTreeMap<Kind, Drift>, EngineError> {
+        let mut found = BTreeMap::new();
+        for kind in self.connection.connector.kinds() {
+            self.keep_lease(running).await?;
+            match running.reconciler.audit(kind, mark).await {
+                Ok(drift) => {
+                    if drift.total() > 0 {
+                        info!(connection = %self.connection.name, %kind, drift = drift.total(), "the audit found records that are not in step");
+                    }
+                    found.insert(kind, drift);
+                }
+                Err(SyncError::Connector(error)) if !mark => return Err(EngineError::Connector(error)),
+                Err(SyncError::Connector(error)) => warn!(connection = %self.connection.name, %kind, %error, "the audit is repeated later"),
+                Err(SyncError::Store(error)) => return Err(error.into()),
+            }
+        }
+        Ok(found)
     }
 
     async fn poll_failed(&self, running: &mut Running, stream: &Stream, error: ConnectorError) -> Result<(), EngineError> {

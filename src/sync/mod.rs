@@ -4,6 +4,7 @@
 //! and stores the plan in one transaction; `push` carries out what is to be written at the vendor, past the [`guard`].
 //! [`intake`] finds out what changed. [`engine`] drives them for one connection.
 
+pub mod audit;
 pub mod connection;
 pub mod engine;
 pub mod guard;

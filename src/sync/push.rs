@@ -101,7 +101,7 @@ impl Reconciler {
                 Some(history) => self.written(kind, lens, context, one, &id, &properties, &history),
                 None => self.unchecked(one),
             },
-            Pushed::Exists { id, .. } => self.exists(kind, one, id),
+            Pushed::Exists { id, ours } => self.exists(kind, one, id, ours),
             Pushed::Failed(error) => self.failed(kind, lens, one, &error),
         }
     }
@@ -203,9 +203,16 @@ impl Reconciler {
     }
 
     /// The record is already there: read it, and link it if it is the same.
-    fn exists(&self, kind: Kind, one: Outgoing, id: ExternalId) -> Vec<Op> {
+    fn exists(&self, kind: Kind, mut one: Outgoing, id: ExternalId, ours: bool) -> Vec<Op> {
         let now = self.clock.now();
-        let mut ops = vec![Op::DropIntent(one.intent.id), self.mark(kind, Key::External(id.clone()), now)];
+        // The intent stays: the next round looks for our marker, and may find it on a record that was merged.
+        one.intent.closes_at = Some(now);
+        if ours && one.link.is_none() {
+            // Made by us, even if it is in the bin by now and no probe shows it.
+            let ops = [self.put_link(new_link(&one.intent, &id)), Op::PutIntent(one.intent)];
+            return ops.into_iter().chain(one.dirty.into_iter().map(|dirty| self.defer(dirty, now, true))).collect();
+        }
+        let mut ops = vec![Op::PutIntent(one.intent), self.mark(kind, Key::External(id.clone()), now)];
         for dirty in one.dirty {
             if dirty.attempts > 3 {
                 let text = format!("the vendor's record {id} already holds this record's unique value and is linked to another of ours: merge the two");

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tandem_contract::{
     Backoff, Call, Clock, ConnectorError, Disposition, ExternalId, Fetched, History, Kind, Lane, Record, Value,
 };
@@ -142,23 +142,24 @@ impl Reconciler {
         let began = self.clock.now();
         let mut works = self.resolve(kind, dirty, seen).await?;
         self.fetch(call, kind, &mut works).await?;
+        self.recognise_merges(kind, &mut works).await?;
+        if works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_)))) {
+            // Links move to the survivor first; everything else of this batch is still marked and comes again.
+            return self.follow_merges(kind, works).await;
+        }
         self.adopt(kind, lens, &mut works).await?;
         self.load_intents(kind, &mut works).await?;
         self.probe_creates(call, kind, &mut works).await?;
+        if works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_)))) {
+            return self.follow_merges(kind, works).await;
+        }
         self.read_histories(call, kind, lens, &mut works).await?;
         self.load_answers(&mut works).await?;
         let people = self.people(kind, lens, &works).await?;
         let directory = self.directory();
         let context = Context { directory: &directory, people: &people };
         self.read_conflict_times(call, kind, lens, context, began, &mut works).await?;
-        let mut decided = Vec::with_capacity(works.len());
-        for work in works {
-            if let Some(Fetched::MergedInto(_)) = &work.fetched {
-                decided.extend(self.merged(kind, work).await?);
-            } else {
-                decided.push(self.decide(kind, lens, context, began, work));
-            }
-        }
+        let decided: Vec<Decided> = works.into_iter().map(|work| self.decide(kind, lens, context, began, work)).collect();
         let needs = decided.iter().flat_map(|d| d.needs.iter().cloned()).collect();
         let with = with.into_iter().chain(self.ask_for(needs)).collect();
         let outgoing = self.store_decisions(kind, lens, context, began, decided, with).await?;
@@ -179,7 +180,8 @@ impl Reconciler {
     /// When a record that failed is tried again.
     pub(super) fn later(&self, attempts: u32) -> DateTime<Utc> {
         let wait = Backoff::default().wait(attempts, self.ids.draw());
-        self.clock.now() + TimeDelta::from_std(wait).unwrap_or(TimeDelta::minutes(15))
+        let wait = TimeDelta::from_std(wait).unwrap_or(TimeDelta::minutes(15));
+        (self.clock.now() + wait).trunc_subsecs(6)
     }
 
     /// Turns keys into records: aliases followed, links and our records loaded, two keys of one record joined.
@@ -366,8 +368,14 @@ impl Reconciler {
         }
         let markers: Vec<String> = asked.iter().map(|(_, marker)| marker.clone()).collect();
         let found = self.connection.connector.find(call, kind, &markers).await?;
+        let ids: Vec<ExternalId> = found.iter().flatten().map(|record| record.id.clone()).collect();
+        let links = self.store.links(&self.connection.account.name, &self.connection.name, kind, By::External(&ids)).await?;
         for ((index, _), record) in asked.into_iter().zip(found) {
-            if let Some(record) = record {
+            let Some(record) = record else { continue };
+            // Made, and merged at the vendor into a record that is another of ours.
+            if links.iter().any(|link| link.external == record.id) {
+                works[index].fetched = Some(Fetched::MergedInto(record));
+            } else {
                 works[index].external = Some(record.id.clone());
                 works[index].fetched = Some(Fetched::Found(record));
             }
@@ -514,7 +522,7 @@ impl Reconciler {
     }
 
     /// What one record needs.
-    fn decide(&self, kind: Kind, lens: &Lens, context: Context<'_>, began: DateTime<Utc>, mut work: Work) -> Decided {
+    fn decide(&self, kind: Kind, lens: &Lens, context: Context<'_>, began: DateTime<Utc>, work: Work) -> Decided {
         let here = match &work.local {
             None => Here::Unknown,
             Some(local) if local.is_deleted() => Here::Deleted,
@@ -551,8 +559,6 @@ impl Reconciler {
                 self.end_of_link(step, began, &mut decided);
             }
         }
-        work = decided.work;
-        decided.work = work;
         decided
     }
 
@@ -751,7 +757,9 @@ impl Reconciler {
         }
         let tried = decided.work.dirty.iter().any(|dirty| dirty.attempts > 0);
         if (released || tried) && plan.failures.is_empty() {
-            decided.ops.push(Op::DropFailures { connection: self.connection.name.clone(), kind, key: key.clone(), row: None });
+            let keys = decided.work.dirty.iter().map(|dirty| dirty.key.clone()).chain([key.clone()]);
+            let connection = &self.connection.name;
+            decided.ops.extend(keys.map(|key| Op::DropFailures { connection: connection.clone(), kind, key, row: None }).collect::<Vec<_>>());
         }
         for (row, code, message) in plan.failures {
             decided.ops.push(self.failure(kind, &key, &row, code, message));
@@ -927,40 +935,86 @@ impl Reconciler {
         self.finish_all(decided);
     }
 
-    /// A record that lives on as another: the id is an alias from now on, and the link moves to the survivor. If both
-    /// had a record here, the older of ours survives and the other keeps a pointer to it.
-    async fn merged(&self, kind: Kind, mut work: Work) -> Result<Vec<Decided>, StoreError> {
-        let Some(Fetched::MergedInto(survivor)) = work.fetched.take() else { return Ok(Vec::new()) };
+    /// A survivor that is seen before the news of its merge: the records it absorbed are linked here.
+    async fn recognise_merges(&self, kind: Kind, works: &mut [Work]) -> Result<(), StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
-        let now = self.clock.now();
-        let mut ops = Vec::new();
-        if let Some(old) = work.external.clone() {
-            ops.push(Op::PutAlias { connection: name.clone(), kind, old, new: survivor.id.clone() });
-        }
-        let other = self.store.links(account, name, kind, By::External(std::slice::from_ref(&survivor.id))).await?.pop();
-        if let (Some(mut link), Some(local)) = (work.link.take(), work.local.take()) {
-            if let Some(intent) = work.intent.take() {
-                ops.push(Op::DropIntent(intent.id));
+        for work in works.iter_mut().filter(|work| work.link.is_none() && work.dirty.iter().any(|dirty| dirty.generation > 0)) {
+            let Some(Fetched::Found(record)) = &work.fetched else { continue };
+            if record.absorbed.is_empty() {
+                continue;
             }
-            match other {
-                None => {
-                    link.external = survivor.id.clone();
-                    ops.push(self.put_link(link));
+            let link = self.store.links(account, name, kind, By::External(&record.absorbed)).await?.pop();
+            if let Some(link) = link {
+                work.local = self.store.records(account, kind, &[link.local]).await?.pop();
+                work.external = Some(link.external.clone());
+                work.fetched = Some(Fetched::MergedInto(record.clone()));
+                work.link = Some(link);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that live on as others, one after the other: the id is an alias from now on, and the link moves to the
+    /// survivor. If both had a record here, the older of ours survives and the other keeps a pointer to it.
+    async fn follow_merges(&self, kind: Kind, works: Vec<Work>) -> Result<(), SyncError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        for mut work in works {
+            let Some(Fetched::MergedInto(survivor)) = work.fetched.take() else { continue };
+            let now = self.clock.now();
+            let mut ops = Vec::new();
+            if let Some(old) = work.external.clone() {
+                ops.push(Op::PutAlias { connection: name.clone(), kind, old, new: survivor.id.clone() });
+            }
+            // An earlier one of this round may have moved it.
+            let link = match &work.local {
+                Some(local) => self.store.links(account, name, kind, By::Local(&[local.id()])).await?.pop(),
+                None => None,
+            };
+            if let (None, Some(local)) = (&link, &work.local) {
+                ops.extend(self.merge_unlinked(kind, local.clone(), &survivor.id, now).await?);
+            }
+            if let (Some(mut link), Some(local)) = (link, work.local.take()) {
+                for intent in self.store.intents(account, name, kind, &[link.local]).await? {
+                    ops.push(Op::DropIntent(intent.id));
                 }
-                Some(other) if other.local == link.local => {}
-                Some(other) => {
-                    let theirs = self.store.records(account, kind, &[other.local]).await?.pop();
-                    if let Some(theirs) = theirs {
-                        ops.extend(self.merge_locals(kind, (link, local), (other, theirs), now));
+                let other = self.store.links(account, name, kind, By::External(std::slice::from_ref(&survivor.id))).await?.pop();
+                match other {
+                    None => {
+                        link.external = survivor.id.clone();
+                        ops.push(self.put_link(link));
+                    }
+                    Some(other) if other.local == link.local => {}
+                    Some(other) => {
+                        if let Some(theirs) = self.store.records(account, kind, &[other.local]).await?.pop() {
+                            ops.extend(self.merge_locals(kind, (link, local), (other, theirs), now));
+                        }
                     }
                 }
             }
+            let priority = Reason::Propagate.priority();
+            ops.push(Op::Mark(Mark { connection: name.clone(), kind, key: Key::External(survivor.id), due_at: now, priority }));
+            ops.extend(work.dirty.drain(..).map(|dirty| self.finish(dirty)));
+            self.store.commit(self.commit_of(ops)).await?;
         }
-        let mark = Mark { connection: name.clone(), kind, key: Key::External(survivor.id), due_at: now, priority: Reason::Propagate.priority() };
-        ops.push(Op::Mark(mark));
-        let mut decided = Decided { ops, outgoing: None, needs: Vec::new(), tally: Tally::default(), work };
-        self.finish_all(&mut decided);
-        Ok(vec![decided])
+        Ok(())
+    }
+
+    /// A record of ours whose half at the vendor was merged before we ever linked it.
+    async fn merge_unlinked(&self, kind: Kind, mut lost: LocalRecord, survivor: &ExternalId, now: DateTime<Utc>) -> Result<Vec<Op>, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let Some(kept) = self.store.links(account, name, kind, By::External(std::slice::from_ref(survivor))).await?.pop() else {
+            return Ok(Vec::new());
+        };
+        let mut ops: Vec<Op> = self.store.intents(account, name, kind, &[lost.id()]).await?.iter().map(|intent| Op::DropIntent(intent.id)).collect();
+        let expected = lost.version();
+        if let Some(kept) = self.store.records(account, kind, &[kept.local]).await?.pop() {
+            ops.extend(history_ops(kind, &lost, &kept, "merge", now, self.run));
+        }
+        lost.set_merged_into(kept.local, now);
+        lost.touch(now);
+        ops.extend(self.mark_siblings(kind, lost.id(), now));
+        ops.push(Op::PutRecord { record: lost, expected, slot: None });
+        Ok(ops)
     }
 
     fn merge_locals(&self, kind: Kind, mine: (Link, LocalRecord), other: (Link, LocalRecord), now: DateTime<Utc>) -> Vec<Op> {

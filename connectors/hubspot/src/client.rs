@@ -252,13 +252,18 @@ fn missing_scopes(entry: &ErrorEntry) -> String {
 pub fn rejection(entry: &ErrorEntry, status: StatusCode) -> ConnectorError {
     let message = entry.message.as_deref().unwrap_or_default();
     if message.contains("already has that value") || entry.category.as_deref() == Some("CONFLICT") || status == StatusCode::CONFLICT {
+        let property = message.split("propertyName=").nth(1).and_then(|rest| rest.split([',', '}']).next()).unwrap_or("email");
         return ConnectorError::Conflict(owner_of_clash(message).map_or_else(
             || "a record with the same unique value exists".into(),
-            |id| format!("record {id} already holds the same unique value"),
+            |id| format!("record {id} already holds the same value of {property}"),
         ));
     }
     if entry.category.as_deref() == Some("OBJECT_NOT_FOUND") {
         return ConnectorError::Gone;
+    }
+    // One row of a batch met a failure of HubSpot's own: like a 500, it says nothing of what was stored.
+    if entry.category.as_deref() == Some("INTERNAL_ERROR") {
+        return ConnectorError::OutcomeUnknown("HubSpot failed on this row of the batch".into());
     }
     let inner = message
         .find("[{")

@@ -11,7 +11,7 @@ use tandem_contract::{Call, ConnectorError, Kind, Pushed, Value, Write, WriteOp}
 
 use crate::{
     CONTACTS, HubSpot, associations,
-    client::{Ask, owner_of_clash, rejection},
+    client::{Ask, rejection},
     marker,
     records::{BATCH, external_id, version},
     values,
@@ -45,6 +45,11 @@ pub async fn push(hubspot: &HubSpot, call: Call, writes: &[Write]) -> Vec<Pushed
             if rank == 0
                 && let Err(error) = marker::ensure(hubspot, call, kind).await
             {
+                // Nothing was written yet, whatever went wrong with the look.
+                let error = match error {
+                    ConnectorError::Malformed { .. } | ConnectorError::OutcomeUnknown(_) => ConnectorError::NotSent(error.to_string()),
+                    error => error,
+                };
                 batch.fail_all(chunk, error, &mut outcomes);
                 continue;
             }
@@ -147,7 +152,7 @@ impl Batch<'_> {
                 .copied()
                 .collect();
             for index in named {
-                outcomes.entry(index).or_insert_with(|| failure(&error));
+                outcomes.entry(index).or_insert_with(|| failure(&error, &self.hubspot.options.marker_property));
             }
         }
         for index in chunk {
@@ -229,29 +234,21 @@ impl Batch<'_> {
 
     fn fail_all(&self, chunk: &[usize], error: ConnectorError, outcomes: &mut BTreeMap<usize, Pushed>) {
         for index in chunk {
-            let failed = match &error {
-                ConnectorError::Conflict(_) => clash(&error),
-                _ => Pushed::Failed(error.clone()),
-            };
-            outcomes.insert(*index, failed);
+            outcomes.insert(*index, clash(&error, &self.hubspot.options.marker_property));
         }
     }
 }
 
-fn failure(entry: &ErrorEntry) -> Pushed {
-    let error = rejection(entry, http::StatusCode::BAD_REQUEST);
-    match entry.message.as_deref().and_then(owner_of_clash).and_then(|id| external_id(&id).ok()) {
-        // Whose marker it carries is found out by reading it.
-        Some(id) if matches!(error, ConnectorError::Conflict(_)) => Pushed::Exists { id, ours: false },
-        _ => Pushed::Failed(error),
-    }
+fn failure(entry: &ErrorEntry, marker: &str) -> Pushed {
+    clash(&rejection(entry, http::StatusCode::BAD_REQUEST), marker)
 }
 
-fn clash(error: &ConnectorError) -> Pushed {
+/// A clash names the record that stands in the way; one over our marker is a record that we made.
+fn clash(error: &ConnectorError, marker: &str) -> Pushed {
     let ConnectorError::Conflict(text) = error else { return Pushed::Failed(error.clone()) };
     let id = text.split_whitespace().find(|word| word.chars().all(|c| c.is_ascii_digit()));
     match id.and_then(|id| external_id(id).ok()) {
-        Some(id) => Pushed::Exists { id, ours: false },
+        Some(id) => Pushed::Exists { id, ours: text.ends_with(&format!(" {marker}")) },
         None => Pushed::Failed(error.clone()),
     }
 }

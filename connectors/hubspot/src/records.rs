@@ -17,6 +17,7 @@ use tandem_contract::{
 use crate::{
     CONTACTS, HubSpot, associations,
     client::Ask,
+    marker,
     paths::modified_property,
     values,
     wire::{List, Object},
@@ -327,7 +328,12 @@ pub async fn find(
     let mut found: BTreeMap<String, Record> = BTreeMap::new();
     for chunk in markers.chunks(BATCH) {
         let inputs: Vec<&str> = chunk.iter().map(String::as_str).collect();
-        let objects = batch_read(hubspot, call, kind, &inputs, Some(&hubspot.options.marker_property), false).await?;
+        let read = batch_read(hubspot, call, kind, &inputs, Some(&hubspot.options.marker_property), false).await;
+        let objects = match read {
+            // The create was interrupted before the property itself was made: no record can carry it.
+            Err(ConnectorError::Rejected { .. }) if marker::look(hubspot, call, kind).await?.is_none() => return Ok(vec![None; markers.len()]),
+            read => read?,
+        };
         for record in hubspot.records(call, kind, objects).await? {
             if let Some(marker) = record.marker.clone() {
                 found.insert(marker, record);
