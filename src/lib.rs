@@ -3,7 +3,11 @@
 //! Floors, each knowing only those below it: [`model`] (pure types and rules), [`store`] (the only rooms with SQL),
 //! [`sync`] (the reconciler), [`edit`] (people's edits), then the doors. `docs/ARCHITECTURE.md` has the picture.
 
+pub mod api;
+pub mod command;
+pub mod config;
 pub mod edit;
+pub mod installation;
 pub mod model;
 pub mod simulation;
 pub mod store;

@@ -1,1 +1,285 @@
-fn main(){}
+//! The command line.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tandem::{
+    command::{self, Exit, Global, demo::Size, desk::Verdict},
+    model::{Name, Winner},
+};
+use tracing_subscriber::EnvFilter;
+
+/// Keeps sales opportunities in step between this store and the systems your people already use.
+#[derive(Parser)]
+#[command(name = "tandem", version, propagate_version = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The daemon: API, webhooks, reconciler.
+    Serve,
+    /// See it alive: the daemon on a throw-away database with a HubSpot sandbox beside it.
+    Demo {
+        #[command(flatten)]
+        size: Size,
+        /// Port of the daemon.
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+        /// Stop by itself after this long.
+        #[arg(long)]
+        seconds: Option<u64>,
+    },
+    /// Only the vendor simulators; prints one JSON line for each.
+    Sandbox {
+        #[command(flatten)]
+        size: Size,
+        /// Port; any free one if left out.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+        /// Send webhooks to this address.
+        #[arg(long)]
+        webhooks: Option<String>,
+    },
+    /// Do everything that can be done now, and stop.
+    Sync {
+        /// The only way there is; `serve` does it all the time.
+        #[arg(long, required = true)]
+        once: bool,
+    },
+    /// Every write on every side, per field, without doing it.
+    Plan {
+        /// Keep it in a file for `apply`.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Do exactly what a plan says; refused if anything changed since.
+    Apply {
+        /// The plan.
+        file: PathBuf,
+    },
+    /// Connectors and their credentials.
+    #[command(subcommand)]
+    Connection(ConnectionCommand),
+    /// What both sides changed.
+    #[command(subcommand)]
+    Conflicts(ConflictCommand),
+    /// What was set aside for a person.
+    #[command(subcommand)]
+    Failures(FailureCommand),
+    /// What the mass-change guard holds.
+    #[command(subcommand)]
+    Guard(GuardCommand),
+    /// Compare everything on both sides; prints the drift.
+    Audit,
+    /// Why a record is as it is.
+    Why {
+        /// Its id.
+        record: String,
+    },
+    /// Write records out.
+    Export {
+        /// Which.
+        #[arg(value_parser = ["opportunities"])]
+        what: String,
+        /// Only this account.
+        #[arg(long)]
+        account: Option<Name>,
+    },
+    /// Look at everything an operator can get wrong.
+    Doctor,
+    /// Bring the tables up to date.
+    Migrate,
+    /// Master keys.
+    #[command(subcommand)]
+    Keys(KeyCommand),
+    /// API tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Print the API's description.
+    Openapi,
+    /// Run seeds of the simulation.
+    Simulate {
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many.
+        #[arg(long, default_value_t = 1)]
+        seeds: u64,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConnectionCommand {
+    /// Keep a connection that a TOML file describes.
+    Add {
+        /// Its name.
+        name: Name,
+        /// The keys of [connections.NAME], in a file.
+        file: PathBuf,
+    },
+    /// How they stand.
+    List,
+    /// Who is it, which rights, is the clock right?
+    Test {
+        /// Which.
+        name: Name,
+    },
+    /// Stop for now; nothing is lost.
+    Pause {
+        /// Which.
+        name: Name,
+    },
+    /// Go on.
+    Resume {
+        /// Which.
+        name: Name,
+    },
+    /// Forget a stored connection.
+    Remove {
+        /// Which.
+        name: Name,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConflictCommand {
+    /// Newest first.
+    List {
+        /// Only those that wait for a person.
+        #[arg(long)]
+        open: bool,
+    },
+    /// One of them.
+    Show {
+        /// Which.
+        id: String,
+    },
+    /// Decide it, or overturn a rule's decision.
+    Resolve {
+        /// Which.
+        id: String,
+        /// Whose value both sides get.
+        #[arg(long, value_parser = ["local", "remote"])]
+        take: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum FailureCommand {
+    /// Newest first.
+    List,
+    /// Try one again now, or `all`.
+    Retry {
+        /// Which.
+        id: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum GuardCommand {
+    /// What is held.
+    List,
+    /// Let it go.
+    Approve {
+        /// Of which connection.
+        connection: Name,
+    },
+    /// Do not write it.
+    Discard {
+        /// Of which connection.
+        connection: Name,
+    },
+}
+
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Print a new master key.
+    New,
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Make one; it is printed once.
+    Create {
+        /// The account it reaches.
+        #[arg(long)]
+        account: Option<Name>,
+        /// What it is for.
+        #[arg(long, default_value = "unnamed")]
+        name: String,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("RUST_LOG").unwrap_or_else(|_| EnvFilter::new(quiet(&arguments.command)));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match dispatch(arguments).await {
+        Ok(exit) => ExitCode::from(exit as u8),
+        // Whoever read our output has read enough.
+        Err(error) if error.chain().any(is_broken_pipe) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tandem: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    let json = cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+    io.or(json) == Some(std::io::ErrorKind::BrokenPipe)
+}
+
+/// The daemon logs; other commands speak for themselves.
+fn quiet(command: &Command) -> &'static str {
+    if matches!(command, Command::Serve) { "info" } else { "error" }
+}
+
+async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
+    let global = &arguments.global;
+    match arguments.command {
+        Command::Serve => command::serve::serve(global).await,
+        Command::Demo { size, port, seconds } => command::demo::demo(size, port, seconds).await,
+        Command::Sandbox { size, port, webhooks } => command::demo::sandbox(size, port, webhooks).await,
+        Command::Sync { .. } => command::sync::once(global).await,
+        Command::Plan { out } => command::plan::plan(global, out.as_deref()).await,
+        Command::Apply { file } => command::plan::apply(global, &file).await,
+        Command::Connection(command) => match command {
+            ConnectionCommand::Add { name, file } => command::connection::add(global, &name, &file).await,
+            ConnectionCommand::List => command::connection::list(global).await,
+            ConnectionCommand::Test { name } => command::connection::test(global, &name).await,
+            ConnectionCommand::Pause { name } => command::connection::set_paused(global, &name, true).await,
+            ConnectionCommand::Resume { name } => command::connection::set_paused(global, &name, false).await,
+            ConnectionCommand::Remove { name } => command::connection::remove(global, &name).await,
+        },
+        Command::Conflicts(command) => match command {
+            ConflictCommand::List { open } => command::desk::conflicts(global, open).await,
+            ConflictCommand::Show { id } => command::desk::show_conflict(global, &id).await,
+            ConflictCommand::Resolve { id, take } => {
+                let take = if take == "local" { Winner::Local } else { Winner::Remote };
+                command::desk::resolve(global, &id, take).await
+            }
+        },
+        Command::Failures(FailureCommand::List) => command::desk::failures(global).await,
+        Command::Failures(FailureCommand::Retry { id }) => command::desk::retry(global, &id).await,
+        Command::Guard(GuardCommand::List) => command::desk::guard_list(global).await,
+        Command::Guard(GuardCommand::Approve { connection }) => command::desk::guard_decide(global, &connection, Verdict::Approve).await,
+        Command::Guard(GuardCommand::Discard { connection }) => command::desk::guard_decide(global, &connection, Verdict::Discard).await,
+        Command::Audit => command::desk::audit(global).await,
+        Command::Why { record } => command::desk::why(global, &record).await,
+        Command::Export { account, .. } => command::export::opportunities(global, account.as_ref()).await,
+        Command::Doctor => command::upkeep::doctor(global).await,
+        Command::Migrate => command::upkeep::migrate(global).await,
+        Command::Keys(KeyCommand::New) => Ok(command::upkeep::new_key()),
+        Command::Token(TokenCommand::Create { account, name }) => command::upkeep::create_token(global, account.as_ref(), &name).await,
+        Command::Openapi => command::upkeep::openapi(),
+        Command::Simulate { seed, seeds } => tokio::task::spawn_blocking(move || command::upkeep::simulate(seed, seeds)).await.map_err(Into::into),
+    }
+}

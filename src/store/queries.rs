@@ -1,1 +1,189 @@
-//! Queries for people: lists, filters and pages. SQL only.
+//! Queries for people: lists and pages of records, tokens, stored connections. SQL only; the engine uses none of them.
+
+use chrono::{DateTime, Utc};
+use sqlx::QueryBuilder;
+use tandem_contract::Kind;
+use uuid::Uuid;
+
+use super::{
+    StoreError,
+    sql::{Pools, SqlStore, on_pool, parse, refused},
+};
+use crate::model::{Contact, Link, Name, Opportunity, RecordId};
+
+/// Runs on the writer of SQLite, or any connection of PostgreSQL.
+macro_rules! on_writer {
+    ($store:expr, $pool:ident => $body:expr) => {
+        match &$store.pools {
+            Pools::Sqlite { write: $pool, .. } => $body,
+            Pools::Postgres($pool) => $body,
+        }
+    };
+}
+
+impl SqlStore {
+    /// A page of opportunities that are not deleted, in order of id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn opportunities(&self, account: &Name, after: Option<RecordId>, limit: u32) -> Result<Vec<Opportunity>, StoreError> {
+        let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT id, body FROM opportunity WHERE account = $1 AND id > $2 AND NOT deleted ORDER BY id LIMIT $3")
+                .bind(account.as_str()).bind(after.map_or(Uuid::nil(), |id| id.0)).bind(i64::from(limit)).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(id, body)| parse("opportunity", id, &body)).collect()
+    }
+
+    /// A page of contacts that are not deleted, in order of id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn contacts(&self, account: &Name, after: Option<RecordId>, limit: u32) -> Result<Vec<Contact>, StoreError> {
+        let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT id, body FROM contact WHERE account = $1 AND id > $2 AND NOT deleted ORDER BY id LIMIT $3")
+                .bind(account.as_str()).bind(after.map_or(Uuid::nil(), |id| id.0)).bind(i64::from(limit)).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(id, body)| parse("contact", id, &body)).collect()
+    }
+
+    /// The opportunities of a contact that are not deleted (VX-09: their number).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Result<Vec<RecordId>, StoreError> {
+        let rows: Vec<(Uuid,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT id FROM opportunity WHERE account = $1 AND contact = $2 AND NOT deleted ORDER BY id")
+                .bind(account.as_str()).bind(contact.0).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        Ok(rows.into_iter().map(|(id,)| RecordId(id)).collect())
+    }
+
+    /// All links of these records, on every connection of the account.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn links_of(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Result<Vec<Link>, StoreError> {
+        let mut links = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(500) {
+            let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
+                let mut q = QueryBuilder::<Db>::new("SELECT local_id, body FROM link WHERE account = ");
+                q.push_bind(account.as_str()).push(" AND kind = ").push_bind(kind.as_str()).push(" AND local_id IN (");
+                let mut list = q.separated(", ");
+                for id in chunk {
+                    list.push_bind(id.0);
+                }
+                q.push(") ORDER BY local_id, connection");
+                q.build_query_as().fetch_all(pool).await
+            })
+            .map_err(refused)?;
+            for (id, body) in rows {
+                links.push(parse("link", id, &body)?);
+            }
+        }
+        Ok(links)
+    }
+
+    /// How many records of an account wait to be looked at on a connection.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn backlog(&self, account: &Name, connection: &Name) -> Result<u64, StoreError> {
+        let row: (i64,) = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT COUNT(*) FROM dirty WHERE account = $1 AND connection = $2")
+                .bind(account.as_str()).bind(connection.as_str()).fetch_one(pool).await
+        })
+        .map_err(refused)?;
+        Ok(u64::try_from(row.0).unwrap_or(0))
+    }
+
+    /// Makes held or waiting work due now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn release(&self, account: &Name, connection: &Name, waiting_until: DateTime<Utc>, now: DateTime<Utc>) -> Result<u64, StoreError> {
+        let sql = "UPDATE dirty SET due_at = $4, generation = generation + 1, attempts = 0 WHERE account = $1 AND connection = $2 AND due_at >= $3";
+        let done = on_writer!(self, pool => {
+            sqlx::query(sql).bind(account.as_str()).bind(connection.as_str()).bind(waiting_until).bind(now).execute(pool).await.map(|d| d.rows_affected())
+        });
+        done.map_err(refused)
+    }
+
+    /// This installation's id; made on first use from the one proposed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn installation(&self, proposed: Uuid) -> Result<String, StoreError> {
+        let insert = "INSERT INTO installation (only_row, id) VALUES (1, $1) ON CONFLICT (only_row) DO NOTHING";
+        let id = proposed.simple().to_string()[20..].to_owned();
+        on_writer!(self, pool => sqlx::query(insert).bind(&id).execute(pool).await.map(|_| ())).map_err(refused)?;
+        let row: (String,) = on_writer!(self, pool => sqlx::query_as("SELECT id FROM installation WHERE only_row = 1").fetch_one(pool).await)
+            .map_err(refused)?;
+        Ok(row.0)
+    }
+
+    /// Stores the digest of an API token.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn add_token(&self, account: &Name, name: &str, digest: &str, now: DateTime<Utc>) -> Result<(), StoreError> {
+        let sql = "INSERT INTO api_token (digest, account, name, created_at) VALUES ($1, $2, $3, $4)";
+        on_writer!(self, pool => sqlx::query(sql).bind(digest).bind(account.as_str()).bind(name).bind(now).execute(pool).await.map(|_| ()))
+            .map_err(refused)
+    }
+
+    /// The account a token belongs to.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn account_of_token(&self, digest: &str) -> Result<Option<Name>, StoreError> {
+        let row: Option<(String,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT account FROM api_token WHERE digest = $1").bind(digest).fetch_optional(pool).await
+        })
+        .map_err(refused)?;
+        Ok(row.and_then(|(account,)| account.parse().ok()))
+    }
+
+    /// Keeps a connection that is not in the configuration file, sealed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn keep_connection(&self, account: &Name, name: &Name, toml: &str) -> Result<(), StoreError> {
+        let sealed = self.sealer.seal("connection", toml.as_bytes());
+        let sql = "INSERT INTO stored_connection (account, name, sealed) VALUES ($1, $2, $3)
+                   ON CONFLICT (name) DO UPDATE SET account = excluded.account, sealed = excluded.sealed";
+        on_writer!(self, pool => sqlx::query(sql).bind(account.as_str()).bind(name.as_str()).bind(sealed).execute(pool).await.map(|_| ()))
+            .map_err(refused)
+    }
+
+    /// Forgets a stored connection; its links stay, so that adding it again goes on where it stopped.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_connection(&self, name: &Name) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM stored_connection WHERE name = $1";
+        let done = on_writer!(self, pool => sqlx::query(sql).bind(name.as_str()).execute(pool).await.map(|d| d.rows_affected()));
+        Ok(done.map_err(refused)? == 1)
+    }
+
+    /// The connections that are not in the configuration file, as TOML.
+    ///
+    /// # Errors
+    /// [`StoreError`], also if one was sealed with another master key.
+    pub async fn stored_connections(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let rows: Vec<(String, Vec<u8>)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT name, sealed FROM stored_connection ORDER BY name").fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter()
+            .map(|(name, sealed)| {
+                let corrupt = |why: String| StoreError::Corrupt { table: "stored_connection", row: name.clone(), why };
+                let plain = self.sealer.open("connection", &sealed).map_err(|error| corrupt(error.to_string()))?;
+                let text = String::from_utf8(plain).map_err(|_| corrupt("is not text".into()))?;
+                Ok((name, text))
+            })
+            .collect()
+    }
+}

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{By, Commit, GuardEvent, Op, StoreError, SyncStore, Taken, seal::Sealer};
 use crate::model::{
-    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Key, Link, LocalRecord, Name, Pipeline, RecordId, StageMap,
+    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Link, LocalRecord, Name, Pipeline, RecordId, StageMap,
     ids::{ConflictId, IntentId},
 };
 

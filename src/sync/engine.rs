@@ -18,6 +18,7 @@ use super::{
     guard::{Guard, Limits},
     intake::Progress,
     lens::Directory,
+    preview::PlannedWrite,
     reconcile::{Reconciler, SyncError},
     summary::Summary,
 };
@@ -375,6 +376,14 @@ impl Engine {
             }
         }
         Ok(found)
+    }
+
+    /// Plans everything that is to be done now and does none of it.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn preview(&self, running: &Running) -> Result<Vec<PlannedWrite>, EngineError> {
+        Ok(running.reconciler.preview().await?)
     }
 
     async fn poll_failed(&self, running: &mut Running, stream: &Stream, error: ConnectorError) -> Result<(), EngineError> {

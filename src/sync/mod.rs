@@ -13,6 +13,7 @@ pub mod lens;
 pub mod mapping;
 pub mod plan;
 pub mod presence;
+pub mod preview;
 mod push;
 pub mod reconcile;
 pub mod summary;

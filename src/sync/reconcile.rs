@@ -140,25 +140,14 @@ impl Reconciler {
             return Ok(self.store.commit(self.commit_of(ops)).await?);
         };
         let began = self.clock.now();
-        let mut works = self.resolve(kind, dirty, seen).await?;
-        self.fetch(call, kind, &mut works).await?;
-        self.recognise_merges(kind, &mut works).await?;
+        let works = self.read_both_sides(call, kind, lens, dirty, seen, began).await?;
         if works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_)))) {
             // Links move to the survivor first; everything else of this batch is still marked and comes again.
             return self.follow_merges(kind, works).await;
         }
-        self.adopt(kind, lens, &mut works).await?;
-        self.load_intents(kind, &mut works).await?;
-        self.probe_creates(call, kind, &mut works).await?;
-        if works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_)))) {
-            return self.follow_merges(kind, works).await;
-        }
-        self.read_histories(call, kind, lens, &mut works).await?;
-        self.load_answers(&mut works).await?;
         let people = self.people(kind, lens, &works).await?;
         let directory = self.directory();
         let context = Context { directory: &directory, people: &people };
-        self.read_conflict_times(call, kind, lens, context, began, &mut works).await?;
         let decided: Vec<Decided> = works.into_iter().map(|work| self.decide(kind, lens, context, began, work)).collect();
         let needs = decided.iter().flat_map(|d| d.needs.iter().cloned()).collect();
         let with = with.into_iter().chain(self.ask_for(needs)).collect();
@@ -167,6 +156,39 @@ impl Reconciler {
             self.push(call, kind, lens, context, outgoing).await?;
         }
         Ok(())
+    }
+
+    /// Everything a decision looks at: links, our records, the vendor's, open intents, histories, people's answers. If a
+    /// record was merged away, the rest is not read: merges are followed first.
+    pub(super) async fn read_both_sides(
+        &self,
+        call: Call,
+        kind: Kind,
+        lens: &Lens,
+        dirty: Vec<Dirty>,
+        seen: BTreeMap<ExternalId, Record>,
+        began: DateTime<Utc>,
+    ) -> Result<Vec<Work>, SyncError> {
+        let merged = |works: &[Work]| works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_))));
+        let mut works = self.resolve(kind, dirty, seen).await?;
+        self.fetch(call, kind, &mut works).await?;
+        self.recognise_merges(kind, &mut works).await?;
+        if merged(&works) {
+            return Ok(works);
+        }
+        self.adopt(kind, lens, &mut works).await?;
+        self.load_intents(kind, &mut works).await?;
+        self.probe_creates(call, kind, &mut works).await?;
+        if merged(&works) {
+            return Ok(works);
+        }
+        self.read_histories(call, kind, lens, &mut works).await?;
+        self.load_answers(&mut works).await?;
+        let people = self.people(kind, lens, &works).await?;
+        let directory = self.directory();
+        let context = Context { directory: &directory, people: &people };
+        self.read_conflict_times(call, kind, lens, context, began, &mut works).await?;
+        Ok(works)
     }
 
     pub(super) fn finish(&self, dirty: Dirty) -> Op {
@@ -433,7 +455,7 @@ impl Reconciler {
     }
 
     /// The contacts that deals name, both ways.
-    async fn people(&self, kind: Kind, lens: &Lens, works: &[Work]) -> Result<People, StoreError> {
+    pub(super) async fn people(&self, kind: Kind, lens: &Lens, works: &[Work]) -> Result<People, StoreError> {
         let mut people = People::default();
         if kind != Kind::Deal {
             return Ok(people);
@@ -522,7 +544,7 @@ impl Reconciler {
     }
 
     /// What one record needs.
-    fn decide(&self, kind: Kind, lens: &Lens, context: Context<'_>, began: DateTime<Utc>, work: Work) -> Decided {
+    pub(super) fn decide(&self, kind: Kind, lens: &Lens, context: Context<'_>, began: DateTime<Utc>, work: Work) -> Decided {
         let here = match &work.local {
             None => Here::Unknown,
             Some(local) if local.is_deleted() => Here::Deleted,

@@ -1,0 +1,108 @@
+//! Webhooks in: verify on the raw bytes, make the named records dirty durably, answer 2xx. Nothing else on that path.
+//!
+//! Deliveries that arrive together are stored together: one disk flush serves them all, and none is answered before it.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Bytes,
+    extract::{Path, State},
+    http::{HeaderMap, Method, StatusCode, Uri},
+};
+use tandem_contract::{WebhookError, WebhookRequest};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Door, problem::Problem};
+use crate::{
+    model::{Key, Mark, Name, Reason},
+    store::{Commit, Op, StoreError, sql::SqlStore},
+};
+
+/// Deliveries stored in one go.
+const GROUP: usize = 256;
+
+type Waiting = (Commit, oneshot::Sender<Result<(), String>>);
+
+/// The one writer of webhooks.
+pub struct Inbox(mpsc::Sender<Waiting>);
+
+impl Inbox {
+    /// Starts the writer; it ends when the inbox is dropped.
+    #[must_use]
+    pub fn start(store: Arc<SqlStore>) -> Self {
+        let (sender, mut arrived) = mpsc::channel::<Waiting>(4_096);
+        tokio::spawn(async move {
+            let mut group = Vec::with_capacity(GROUP);
+            while arrived.recv_many(&mut group, GROUP).await > 0 {
+                let (commits, waiting): (Vec<Commit>, Vec<_>) = group.drain(..).unzip();
+                let stored = store.commit_all(commits).await.map_err(|error| error.to_string());
+                for one in waiting {
+                    // A caller that hung up will send it again.
+                    let _ = one.send(stored.clone());
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// Waits until a commit is durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: the delivery must not be answered with 2xx.
+    pub async fn store(&self, commit: Commit) -> Result<(), StoreError> {
+        let (done, answer) = oneshot::channel();
+        let gone = || StoreError::Unavailable("the inbox is closed".into());
+        self.0.send((commit, done)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?.map_err(StoreError::Unavailable)
+    }
+}
+
+/// Takes a vendor's webhook. 401 for a bad signature, 413 for a body that is too large, 503 if it could not be stored.
+#[utoipa::path(post, path = "/webhooks/{connection}", params(("connection" = String, Path)), request_body = String, responses((status = 200), (status = 401), (status = 413), (status = 503)))]
+pub async fn receive(State(door): State<Door>, Path(name): Path<String>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<StatusCode, Problem> {
+    take(&door, &name, &method, &uri, &headers, &body).await
+}
+
+/// The same, where a vendor signs nothing and the address carries a secret segment.
+#[utoipa::path(post, path = "/webhooks/{connection}/{segment}", params(("connection" = String, Path), ("segment" = String, Path)), request_body = String, responses((status = 200), (status = 401)))]
+pub async fn receive_at_segment(State(door): State<Door>, Path(parts): Path<(String, String)>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<StatusCode, Problem> {
+    take(&door, &parts.0, &method, &uri, &headers, &body).await
+}
+
+async fn take(door: &Door, name: &str, method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Result<StatusCode, Problem> {
+    let installation = &door.0.installation;
+    let name: Name = name.parse().map_err(|_| Problem::not_found("connection"))?;
+    let connection = installation.connections.get(&name).ok_or_else(|| Problem::not_found("connection"))?;
+    // Behind a proxy the address the vendor signed is the public one.
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let host = headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let address = match &door.0.public_url {
+        Some(public) => format!("{}{path}", public.trim_end_matches('/')),
+        None => format!("http://{host}{path}"),
+    };
+    let now = installation.clock.now();
+    let asked = WebhookRequest { method: method.as_str(), uri: &address, headers, body, received_at: now };
+    let hints = connection.connector.hints(&asked).map_err(|error| {
+        tracing::warn!(connection.name = %name, %error, "a webhook is refused");
+        let status = if matches!(error, WebhookError::Malformed { .. }) { StatusCode::BAD_REQUEST } else { StatusCode::UNAUTHORIZED };
+        Problem::new(status, "webhook_refused", error.to_string())
+    })?;
+    let row = crate::store::SyncStore::connection(&*installation.store, &connection.account.name, &name).await?;
+    let ours = row.and_then(|row| row.remote_account);
+    let mut ops: Vec<Op> = hints
+        .into_iter()
+        // Events of several of the vendor's accounts may share a delivery.
+        .filter(|hint| hint.remote_account.is_none() || ours.is_none() || hint.remote_account == ours)
+        .map(|hint| {
+            let priority = Reason::Webhook.priority();
+            Op::Mark(Mark { connection: name.clone(), kind: hint.kind, key: Key::External(hint.id), due_at: now, priority })
+        })
+        .collect();
+    ops.dedup();
+    metrics::counter!("tandem_webhook_events_total", "connection" => name.to_string()).increment(ops.len() as u64);
+    if !ops.is_empty() {
+        door.0.inbox.store(Commit { account: connection.account.name.clone(), fence: None, ops }).await?;
+        door.ring(std::slice::from_ref(&name));
+    }
+    Ok(StatusCode::OK)
+}

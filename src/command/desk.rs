@@ -1,0 +1,301 @@
+//! The operator's desk: conflicts, failures, the guard, the audit, and why a record is as it is.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use chrono::TimeDelta;
+use serde_json::json;
+use tandem_contract::{Kind, Value};
+
+use super::{Exit, Global, account};
+use crate::{
+    installation::Installation,
+    model::{Conflict, Key, Mark, Name, Reason, RecordId, Winner},
+    store::{By, Commit, Op, SyncStore},
+};
+
+fn values(values: &[Value]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" / ")
+}
+
+fn sentence(conflict: &Conflict) -> String {
+    let verdict = match conflict.winner {
+        Winner::Local => "ours was kept and written there",
+        Winner::Remote => "theirs was taken in",
+        Winner::Both => "both were joined",
+        Winner::Nobody => "it waits for you",
+    };
+    format!(
+        "{}  {} of {} {}: both sides changed it. Before: {}. Here: {}. At {}: {}. By the rule `{}` {verdict}.",
+        conflict.id,
+        conflict.row,
+        conflict.kind,
+        conflict.record,
+        if conflict.base.is_empty() { "(they had never agreed)".into() } else { values(&conflict.base) },
+        values(&conflict.local),
+        conflict.connection,
+        values(&conflict.remote),
+        conflict.rule
+    )
+}
+
+/// Lists conflicts, newest first.
+///
+/// # Errors
+/// Configuration or database.
+pub async fn conflicts(global: &Global, open_only: bool) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let mut all = Vec::new();
+    for account in installation.accounts.keys() {
+        all.extend(installation.store.conflicts(account, open_only, 1_000).await?);
+    }
+    if global.json() {
+        println!("{}", json!({ "conflicts": all }));
+    } else if all.is_empty() {
+        println!("No conflicts.");
+    } else {
+        all.iter().for_each(|conflict| println!("{}", sentence(conflict)));
+        println!("\nEach keeps both values. To decide otherwise: tandem conflicts resolve ID --take local|remote");
+    }
+    Ok(Exit::Done)
+}
+
+async fn find(installation: &Installation, id: &str) -> anyhow::Result<(Name, Conflict)> {
+    let id = id.parse().context("that is not the id of a conflict")?;
+    for account in installation.accounts.keys() {
+        if let Some(conflict) = installation.store.conflict(account, id).await? {
+            return Ok((account.clone(), conflict));
+        }
+    }
+    anyhow::bail!("there is no conflict {id}")
+}
+
+/// Shows one conflict.
+///
+/// # Errors
+/// Configuration, database, or no such conflict.
+pub async fn show_conflict(global: &Global, id: &str) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let (_, conflict) = find(&installation, id).await?;
+    if global.json() {
+        println!("{}", serde_json::to_string(&conflict)?);
+    } else {
+        println!("{}\nFound {}.", sentence(&conflict), conflict.at.to_rfc3339());
+    }
+    Ok(Exit::Done)
+}
+
+/// Decides a conflict, or overturns a rule's decision.
+///
+/// # Errors
+/// Configuration, database, or no such conflict.
+pub async fn resolve(global: &Global, id: &str, take: Winner) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let (account, conflict) = find(&installation, id).await?;
+    let account = super::account(&installation, Some(&account))?;
+    let connections = installation.written_connections(&account.name);
+    let resolved = installation.desk(account, &connections).resolve(conflict, take).await?;
+    if global.json() {
+        println!("{}", serde_json::to_string(&resolved)?);
+    } else {
+        println!("Decided. Both sides say it after the next `tandem sync --once`, or at once if `tandem serve` runs.");
+    }
+    Ok(Exit::Done)
+}
+
+/// Lists what was set aside.
+///
+/// # Errors
+/// Configuration or database.
+pub async fn failures(global: &Global) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let mut all = Vec::new();
+    for account in installation.accounts.keys() {
+        all.extend(installation.store.failures(account, 1_000).await?);
+    }
+    if global.json() {
+        println!("{}", json!({ "failures": all }));
+    } else if all.is_empty() {
+        println!("Nothing failed.");
+    } else {
+        for failure in &all {
+            let field = if failure.row.is_empty() { String::new() } else { format!(", field `{}`", failure.row) };
+            println!("{}  [{}] {} {}{field} of {}: {} (tried {} times)", failure.id, failure.code, failure.kind, failure.key, failure.connection, failure.message, failure.attempts);
+        }
+        println!("\nTo try again now: tandem failures retry ID, or `all`");
+    }
+    Ok(Exit::Done)
+}
+
+/// Marks failed records to be tried again now.
+///
+/// # Errors
+/// Configuration, database, or no such failure.
+pub async fn retry(global: &Global, which: &str) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let mut count = 0;
+    for account in installation.accounts.keys() {
+        for failure in installation.store.failures(account, 100_000).await? {
+            if which != "all" && failure.id.to_string() != which {
+                continue;
+            }
+            let key: Key = failure.key.parse()?;
+            let ops = vec![
+                Op::DropFailures { connection: failure.connection.clone(), kind: failure.kind, key: key.clone(), row: None },
+                Op::Mark(Mark { connection: failure.connection, kind: failure.kind, key, due_at: installation.clock.now(), priority: Reason::Operator.priority() }),
+            ];
+            installation.store.commit(Commit { account: account.clone(), fence: None, ops }).await?;
+            count += 1;
+        }
+    }
+    anyhow::ensure!(count > 0 || which == "all", "there is no failure {which}");
+    if global.json() {
+        println!("{}", json!({ "retried": count }));
+    } else {
+        println!("{count} will be tried again.");
+    }
+    Ok(Exit::Done)
+}
+
+/// What to do with held writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Verdict {
+    /// Let them go.
+    Approve,
+    /// Do not write them; the difference stays until either side changes.
+    Discard,
+}
+
+/// Lists what the mass-change guard holds.
+///
+/// # Errors
+/// Configuration or database.
+pub async fn guard_list(global: &Global) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let mut all = Vec::new();
+    for connection in installation.connections.values() {
+        all.extend(installation.store.guard_events(&connection.account.name, &connection.name).await?);
+    }
+    all.retain(|event| event.state == "held");
+    if global.json() {
+        println!("{}", json!({ "held": all }));
+    } else if all.is_empty() {
+        println!("Nothing is held.");
+    } else {
+        for event in &all {
+            println!("{} {}: {}\n  for instance {}", event.connection, event.class, event.message, event.sample.join(", "));
+        }
+    }
+    Ok(if all.is_empty() { Exit::Done } else { Exit::PeopleMustAct })
+}
+
+/// Decides about held writes of a connection.
+///
+/// # Errors
+/// Configuration, database, or nothing held.
+pub async fn guard_decide(global: &Global, connection: &Name, verdict: Verdict) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let connection = installation.connections.get(connection).with_context(|| format!("there is no connection {connection}"))?;
+    let (account, name) = (&connection.account.name, &connection.name);
+    let now = installation.clock.now();
+    let mut ops = Vec::new();
+    for mut event in installation.store.guard_events(account, name).await? {
+        if event.state == "held" {
+            event.state = if verdict == Verdict::Approve { "approved" } else { "discarded" }.into();
+            event.at = now;
+            ops.push(Op::PutGuard(event));
+        }
+    }
+    anyhow::ensure!(!ops.is_empty(), "nothing of {name} is held");
+    let far = now + TimeDelta::days(365);
+    if verdict == Verdict::Discard {
+        for dirty in installation.store.due(account, name, now + TimeDelta::days(36_500), usize::MAX >> 1).await? {
+            if dirty.due_at > far {
+                ops.push(Op::Finish { connection: name.clone(), dirty });
+            }
+        }
+    }
+    installation.store.commit(Commit { account: account.clone(), fence: None, ops }).await?;
+    let released = if verdict == Verdict::Approve { installation.store.release(account, name, far, now).await? } else { 0 };
+    if global.json() {
+        println!("{}", json!({ "released": released }));
+    } else {
+        println!("{released} writes go on.");
+    }
+    Ok(Exit::Done)
+}
+
+/// Compares everything on both sides and prints the drift.
+///
+/// # Errors
+/// Configuration, database, or the vendor.
+pub async fn audit(global: &Global) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let _lock = installation.lock()?;
+    let mut all = BTreeMap::new();
+    for engine in installation.engines() {
+        let mut running = engine.start().await?;
+        let found = engine.audit(&mut running, false).await?;
+        engine.release(&running).await?;
+        all.insert(engine.connection().name.clone(), found);
+    }
+    let drift: u64 = all.values().flat_map(|kinds| kinds.values()).map(crate::sync::audit::Drift::total).sum();
+    if global.json() {
+        println!("{}", json!({ "drift": drift, "connections": all }));
+    } else {
+        for (connection, kinds) in &all {
+            for (kind, found) in kinds {
+                println!(
+                    "{connection} {kind}: {} listed there, {} linked here; {} not taken in, {} different, {} not listed",
+                    found.listed, found.linked, found.not_taken_in, found.different, found.not_listed
+                );
+                if !found.sample.is_empty() {
+                    println!("  for instance {}", found.sample.join(", "));
+                }
+            }
+        }
+        println!("{}", if drift == 0 { "No drift: both sides agree." } else { "Run `tandem sync --once`, or let `tandem serve` do it." });
+    }
+    Ok(if drift == 0 { Exit::Done } else { Exit::Later })
+}
+
+/// Why a record is as it is: its links, holds, conflicts and history.
+///
+/// # Errors
+/// Configuration, database, or no such record.
+pub async fn why(global: &Global, record: &str) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let id: RecordId = record.parse().context("name a record by its id, as `tandem export opportunities` prints it")?;
+    for name in installation.accounts.keys() {
+        let account = account(&installation, Some(name))?;
+        for kind in [Kind::Deal, Kind::Contact] {
+            if installation.store.records(name, kind, &[id]).await?.is_empty() {
+                continue;
+            }
+            let history = installation.store.history(name, kind, id).await?;
+            let links = installation.store.links_of(name, kind, &[id]).await?;
+            if global.json() {
+                println!("{}", json!({ "account": account.name, "kind": kind, "links": links, "history": history }));
+                return Ok(Exit::Done);
+            }
+            println!("{kind} {id} of {name}");
+            for link in &links {
+                println!("  is {} at {} ({})", link.external, link.connection, link.state.as_str());
+                for (row, hold) in &link.holds {
+                    println!("    `{row}` is on hold ({:?}): here {}, there {}", hold.kind, values(&hold.local), values(&hold.remote));
+                }
+            }
+            for connection in installation.connections.values().filter(|c| c.account.name == *name) {
+                let linked = installation.store.links(name, &connection.name, kind, By::Local(&[id])).await?;
+                if linked.is_empty() {
+                    println!("  is not at {}: see `tandem failures list`, or it waits for the next run", connection.name);
+                }
+            }
+            for entry in &history {
+                println!("  {} {}: {} became {} (by {})", entry.at.to_rfc3339(), entry.field, entry.old, entry.new, entry.by);
+            }
+            return Ok(Exit::Done);
+        }
+    }
+    anyhow::bail!("there is no record {id}")
+}

@@ -1,0 +1,91 @@
+//! `tandem serve`: the daemon.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::info;
+
+use super::{Exit, Global};
+use crate::{
+    api::Door,
+    installation::Installation,
+    sync::engine::Engine,
+};
+
+/// How long running work is given when the daemon is told to stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// Configuration, database, or the port.
+pub async fn serve(global: &Global) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let engines = installation.engines();
+    run(installation, engines, stop_signal()).await
+}
+
+/// The daemon around an installation: API, webhooks, engines.
+///
+/// # Errors
+/// The database is another engine's, or the port is taken.
+pub async fn run(installation: Arc<Installation>, engines: Vec<Engine>, stop: CancellationToken) -> anyhow::Result<Exit> {
+    let _lock = installation.lock()?;
+    let config = &installation.config;
+    let listen = config.http.listen.resolve("http.listen", &config.folder)?;
+    let public = config.http.public_url.as_ref().map(|url| url.resolve("http.public_url", &config.folder)).transpose()?;
+    let bootstrap = config.auth.bootstrap_token.as_ref().map(|token| token.secret("auth.bootstrap_token", &config.folder)).transpose()?;
+    let listener = TcpListener::bind(&listen).await.with_context(|| format!("http.listen: {listen} cannot be listened on"))?;
+    let bells: BTreeMap<_, _> = engines.iter().map(|engine| (engine.connection().name.clone(), engine.wake.clone())).collect();
+    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().ok();
+    let router = Door::new(installation.clone(), bootstrap, public, bells, metrics).router();
+    info!(%listen, connections = engines.len(), "serving");
+    let (tasks, hard) = (TaskTracker::new(), CancellationToken::new());
+    for engine in engines {
+        let (stop, hard) = (stop.clone(), hard.clone());
+        tasks.spawn(async move {
+            // An engine that is dropped in the middle leaves its intents behind; they say what was under way.
+            tokio::select! {
+                () = engine.run() => {}
+                () = stop.cancelled() => {}
+                () = hard.cancelled() => {}
+            }
+        });
+    }
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let drained = tokio::select! {
+        served = served.into_future() => served.is_ok(),
+        () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => false,
+    };
+    hard.cancel();
+    tasks.close();
+    tasks.wait().await;
+    installation.store.close().await;
+    info!(drained, "stopped");
+    Ok(Exit::Done)
+}
+
+/// Ends with Ctrl-C or SIGTERM.
+#[must_use]
+pub fn stop_signal() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        let terminated = async {
+            match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+                Ok(mut signal) => {
+                    signal.recv().await;
+                }
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            () = terminated => {}
+        }
+        told.cancel();
+    });
+    stop
+}

@@ -1,0 +1,105 @@
+//! Upkeep: doctor, migrate, keys, tokens, the API's description, the simulation.
+
+use serde_json::json;
+
+use super::{Exit, Global, account};
+use crate::{
+    model::Name,
+    store::{
+        SyncStore,
+        seal::{Sealer, digest},
+    },
+};
+
+/// Looks at everything an operator can get wrong.
+///
+/// # Errors
+/// A configuration or database that cannot be opened at all.
+pub async fn doctor(global: &Global) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let mut items = vec![("configuration".to_owned(), true, format!("{} parses", global.config.display()))];
+    items.push(("database".into(), installation.store.is_ready().await, "answers, and its tables are up to date".into()));
+    for connection in installation.connections.values() {
+        match connection.connector.check().await {
+            Ok(identity) => {
+                items.extend(identity.items.into_iter().map(|item| (format!("{} {}", connection.name, item.name), item.ok, item.detail)));
+            }
+            Err(error) => items.push((format!("{} connection", connection.name), false, error.to_string())),
+        }
+        let failures = installation.store.failures(&connection.account.name, 10_000).await?;
+        let count = failures.iter().filter(|failure| failure.connection == connection.name).count();
+        items.push((format!("{} failures", connection.name), count == 0, format!("{count} records or fields wait for a person")));
+    }
+    let ok = items.iter().all(|(_, ok, _)| *ok);
+    if global.json() {
+        let items: Vec<_> = items.iter().map(|(name, ok, detail)| json!({ "name": name, "ok": ok, "detail": detail })).collect();
+        println!("{}", json!({ "ok": ok, "items": items }));
+    } else {
+        for (name, ok, detail) in &items {
+            println!("{} {name}: {detail}", if *ok { "ok  " } else { "LOOK" });
+        }
+    }
+    Ok(if ok { Exit::Done } else { Exit::PeopleMustAct })
+}
+
+/// Brings the tables up to date.
+///
+/// # Errors
+/// Configuration or database.
+pub async fn migrate(global: &Global) -> anyhow::Result<Exit> {
+    global.open().await?;
+    println!("The tables are up to date.");
+    Ok(Exit::Done)
+}
+
+/// Prints a new master key.
+#[must_use]
+pub fn new_key() -> Exit {
+    println!("{}", Sealer::new_key().expose());
+    Exit::Done
+}
+
+/// Makes an API token and prints it once; only its digest is kept.
+///
+/// # Errors
+/// Configuration or database.
+pub async fn create_token(global: &Global, named: Option<&Name>, name: &str) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let account = account(&installation, named)?;
+    let key = Sealer::new_key();
+    let token = format!("tandem_{}", key.expose().replace(['+', '/', '='], ""));
+    installation.store.add_token(&account.name, name, &digest(token.as_bytes()), installation.clock.now()).await?;
+    if global.json() {
+        println!("{}", json!({ "account": account.name, "name": name, "token": token }));
+    } else {
+        println!("{token}");
+        eprintln!("This is shown once. It reaches the account {}.", account.name);
+    }
+    Ok(Exit::Done)
+}
+
+/// Prints the API's description.
+///
+/// # Errors
+/// If it cannot be written as JSON.
+pub fn openapi() -> anyhow::Result<Exit> {
+    println!("{}", crate::api::description().to_pretty_json()?);
+    Ok(Exit::Done)
+}
+
+/// Runs seeds of the simulation.
+#[must_use]
+pub fn simulate(first: u64, seeds: u64) -> Exit {
+    let (mut steps, mut bad) = (0, 0);
+    let began = std::time::Instant::now();
+    for seed in first..first.saturating_add(seeds) {
+        let outcome = crate::simulation::run_seed(seed);
+        steps += outcome.steps;
+        if !outcome.violations.is_empty() {
+            bad += 1;
+            println!("seed {seed} (trace {}): {}\n  again: tandem simulate --seed {seed}", outcome.trace, outcome.violations.join("\n    "));
+        }
+    }
+    println!("{seeds} seeds, {steps} steps, {:.0} steps/s, {bad} seeds that fail", steps as f64 / began.elapsed().as_secs_f64());
+    if bad == 0 { Exit::Done } else { Exit::PeopleMustAct }
+}

@@ -1,0 +1,310 @@
+//! Putting an installation together: configuration, database, connectors, engines.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tandem_contract::{Clock, Connector, PropertyType, ReqwestTransport, Secret, SystemClock, Transport};
+use tandem_hubspot::{Credentials, HubSpot, Options};
+use url::Url;
+
+use crate::{
+    config::{self, Config, ConfigError, Text},
+    edit::Desk,
+    model::{Account, ConnectionState, Ids, Name, ids::RunId},
+    store::{
+        StoreError, SyncStore,
+        seal::{SealError, Sealer},
+        sql::{SqlStore, sqlite_path},
+    },
+    sync::{
+        connection::Connection,
+        engine::{Engine, Shared},
+        mapping::{self, MappingError},
+    },
+};
+
+/// HubSpot's default mapping, shipped with the program.
+pub const HUBSPOT_MAPPING: &str = include_str!("../config/mappings/hubspot.toml");
+
+/// The installation cannot be put together; the text says what is wrong and who must act.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The master key.
+    #[error("security.master_key: {0}")]
+    Key(#[from] SealError),
+    /// The database.
+    #[error("the database: {0}")]
+    Store(#[from] StoreError),
+    /// A mapping file.
+    #[error("connections.{connection}.mapping: {error}")]
+    Mapping {
+        /// Of which connection.
+        connection: Name,
+        /// What is wrong.
+        error: MappingError,
+    },
+    /// Another engine works on this database.
+    #[error("another Tandem already works on {0}: stop it first, or use its API")]
+    Locked(PathBuf),
+    /// Anything else of the machine.
+    #[error("{0}")]
+    Machine(String),
+}
+
+/// An installation, ready to work.
+pub struct Installation {
+    /// The configuration it was made from.
+    pub config: Config,
+    /// Where everything is kept.
+    pub store: Arc<SqlStore>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// New ids.
+    pub ids: Arc<Ids>,
+    /// The accounts.
+    pub accounts: BTreeMap<Name, Account>,
+    /// The connections, those of the file and the stored ones.
+    pub connections: BTreeMap<Name, Arc<Connection>>,
+    /// Which of them are in the file and cannot be changed elsewhere.
+    pub from_file: Vec<Name>,
+    /// This run.
+    pub run: RunId,
+}
+
+/// Held while an engine works on a SQLite file. The system lets go of it when the process ends, however it ends.
+pub struct EngineLock(#[expect(dead_code, reason = "held, not read")] Option<File>);
+
+impl Installation {
+    /// Opens the database, brings it up to date, and builds every connector.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub async fn open(config: Config) -> Result<Self, SetupError> {
+        let folder = config.folder.clone();
+        let sealer = Sealer::new(&config.security.master_key.secret("security.master_key", &folder)?)?;
+        let url = database_url(&config.database.url.resolve("database.url", &folder)?, &folder);
+        let store = Arc::new(SqlStore::open(&url, sealer).await?);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let ids = Arc::new(Ids::random());
+        let transport: Arc<dyn Transport> = Arc::new(ReqwestTransport::new().map_err(SetupError::Machine)?);
+        let accounts: BTreeMap<Name, Account> = config
+            .accounts
+            .iter()
+            .map(|(name, account)| {
+                let account = Account { name: name.clone(), profile: account.profile, timezone: account.timezone, currency: account.currency };
+                (name.clone(), account)
+            })
+            .collect();
+        let installation = store.installation(ids.next(clock.now())).await?;
+        let mut stored = BTreeMap::new();
+        for (name, text) in store.stored_connections().await? {
+            let wrong = |why: String| ConfigError::Value { key: format!("stored connection {name}"), why };
+            let parsed: Name = name.parse().map_err(|error: crate::model::ids::BadName| wrong(error.to_string()))?;
+            stored.insert(parsed, Config::parse_connection(&text)?);
+        }
+        let from_file: Vec<Name> = config.connections.keys().cloned().collect();
+        let mut connections = BTreeMap::new();
+        let all: Vec<(&Name, &config::Connection)> =
+            config.connections.iter().chain(stored.iter().filter(|(name, _)| !config.connections.contains_key(name))).collect();
+        for (name, connection) in &all {
+            let Some(account) = accounts.get(&connection.account) else {
+                let why = format!("there is no [accounts.{}]", connection.account);
+                return Err(ConfigError::Value { key: format!("connections.{name}.account"), why }.into());
+            };
+            let siblings = all
+                .iter()
+                .filter(|(other, c)| other != name && c.account == connection.account && c.direction != crate::sync::lens::Direction::In)
+                .map(|(other, _)| (*other).clone())
+                .collect();
+            let built = build(name, connection, account, siblings, &installation, &folder, transport.clone(), clock.clone())?;
+            connections.insert((*name).clone(), Arc::new(built));
+        }
+        let run = RunId(ids.next(clock.now()));
+        Ok(Self { config, store, clock, ids, accounts, connections, from_file, run })
+    }
+
+    /// Claims the database for an engine. SQLite: a lock on a file beside it, which also proves an earlier owner dead.
+    ///
+    /// # Errors
+    /// [`SetupError::Locked`] while another engine works on it.
+    pub fn lock(&self) -> Result<EngineLock, SetupError> {
+        let url = database_url(&self.config.database.url.resolve("database.url", &self.config.folder)?, &self.config.folder);
+        let Some(path) = sqlite_path(&url) else { return Ok(EngineLock(None)) };
+        let mut lock = path.as_os_str().to_owned();
+        lock.push(".lock");
+        let lock = PathBuf::from(lock);
+        let file = File::create(&lock).map_err(|error| SetupError::Machine(format!("{}: {error}", lock.display())))?;
+        file.try_lock().map_err(|_| SetupError::Locked(path.to_owned()))?;
+        Ok(EngineLock(Some(file)))
+    }
+
+    /// An engine for each connection.
+    #[must_use]
+    pub fn engines(&self) -> Vec<Engine> {
+        let is_file = matches!(self.store_kind(), "sqlite");
+        let shared = Shared {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            // On SQLite the file lock has proven every earlier owner dead, so a new process is the same owner.
+            owner: if is_file { "the holder of the file lock".into() } else { self.run.to_string() },
+            lease: Duration::from_secs(self.config.engine.lease_seconds.max(1)),
+            limits: self.config.engine.guard,
+            audit_every: Duration::from_secs(self.config.engine.audit_hours.max(1) * 3_600),
+        };
+        self.connections.values().map(|connection| Engine::new(shared.clone(), connection.clone())).collect()
+    }
+
+    fn store_kind(&self) -> &'static str {
+        let url = self.config.database.url.resolve("database.url", &self.config.folder).unwrap_or_default();
+        if url.starts_with("sqlite:") { "sqlite" } else { "postgres" }
+    }
+
+    /// The account's connections that are written to.
+    #[must_use]
+    pub fn written_connections(&self, account: &Name) -> Vec<Name> {
+        let mine = self.connections.values().filter(|c| c.account.name == *account && c.direction != crate::sync::lens::Direction::In);
+        mine.map(|connection| connection.name.clone()).collect()
+    }
+
+    /// A desk for edits in an account.
+    #[must_use]
+    pub fn desk<'a>(&'a self, account: &'a Account, connections: &'a [Name]) -> Desk<'a> {
+        Desk { store: &*self.store, ids: &self.ids, account, connections, now: self.clock.now(), run: self.run }
+    }
+
+    /// Pauses a connection, or lets it go on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_paused(&self, connection: &Connection, paused: bool) -> Result<(), StoreError> {
+        let (account, name) = (&connection.account.name, &connection.name);
+        let row = self.store.connection(account, name).await?;
+        let mut row = row.unwrap_or_else(|| crate::model::ConnectionRow {
+            account: account.clone(),
+            name: name.clone(),
+            system: connection.connector.system().into(),
+            remote_account: None,
+            state: ConnectionState::Active,
+            reason: None,
+            polled_at: None,
+            timezone: None,
+            currency: None,
+            currencies: Vec::new(),
+        });
+        row.state = if paused { ConnectionState::Paused } else { ConnectionState::Active };
+        row.reason = paused.then(|| format!("paused by a person; `tandem connection resume {name}` lets it go on"));
+        let ops = vec![crate::store::Op::PutConnection(row)];
+        self.store.commit(crate::store::Commit { account: account.clone(), fence: None, ops }).await
+    }
+}
+
+/// A relative SQLite path starts at the configuration's folder.
+#[must_use]
+pub fn database_url(url: &str, folder: &Path) -> String {
+    match sqlite_path(url) {
+        Some(path) if path.is_relative() && path != Path::new(":memory:") => {
+            let rest = url.split_once('?').map(|(_, rest)| format!("?{rest}")).unwrap_or_default();
+            format!("sqlite://{}{rest}", folder.join(path).display())
+        }
+        _ => url.to_owned(),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "everything a connection is made of, each used once")]
+fn build(
+    name: &Name,
+    settings: &config::Connection,
+    account: &Account,
+    siblings: Vec<Name>,
+    installation: &str,
+    folder: &Path,
+    transport: Arc<dyn Transport>,
+    clock: Arc<dyn Clock>,
+) -> Result<Connection, SetupError> {
+    let key = |field: &str| format!("connections.{name}.{field}");
+    let wrong = |field: &str, why: String| SetupError::Config(ConfigError::Value { key: key(field), why });
+    if settings.connector != "hubspot" {
+        return Err(wrong("connector", format!("`{}` is not a connector; there is hubspot", settings.connector)));
+    }
+    let text = match &settings.mapping {
+        None => HUBSPOT_MAPPING.to_owned(),
+        Some(path) => {
+            let path = folder.join(path);
+            std::fs::read_to_string(&path).map_err(|error| wrong("mapping", format!("{} cannot be read: {error}", path.display())))?
+        }
+    };
+    let lenses = mapping::parse(&text).map_err(|error| SetupError::Mapping { connection: name.clone(), error })?;
+    let base = match &settings.base_url {
+        Some(text) => text.resolve(&key("base_url"), folder)?,
+        None => Options::BASE_URL.to_owned(),
+    };
+    let base: Url = base.parse().map_err(|error| wrong("base_url", format!("is not an address: {error}")))?;
+    let secret = |field: &str| -> Result<Option<Secret>, ConfigError> {
+        settings.credentials.get(field).map(|text: &Text| text.secret(&key(&format!("credentials.{field}")), folder)).transpose()
+    };
+    for field in settings.credentials.keys() {
+        if !["access_token", "client_id", "client_secret", "refresh_token"].contains(&field.as_str()) {
+            return Err(wrong("credentials", format!("`{field}` is not one of access_token, client_id, client_secret, refresh_token")));
+        }
+    }
+    let credentials = match (secret("access_token")?, secret("refresh_token")?, secret("client_id")?, secret("client_secret")?) {
+        (Some(token), ..) => Credentials::Token(token),
+        (None, Some(refresh_token), Some(id), Some(client_secret)) => {
+            Credentials::OAuth { client_id: id.expose().to_owned(), client_secret, refresh_token }
+        }
+        _ => {
+            return Err(wrong("credentials", "needs access_token, or client_id, client_secret and refresh_token".into()));
+        }
+    };
+    let mut options = Options::new(base, credentials);
+    options.client_secret = secret("client_secret")?;
+    options.accept_v1_signature = settings.accept_v1_signature;
+    options.select = mapping::selection(&lenses);
+    for properties in options.select.values_mut() {
+        properties.insert("createdate".into(), PropertyType::Time);
+    }
+    if let Some(version) = &settings.api_version {
+        options.api_version = version.parse().map_err(|error| wrong("api_version", format!("{error}")))?;
+    }
+    if let Some(limit) = settings.rate_limit {
+        options.rate_limit = limit.into();
+    }
+    if let Some(limit) = settings.search_rate_limit {
+        options.search_rate_limit = limit.into();
+    }
+    if let Some(budget) = settings.daily_budget {
+        options.daily_budget = budget;
+    }
+    options.poll = settings.poll_seconds.map(|seconds| Duration::from_secs(seconds.max(1)));
+    if let Some(seconds) = settings.request_timeout_seconds {
+        options.request_timeout = Duration::from_secs(seconds.max(1));
+    }
+    if let Some(marker) = &settings.marker_property {
+        options.marker_property.clone_from(marker);
+    }
+    options.installation = installation.to_owned();
+    options.read_only = settings.direction == crate::sync::lens::Direction::In;
+    let connector: Arc<dyn Connector> = Arc::new(HubSpot::new(options, transport, clock));
+    Ok(Connection {
+        account: account.clone(),
+        name: name.clone(),
+        connector,
+        lenses,
+        direction: settings.direction,
+        on_first_link: settings.on_first_link,
+        on_remote_delete: settings.on_remote_delete,
+        on_local_delete: settings.on_local_delete,
+        filter: settings.filter.clone(),
+        installation: installation.to_owned(),
+        siblings,
+    })
+}
