@@ -25,7 +25,9 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// No file.
-    #[error("there is no configuration file {0}: copy config/tandem.example.toml there, name another with --config, or try `tandem demo`")]
+    #[error(
+        "there is no configuration file {0}: copy config/tandem.example.toml there, name another with --config, or try `tandem demo`"
+    )]
     Missing(PathBuf),
     /// Does not parse, or an unknown key.
     #[error("the configuration does not fit: {0}")]
@@ -78,7 +80,8 @@ impl Text {
         }
         if let Some(path) = self.0.strip_prefix("file:") {
             let path = folder.join(path);
-            let text = std::fs::read_to_string(&path).map_err(|error| wrong(format!("{} cannot be read: {error}", path.display())))?;
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| wrong(format!("{} cannot be read: {error}", path.display())))?;
             return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
         }
         Ok(self.0.clone())
@@ -297,7 +300,8 @@ impl Config {
         if !path.exists() {
             return Err(ConfigError::Missing(path.to_owned()));
         }
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unfit(format!("{}: {error}", path.display())))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unfit(format!("{}: {error}", path.display())))?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         Self::parse(&text, folder)
     }

@@ -10,8 +10,8 @@ use tandem_contract::{Kind, Value};
 
 use crate::{
     model::{
-        Account, Conflict, ConflictState, Ids, Invalid, Key, LocalRecord, Mark, Name, Pipeline, Position, Reason, RecordId, Stamp, Status,
-        Winner,
+        Account, Conflict, ConflictState, Ids, Invalid, Key, LocalRecord, Mark, Name, Pipeline, Position, Reason,
+        RecordId, Stamp, Status, Winner,
         ids::{RunId, StageId},
     },
     store::{Commit, Op, StoreError, SyncStore},
@@ -47,7 +47,9 @@ pub enum EditError {
     #[error("the record changed meanwhile: read it again and repeat the edit")]
     Stale,
     /// The policy allows one only.
-    #[error("this contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact)")]
+    #[error(
+        "this contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact)"
+    )]
     Second,
     /// The external reference is another record's.
     #[error("another opportunity of this account has the same external reference")]
@@ -80,7 +82,12 @@ impl Desk<'_> {
     ///
     /// # Errors
     /// [`EditError`]; nothing is stored then.
-    pub async fn create(&self, kind: Kind, fields: &Fields, reference: Option<String>) -> Result<LocalRecord, EditError> {
+    pub async fn create(
+        &self,
+        kind: Kind,
+        fields: &Fields,
+        reference: Option<String>,
+    ) -> Result<LocalRecord, EditError> {
         let id = RecordId(self.ids.next(self.now));
         let mut record = LocalRecord::new(kind, id, self.now).ok_or(EditError::NotFound("kind of record"))?;
         self.fill(&mut record, fields).await?;
@@ -197,7 +204,9 @@ impl Desk<'_> {
         let priority = Reason::LocalEdit.priority();
         self.connections
             .iter()
-            .map(|connection| Op::Mark(Mark { connection: connection.clone(), kind, key: Key::Local(id), due_at: self.now, priority }))
+            .map(|connection| {
+                Op::Mark(Mark { connection: connection.clone(), kind, key: Key::Local(id), due_at: self.now, priority })
+            })
             .collect()
     }
 
@@ -207,7 +216,8 @@ impl Desk<'_> {
 
     /// Sets the fields and makes stage and status agree.
     async fn fill(&self, record: &mut LocalRecord, fields: &Fields) -> Result<(), EditError> {
-        let (names, values): (Vec<String>, Vec<Value>) = fields.iter().map(|(name, value)| (name.clone(), value.clone())).unzip();
+        let (names, values): (Vec<String>, Vec<Value>) =
+            fields.iter().map(|(name, value)| (name.clone(), value.clone())).unzip();
         record.set(&names, &values, &self.stamp())?;
         let positional = fields.keys().any(|name| crate::model::field::POSITION.contains(&name.as_str()));
         if let (LocalRecord::Deal(deal), true) = (&mut *record, positional) {
@@ -218,7 +228,9 @@ impl Desk<'_> {
         if let LocalRecord::Deal(deal) = record
             && let (true, Some(contact)) = (fields.contains_key("contact"), deal.contact)
         {
-            self.load(Kind::Contact, contact).await.map_err(|_| Invalid::new("contact", "is not a contact of this account"))?;
+            self.load(Kind::Contact, contact)
+                .await
+                .map_err(|_| Invalid::new("contact", "is not a contact of this account"))?;
         }
         Ok(())
     }
@@ -227,7 +239,10 @@ impl Desk<'_> {
         let pipelines = self.store.pipelines(&self.account.name).await?;
         let holds = |pipeline: &Pipeline, stage: StageId| pipeline.stage(stage).is_some();
         let found = match (position.stage, position.pipeline) {
-            (Some(stage), Some(id)) => pipelines.iter().find(|p| p.id == id && holds(p, stage)).or_else(|| pipelines.iter().find(|p| holds(p, stage))),
+            (Some(stage), Some(id)) => pipelines
+                .iter()
+                .find(|p| p.id == id && holds(p, stage))
+                .or_else(|| pipelines.iter().find(|p| holds(p, stage))),
             (Some(stage), None) => pipelines.iter().find(|p| holds(p, stage)),
             (None, Some(id)) => pipelines.iter().find(|p| p.id == id),
             (None, None) => pipelines.first(),

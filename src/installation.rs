@@ -99,7 +99,12 @@ impl Installation {
             .accounts
             .iter()
             .map(|(name, account)| {
-                let account = Account { name: name.clone(), profile: account.profile, timezone: account.timezone, currency: account.currency };
+                let account = Account {
+                    name: name.clone(),
+                    profile: account.profile,
+                    timezone: account.timezone,
+                    currency: account.currency,
+                };
                 (name.clone(), account)
             })
             .collect();
@@ -112,8 +117,11 @@ impl Installation {
         }
         let from_file: Vec<Name> = config.connections.keys().cloned().collect();
         let mut connections = BTreeMap::new();
-        let all: Vec<(&Name, &config::Connection)> =
-            config.connections.iter().chain(stored.iter().filter(|(name, _)| !config.connections.contains_key(name))).collect();
+        let all: Vec<(&Name, &config::Connection)> = config
+            .connections
+            .iter()
+            .chain(stored.iter().filter(|(name, _)| !config.connections.contains_key(name)))
+            .collect();
         for (name, connection) in &all {
             let Some(account) = accounts.get(&connection.account) else {
                 let why = format!("there is no [accounts.{}]", connection.account);
@@ -121,10 +129,13 @@ impl Installation {
             };
             let siblings = all
                 .iter()
-                .filter(|(other, c)| other != name && c.account == connection.account && c.direction != crate::sync::lens::Direction::In)
+                .filter(|(other, c)| {
+                    other != name && c.account == connection.account && c.direction != crate::sync::lens::Direction::In
+                })
                 .map(|(other, _)| (*other).clone())
                 .collect();
-            let built = build(name, connection, account, siblings, &installation, &folder, transport.clone(), clock.clone())?;
+            let built =
+                build(name, connection, account, siblings, &installation, &folder, transport.clone(), clock.clone())?;
             connections.insert((*name).clone(), Arc::new(built));
         }
         let run = RunId(ids.next(clock.now()));
@@ -136,7 +147,8 @@ impl Installation {
     /// # Errors
     /// [`SetupError::Locked`] while another engine works on it.
     pub fn lock(&self) -> Result<EngineLock, SetupError> {
-        let url = database_url(&self.config.database.url.resolve("database.url", &self.config.folder)?, &self.config.folder);
+        let url =
+            database_url(&self.config.database.url.resolve("database.url", &self.config.folder)?, &self.config.folder);
         let Some(path) = sqlite_path(&url) else { return Ok(EngineLock(None)) };
         let mut lock = path.as_os_str().to_owned();
         lock.push(".lock");
@@ -171,7 +183,10 @@ impl Installation {
     /// The account's connections that are written to.
     #[must_use]
     pub fn written_connections(&self, account: &Name) -> Vec<Name> {
-        let mine = self.connections.values().filter(|c| c.account.name == *account && c.direction != crate::sync::lens::Direction::In);
+        let mine = self
+            .connections
+            .values()
+            .filter(|c| c.account.name == *account && c.direction != crate::sync::lens::Direction::In);
         mine.map(|connection| connection.name.clone()).collect()
     }
 
@@ -239,7 +254,8 @@ fn build(
         None => HUBSPOT_MAPPING.to_owned(),
         Some(path) => {
             let path = folder.join(path);
-            std::fs::read_to_string(&path).map_err(|error| wrong("mapping", format!("{} cannot be read: {error}", path.display())))?
+            std::fs::read_to_string(&path)
+                .map_err(|error| wrong("mapping", format!("{} cannot be read: {error}", path.display())))?
         }
     };
     let lenses = mapping::parse(&text).map_err(|error| SetupError::Mapping { connection: name.clone(), error })?;
@@ -249,22 +265,33 @@ fn build(
     };
     let base: Url = base.parse().map_err(|error| wrong("base_url", format!("is not an address: {error}")))?;
     let secret = |field: &str| -> Result<Option<Secret>, ConfigError> {
-        settings.credentials.get(field).map(|text: &Text| text.secret(&key(&format!("credentials.{field}")), folder)).transpose()
+        settings
+            .credentials
+            .get(field)
+            .map(|text: &Text| text.secret(&key(&format!("credentials.{field}")), folder))
+            .transpose()
     };
     for field in settings.credentials.keys() {
         if !["access_token", "client_id", "client_secret", "refresh_token"].contains(&field.as_str()) {
-            return Err(wrong("credentials", format!("`{field}` is not one of access_token, client_id, client_secret, refresh_token")));
+            return Err(wrong(
+                "credentials",
+                format!("`{field}` is not one of access_token, client_id, client_secret, refresh_token"),
+            ));
         }
     }
-    let credentials = match (secret("access_token")?, secret("refresh_token")?, secret("client_id")?, secret("client_secret")?) {
-        (Some(token), ..) => Credentials::Token(token),
-        (None, Some(refresh_token), Some(id), Some(client_secret)) => {
-            Credentials::OAuth { client_id: id.expose().to_owned(), client_secret, refresh_token }
-        }
-        _ => {
-            return Err(wrong("credentials", "needs access_token, or client_id, client_secret and refresh_token".into()));
-        }
-    };
+    let credentials =
+        match (secret("access_token")?, secret("refresh_token")?, secret("client_id")?, secret("client_secret")?) {
+            (Some(token), ..) => Credentials::Token(token),
+            (None, Some(refresh_token), Some(id), Some(client_secret)) => {
+                Credentials::OAuth { client_id: id.expose().to_owned(), client_secret, refresh_token }
+            }
+            _ => {
+                return Err(wrong(
+                    "credentials",
+                    "needs access_token, or client_id, client_secret and refresh_token".into(),
+                ));
+            }
+        };
     let mut options = Options::new(base, credentials);
     options.client_secret = secret("client_secret")?;
     options.accept_v1_signature = settings.accept_v1_signature;

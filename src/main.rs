@@ -270,16 +270,24 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Failures(FailureCommand::List) => command::desk::failures(global).await,
         Command::Failures(FailureCommand::Retry { id }) => command::desk::retry(global, &id).await,
         Command::Guard(GuardCommand::List) => command::desk::guard_list(global).await,
-        Command::Guard(GuardCommand::Approve { connection }) => command::desk::guard_decide(global, &connection, Verdict::Approve).await,
-        Command::Guard(GuardCommand::Discard { connection }) => command::desk::guard_decide(global, &connection, Verdict::Discard).await,
+        Command::Guard(GuardCommand::Approve { connection }) => {
+            command::desk::guard_decide(global, &connection, Verdict::Approve).await
+        }
+        Command::Guard(GuardCommand::Discard { connection }) => {
+            command::desk::guard_decide(global, &connection, Verdict::Discard).await
+        }
         Command::Audit => command::desk::audit(global).await,
         Command::Why { record } => command::desk::why(global, &record).await,
         Command::Export { account, .. } => command::export::opportunities(global, account.as_ref()).await,
         Command::Doctor => command::upkeep::doctor(global).await,
         Command::Migrate => command::upkeep::migrate(global).await,
         Command::Keys(KeyCommand::New) => Ok(command::upkeep::new_key()),
-        Command::Token(TokenCommand::Create { account, name }) => command::upkeep::create_token(global, account.as_ref(), &name).await,
+        Command::Token(TokenCommand::Create { account, name }) => {
+            command::upkeep::create_token(global, account.as_ref(), &name).await
+        }
         Command::Openapi => command::upkeep::openapi(),
-        Command::Simulate { seed, seeds } => tokio::task::spawn_blocking(move || command::upkeep::simulate(seed, seeds)).await.map_err(Into::into),
+        Command::Simulate { seed, seeds } => {
+            tokio::task::spawn_blocking(move || command::upkeep::simulate(seed, seeds)).await.map_err(Into::into)
+        }
     }
 }

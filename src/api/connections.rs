@@ -34,7 +34,11 @@ pub struct AccountView {
 /// The accounts this token reaches: its own.
 #[utoipa::path(get, path = "/api/v1/accounts", responses((status = 200, body = Page<AccountView>)), security(("token" = [])))]
 pub async fn accounts(Caller(account): Caller) -> JsonBody<Page<AccountView>> {
-    let view = AccountView { name: account.name.to_string(), timezone: account.timezone.to_string(), currency: account.currency.to_string() };
+    let view = AccountView {
+        name: account.name.to_string(),
+        timezone: account.timezone.to_string(),
+        currency: account.currency.to_string(),
+    };
     JsonBody(Page { data: vec![view], next_cursor: None })
 }
 
@@ -57,7 +61,10 @@ pub struct PipelineView {
 
 /// The account's pipelines with their stages, in order.
 #[utoipa::path(get, path = "/api/v1/pipelines", responses((status = 200, body = Page<PipelineView>)), security(("token" = [])))]
-pub async fn pipelines(State(door): State<Door>, Caller(account): Caller) -> Result<JsonBody<Page<PipelineView>>, Problem> {
+pub async fn pipelines(
+    State(door): State<Door>,
+    Caller(account): Caller,
+) -> Result<JsonBody<Page<PipelineView>>, Problem> {
     let pipelines = door.0.installation.store.pipelines(&account.name).await?;
     let stage = |stage: crate::model::Stage| StageView {
         id: stage.id.to_string(),
@@ -103,20 +110,28 @@ async fn view(door: &Door, connection: &Connection) -> Result<ConnectionView, Pr
         state: row.as_ref().map_or("new", |row| row.state.as_str()).into(),
         reason: row.as_ref().and_then(|row| row.reason.clone()),
         remote_account: row.and_then(|row| row.remote_account),
-        webhook_url: door.0.public_url.as_ref().map(|url| format!("{}/webhooks/{}", url.trim_end_matches('/'), connection.name)),
+        webhook_url: door
+            .0
+            .public_url
+            .as_ref()
+            .map(|url| format!("{}/webhooks/{}", url.trim_end_matches('/'), connection.name)),
         guarantee: connection.connector.guarantee().explain().into(),
         backlog: installation.store.backlog(&connection.account.name, &connection.name).await?,
     })
 }
 
 fn find<'a>(door: &'a Door, account: &crate::model::Account, name: &str) -> Result<&'a Connection, Problem> {
-    let found = door.0.installation.connections.values().find(|c| c.name.as_str() == name && c.account.name == account.name);
+    let found =
+        door.0.installation.connections.values().find(|c| c.name.as_str() == name && c.account.name == account.name);
     found.map(AsRef::as_ref).ok_or_else(|| Problem::not_found("connection"))
 }
 
 /// The account's connections.
 #[utoipa::path(get, path = "/api/v1/connections", responses((status = 200, body = Page<ConnectionView>)), security(("token" = [])))]
-pub async fn list(State(door): State<Door>, Caller(account): Caller) -> Result<JsonBody<Page<ConnectionView>>, Problem> {
+pub async fn list(
+    State(door): State<Door>,
+    Caller(account): Caller,
+) -> Result<JsonBody<Page<ConnectionView>>, Problem> {
     let mut data = Vec::new();
     for connection in door.0.installation.connections.values().filter(|c| c.account.name == account.name) {
         data.push(view(&door, connection).await?);
@@ -126,23 +141,40 @@ pub async fn list(State(door): State<Door>, Caller(account): Caller) -> Result<J
 
 /// A connection.
 #[utoipa::path(get, path = "/api/v1/connections/{id}", params(("id" = String, Path)), responses((status = 200, body = ConnectionView), (status = 404)), security(("token" = [])))]
-pub async fn show(State(door): State<Door>, Caller(account): Caller, Path(name): Path<String>) -> Result<JsonBody<ConnectionView>, Problem> {
+pub async fn show(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(name): Path<String>,
+) -> Result<JsonBody<ConnectionView>, Problem> {
     Ok(JsonBody(view(&door, find(&door, &account, &name)?).await?))
 }
 
 /// Pauses a connection. Webhooks are still stored, so nothing is lost meanwhile.
 #[utoipa::path(post, path = "/api/v1/connections/{id}/pause", params(("id" = String, Path)), responses((status = 200, body = ConnectionView), (status = 404)), security(("token" = [])))]
-pub async fn pause(State(door): State<Door>, Caller(account): Caller, Path(name): Path<String>) -> Result<JsonBody<ConnectionView>, Problem> {
+pub async fn pause(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(name): Path<String>,
+) -> Result<JsonBody<ConnectionView>, Problem> {
     set_paused(&door, &account, &name, true).await
 }
 
 /// Lets a paused connection go on.
 #[utoipa::path(post, path = "/api/v1/connections/{id}/resume", params(("id" = String, Path)), responses((status = 200, body = ConnectionView), (status = 404)), security(("token" = [])))]
-pub async fn resume(State(door): State<Door>, Caller(account): Caller, Path(name): Path<String>) -> Result<JsonBody<ConnectionView>, Problem> {
+pub async fn resume(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(name): Path<String>,
+) -> Result<JsonBody<ConnectionView>, Problem> {
     set_paused(&door, &account, &name, false).await
 }
 
-async fn set_paused(door: &Door, account: &crate::model::Account, name: &str, paused: bool) -> Result<JsonBody<ConnectionView>, Problem> {
+async fn set_paused(
+    door: &Door,
+    account: &crate::model::Account,
+    name: &str,
+    paused: bool,
+) -> Result<JsonBody<ConnectionView>, Problem> {
     let connection = find(door, account, name)?;
     door.0.installation.set_paused(connection, paused).await?;
     door.ring(std::slice::from_ref(&connection.name));
@@ -172,7 +204,13 @@ pub struct ConflictView {
 impl From<Conflict> for ConflictView {
     fn from(conflict: Conflict) -> Self {
         let named = |values: &[tandem_contract::Value]| -> Json {
-            conflict.fields.iter().zip(values).map(|(name, value)| (name.clone(), values::plain(value))).collect::<serde_json::Map<_, _>>().into()
+            conflict
+                .fields
+                .iter()
+                .zip(values)
+                .map(|(name, value)| (name.clone(), values::plain(value)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
         };
         Self {
             id: conflict.id.to_string(),
@@ -193,7 +231,11 @@ impl From<Conflict> for ConflictView {
 
 /// Conflicts, newest first.
 #[utoipa::path(get, path = "/api/v1/conflicts", params(PageQuery), responses((status = 200, body = Page<ConflictView>)), security(("token" = [])))]
-pub async fn conflicts(State(door): State<Door>, Caller(account): Caller, Query(page): Query<PageQuery>) -> Result<JsonBody<Page<ConflictView>>, Problem> {
+pub async fn conflicts(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Query(page): Query<PageQuery>,
+) -> Result<JsonBody<Page<ConflictView>>, Problem> {
     let (limit, _) = page.parse()?;
     let conflicts = door.0.installation.store.conflicts(&account.name, false, limit as usize).await?;
     Ok(JsonBody(Page { data: conflicts.into_iter().map(ConflictView::from).collect(), next_cursor: None }))
@@ -206,7 +248,11 @@ async fn load(door: &Door, account: &crate::model::Account, id: &str) -> Result<
 
 /// A conflict.
 #[utoipa::path(get, path = "/api/v1/conflicts/{id}", params(("id" = String, Path)), responses((status = 200, body = ConflictView), (status = 404)), security(("token" = [])))]
-pub async fn conflict(State(door): State<Door>, Caller(account): Caller, Path(id): Path<String>) -> Result<JsonBody<ConflictView>, Problem> {
+pub async fn conflict(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(id): Path<String>,
+) -> Result<JsonBody<ConflictView>, Problem> {
     Ok(JsonBody(load(&door, &account, &id).await?.into()))
 }
 
@@ -220,7 +266,12 @@ pub struct Decision {
 
 /// Decides an open conflict, or overturns what a rule decided.
 #[utoipa::path(post, path = "/api/v1/conflicts/{id}/resolve", params(("id" = String, Path)), request_body = Decision, responses((status = 200, body = ConflictView), (status = 404)), security(("token" = [])))]
-pub async fn resolve(State(door): State<Door>, Caller(account): Caller, Path(id): Path<String>, JsonBody(decision): JsonBody<Decision>) -> Result<JsonBody<ConflictView>, Problem> {
+pub async fn resolve(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(id): Path<String>,
+    JsonBody(decision): JsonBody<Decision>,
+) -> Result<JsonBody<ConflictView>, Problem> {
     if !matches!(decision.take, Winner::Local | Winner::Remote) {
         return Err(Problem::invalid("take", "is not one of local, remote"));
     }
@@ -248,7 +299,11 @@ pub struct FailureView {
 
 /// Failures, newest first.
 #[utoipa::path(get, path = "/api/v1/failures", params(PageQuery), responses((status = 200, body = Page<FailureView>)), security(("token" = [])))]
-pub async fn failures(State(door): State<Door>, Caller(account): Caller, Query(page): Query<PageQuery>) -> Result<JsonBody<Page<FailureView>>, Problem> {
+pub async fn failures(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Query(page): Query<PageQuery>,
+) -> Result<JsonBody<Page<FailureView>>, Problem> {
     let (limit, _) = page.parse()?;
     let failures = door.0.installation.store.failures(&account.name, limit as usize).await?;
     let view = |failure: crate::model::Failure| FailureView {
@@ -268,16 +323,27 @@ pub async fn failures(State(door): State<Door>, Caller(account): Caller, Query(p
 
 /// Tries a failed record again now.
 #[utoipa::path(post, path = "/api/v1/failures/{id}/retry", params(("id" = String, Path)), responses((status = 202), (status = 404)), security(("token" = [])))]
-pub async fn retry(State(door): State<Door>, Caller(account): Caller, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+pub async fn retry(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
     let store = &door.0.installation.store;
-    let failure = store.failures(&account.name, usize::MAX >> 1).await?.into_iter().find(|failure| failure.id.to_string() == id);
+    let failure =
+        store.failures(&account.name, usize::MAX >> 1).await?.into_iter().find(|failure| failure.id.to_string() == id);
     let failure = failure.ok_or_else(|| Problem::not_found("failure"))?;
     let key: Key = failure.key.parse().map_err(|_| Problem::not_found("failure"))?;
     let now = door.0.installation.clock.now();
     let connection = failure.connection.clone();
     let ops = vec![
         Op::DropFailures { connection: connection.clone(), kind: failure.kind, key: key.clone(), row: None },
-        Op::Mark(Mark { connection: connection.clone(), kind: failure.kind, key, due_at: now, priority: Reason::Operator.priority() }),
+        Op::Mark(Mark {
+            connection: connection.clone(),
+            kind: failure.kind,
+            key,
+            due_at: now,
+            priority: Reason::Operator.priority(),
+        }),
     ];
     store.commit(Commit { account: account.name.clone(), fence: None, ops }).await?;
     door.ring(&[connection]);

@@ -68,23 +68,36 @@ async fn load(door: &Door, account: &Name, id: RecordId) -> Result<Contact, Prob
 
 /// Lists contacts in order of id.
 #[utoipa::path(get, path = "/api/v1/contacts", params(PageQuery), responses((status = 200, body = Page<ContactView>)), security(("token" = [])))]
-pub async fn list(State(door): State<Door>, Caller(account): Caller, Query(page): Query<PageQuery>) -> Result<JsonBody<Page<ContactView>>, Problem> {
+pub async fn list(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Query(page): Query<PageQuery>,
+) -> Result<JsonBody<Page<ContactView>>, Problem> {
     let (limit, after) = page.parse()?;
     let contacts = door.0.installation.store.contacts(&account.name, after, limit).await?;
-    let next_cursor = (contacts.len() as u32 == limit).then(|| contacts.last().map(|contact| contact.id.to_string())).flatten();
+    let next_cursor =
+        (contacts.len() as u32 == limit).then(|| contacts.last().map(|contact| contact.id.to_string())).flatten();
     Ok(JsonBody(Page { data: contacts.into_iter().map(ContactView::from).collect(), next_cursor }))
 }
 
 /// Shows a contact; its version is the ETag.
 #[utoipa::path(get, path = "/api/v1/contacts/{id}", params(("id" = String, Path)), responses((status = 200, body = ContactView), (status = 404)), security(("token" = [])))]
-pub async fn show(State(door): State<Door>, Caller(account): Caller, Path(text): Path<String>) -> Result<Response, Problem> {
+pub async fn show(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(text): Path<String>,
+) -> Result<Response, Problem> {
     let contact = load(&door, &account.name, id(&text, "contact")?).await?;
     Ok(versioned(StatusCode::OK, contact.version, ContactView::from(contact)))
 }
 
 /// Makes a contact.
 #[utoipa::path(post, path = "/api/v1/contacts", request_body = Object, responses((status = 201, body = ContactView), (status = 422)), security(("token" = [])))]
-pub async fn create(State(door): State<Door>, Caller(account): Caller, body: Result<JsonBody<Map<String, Json>>, JsonRejection>) -> Result<Response, Problem> {
+pub async fn create(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    body: Result<JsonBody<Map<String, Json>>, JsonRejection>,
+) -> Result<Response, Problem> {
     let fields = values::contact(&object(body)?)?;
     let connections = door.0.installation.written_connections(&account.name);
     let record = door.0.installation.desk(&account, &connections).create(Kind::Contact, &fields, None).await?;
@@ -95,7 +108,13 @@ pub async fn create(State(door): State<Door>, Caller(account): Caller, body: Res
 
 /// Changes the fields named (a merge patch); `If-Match` names the version it was made on.
 #[utoipa::path(patch, path = "/api/v1/contacts/{id}", params(("id" = String, Path), ("If-Match" = String, Header)), request_body = Object, responses((status = 200, body = ContactView), (status = 412), (status = 428)), security(("token" = [])))]
-pub async fn change(State(door): State<Door>, Caller(account): Caller, Path(text): Path<String>, headers: HeaderMap, body: Result<JsonBody<Map<String, Json>>, JsonRejection>) -> Result<Response, Problem> {
+pub async fn change(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(text): Path<String>,
+    headers: HeaderMap,
+    body: Result<JsonBody<Map<String, Json>>, JsonRejection>,
+) -> Result<Response, Problem> {
     let id = id(&text, "contact")?;
     let version = if_match(&headers)?;
     let fields = values::contact(&object(body)?)?;
@@ -108,7 +127,11 @@ pub async fn change(State(door): State<Door>, Caller(account): Caller, Path(text
 
 /// Deletes a contact: with its opportunities where the account's profile cascades (VX-10), refused otherwise.
 #[utoipa::path(delete, path = "/api/v1/contacts/{id}", params(("id" = String, Path)), responses((status = 204), (status = 409)), security(("token" = [])))]
-pub async fn delete(State(door): State<Door>, Caller(account): Caller, Path(text): Path<String>) -> Result<StatusCode, Problem> {
+pub async fn delete(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(text): Path<String>,
+) -> Result<StatusCode, Problem> {
     let id = id(&text, "contact")?;
     let connections = door.0.installation.written_connections(&account.name);
     let deals = door.0.installation.store.opportunities_of(&account.name, id).await?;

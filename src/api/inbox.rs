@@ -59,17 +59,38 @@ impl Inbox {
 
 /// Takes a vendor's webhook. 401 for a bad signature, 413 for a body that is too large, 503 if it could not be stored.
 #[utoipa::path(post, path = "/webhooks/{connection}", params(("connection" = String, Path)), request_body = String, responses((status = 200), (status = 401), (status = 413), (status = 503)))]
-pub async fn receive(State(door): State<Door>, Path(name): Path<String>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<StatusCode, Problem> {
+pub async fn receive(
+    State(door): State<Door>,
+    Path(name): Path<String>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<StatusCode, Problem> {
     take(&door, &name, &method, &uri, &headers, &body).await
 }
 
 /// The same, where a vendor signs nothing and the address carries a secret segment.
 #[utoipa::path(post, path = "/webhooks/{connection}/{segment}", params(("connection" = String, Path), ("segment" = String, Path)), request_body = String, responses((status = 200), (status = 401)))]
-pub async fn receive_at_segment(State(door): State<Door>, Path(parts): Path<(String, String)>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Result<StatusCode, Problem> {
+pub async fn receive_at_segment(
+    State(door): State<Door>,
+    Path(parts): Path<(String, String)>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<StatusCode, Problem> {
     take(&door, &parts.0, &method, &uri, &headers, &body).await
 }
 
-async fn take(door: &Door, name: &str, method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Result<StatusCode, Problem> {
+async fn take(
+    door: &Door,
+    name: &str,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<StatusCode, Problem> {
     let installation = &door.0.installation;
     let name: Name = name.parse().map_err(|_| Problem::not_found("connection"))?;
     let connection = installation.connections.get(&name).ok_or_else(|| Problem::not_found("connection"))?;
@@ -84,7 +105,11 @@ async fn take(door: &Door, name: &str, method: &Method, uri: &Uri, headers: &Hea
     let asked = WebhookRequest { method: method.as_str(), uri: &address, headers, body, received_at: now };
     let hints = connection.connector.hints(&asked).map_err(|error| {
         tracing::warn!(connection.name = %name, %error, "a webhook is refused");
-        let status = if matches!(error, WebhookError::Malformed { .. }) { StatusCode::BAD_REQUEST } else { StatusCode::UNAUTHORIZED };
+        let status = if matches!(error, WebhookError::Malformed { .. }) {
+            StatusCode::BAD_REQUEST
+        } else {
+            StatusCode::UNAUTHORIZED
+        };
         Problem::new(status, "webhook_refused", error.to_string())
     })?;
     let row = crate::store::SyncStore::connection(&*installation.store, &connection.account.name, &name).await?;
@@ -95,7 +120,13 @@ async fn take(door: &Door, name: &str, method: &Method, uri: &Uri, headers: &Hea
         .filter(|hint| hint.remote_account.is_none() || ours.is_none() || hint.remote_account == ours)
         .map(|hint| {
             let priority = Reason::Webhook.priority();
-            Op::Mark(Mark { connection: name.clone(), kind: hint.kind, key: Key::External(hint.id), due_at: now, priority })
+            Op::Mark(Mark {
+                connection: name.clone(),
+                kind: hint.kind,
+                key: Key::External(hint.id),
+                due_at: now,
+                priority,
+            })
         })
         .collect();
     ops.dedup();

@@ -108,7 +108,9 @@ impl Door {
     pub fn router(self) -> Router {
         let (router, openapi) = described().split_for_parts();
         let text = openapi.to_json().unwrap_or_default();
-        let api = router.layer(DefaultBodyLimit::max(LARGEST)).layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(30)));
+        let api = router
+            .layer(DefaultBodyLimit::max(LARGEST))
+            .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(30)));
         api.route("/api/v1/openapi.json", get(move || async move { ([("content-type", "application/json")], text) }))
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))

@@ -96,7 +96,11 @@ impl OpportunityView {
             lost_reason: deal.position.lost_reason.clone(),
             external_ids: links
                 .iter()
-                .map(|link| ExternalIdView { connection: link.connection.to_string(), kind: link.kind.to_string(), id: link.external.to_string() })
+                .map(|link| ExternalIdView {
+                    connection: link.connection.to_string(),
+                    kind: link.kind.to_string(),
+                    id: link.external.to_string(),
+                })
                 .collect(),
             sync_state: sync_state(deal.quarantined, links).into(),
             updated_at: deal.updated_at,
@@ -119,7 +123,11 @@ fn sync_state(quarantined: bool, links: &[&Link]) -> &'static str {
 }
 
 /// A page of opportunities with everything the view needs, in one query each.
-pub async fn views(store: &SqlStore, account: &Name, deals: &[Opportunity]) -> Result<Vec<OpportunityView>, crate::store::StoreError> {
+pub async fn views(
+    store: &SqlStore,
+    account: &Name,
+    deals: &[Opportunity],
+) -> Result<Vec<OpportunityView>, crate::store::StoreError> {
     let pipelines = store.pipelines(account).await?;
     let ids: Vec<RecordId> = deals.iter().map(|deal| deal.id).collect();
     let links = store.links_of(account, Kind::Deal, &ids).await?;
@@ -128,7 +136,10 @@ pub async fn views(store: &SqlStore, account: &Name, deals: &[Opportunity]) -> R
         by_record.entry(link.local).or_default().push(link);
     }
     let none = Vec::new();
-    Ok(deals.iter().map(|deal| OpportunityView::new(account, deal, by_record.get(&deal.id).unwrap_or(&none), &pipelines)).collect())
+    Ok(deals
+        .iter()
+        .map(|deal| OpportunityView::new(account, deal, by_record.get(&deal.id).unwrap_or(&none), &pipelines))
+        .collect())
 }
 
 /// An opportunity with the fields the export leaves out.
@@ -184,7 +195,8 @@ pub struct Page<T: ToSchema> {
 
 /// The body of a request, or a refusal that says where it does not parse.
 pub fn object(body: Result<JsonBody<Map<String, Json>>, JsonRejection>) -> Result<Map<String, Json>, Problem> {
-    body.map(|JsonBody(map)| map).map_err(|rejection| Problem::new(rejection.status(), "bad_request", rejection.body_text()))
+    body.map(|JsonBody(map)| map)
+        .map_err(|rejection| Problem::new(rejection.status(), "bad_request", rejection.body_text()))
 }
 
 /// The id in a path.
@@ -195,19 +207,29 @@ pub fn id(text: &str, what: &str) -> Result<RecordId, Problem> {
 /// The version a change was made on: `If-Match` is asked of every change.
 pub fn if_match(headers: &HeaderMap) -> Result<i64, Problem> {
     let missing = || {
-        Problem::new(StatusCode::PRECONDITION_REQUIRED, "if_match_missing", "name the version you read: send its ETag as If-Match")
+        Problem::new(
+            StatusCode::PRECONDITION_REQUIRED,
+            "if_match_missing",
+            "name the version you read: send its ETag as If-Match",
+        )
     };
     let text = headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
-    text.trim_matches('"').parse().map_err(|_| Problem::new(StatusCode::PRECONDITION_FAILED, "stale", "If-Match names no version of this record"))
+    text.trim_matches('"')
+        .parse()
+        .map_err(|_| Problem::new(StatusCode::PRECONDITION_FAILED, "stale", "If-Match names no version of this record"))
 }
 
 /// An answer with its version as ETag.
 pub fn versioned(status: StatusCode, version: i64, body: impl Serialize) -> Response {
-    (status, [(header::ETAG, format!("\"{version}\""))], JsonBody(serde_json::to_value(body).unwrap_or_default())).into_response()
+    (status, [(header::ETAG, format!("\"{version}\""))], JsonBody(serde_json::to_value(body).unwrap_or_default()))
+        .into_response()
 }
 
 async fn detail(door: &Door, account: &Name, deal: &Opportunity) -> Result<OpportunityDetail, Problem> {
-    let view = views(&door.0.installation.store, account, std::slice::from_ref(deal)).await?.pop().ok_or_else(|| Problem::not_found("opportunity"))?;
+    let view = views(&door.0.installation.store, account, std::slice::from_ref(deal))
+        .await?
+        .pop()
+        .ok_or_else(|| Problem::not_found("opportunity"))?;
     Ok(OpportunityDetail {
         view,
         version: deal.version,
@@ -230,7 +252,11 @@ async fn load(door: &Door, account: &Name, id: RecordId) -> Result<Opportunity, 
 
 /// Lists opportunities in order of id.
 #[utoipa::path(get, path = "/api/v1/opportunities", params(PageQuery), responses((status = 200, body = Page<OpportunityView>)), security(("token" = [])))]
-pub async fn list(State(door): State<Door>, Caller(account): Caller, Query(page): Query<PageQuery>) -> Result<JsonBody<Page<OpportunityView>>, Problem> {
+pub async fn list(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Query(page): Query<PageQuery>,
+) -> Result<JsonBody<Page<OpportunityView>>, Problem> {
     let (limit, after) = page.parse()?;
     let store = &door.0.installation.store;
     let deals = store.opportunities(&account.name, after, limit).await?;
@@ -240,17 +266,26 @@ pub async fn list(State(door): State<Door>, Caller(account): Caller, Query(page)
 
 /// Shows an opportunity; its version is the ETag.
 #[utoipa::path(get, path = "/api/v1/opportunities/{id}", params(("id" = String, Path)), responses((status = 200, body = OpportunityDetail), (status = 404)), security(("token" = [])))]
-pub async fn show(State(door): State<Door>, Caller(account): Caller, Path(text): Path<String>) -> Result<Response, Problem> {
+pub async fn show(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(text): Path<String>,
+) -> Result<Response, Problem> {
     let deal = load(&door, &account.name, id(&text, "opportunity")?).await?;
     Ok(versioned(StatusCode::OK, deal.version, detail(&door, &account.name, &deal).await?))
 }
 
 /// Makes an opportunity: open, on the default stage of the first pipeline unless others are named.
 #[utoipa::path(post, path = "/api/v1/opportunities", request_body = Object, responses((status = 201, body = OpportunityDetail), (status = 409), (status = 422)), security(("token" = [])))]
-pub async fn create(State(door): State<Door>, Caller(account): Caller, body: Result<JsonBody<Map<String, Json>>, JsonRejection>) -> Result<Response, Problem> {
+pub async fn create(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    body: Result<JsonBody<Map<String, Json>>, JsonRejection>,
+) -> Result<Response, Problem> {
     let (fields, reference) = values::opportunity(&object(body)?)?;
     let connections = door.0.installation.written_connections(&account.name);
-    let record = door.0.installation.desk(&account, &connections).create(Kind::Deal, &fields, reference.flatten()).await?;
+    let record =
+        door.0.installation.desk(&account, &connections).create(Kind::Deal, &fields, reference.flatten()).await?;
     door.ring(&connections);
     let deal = load(&door, &account.name, record.id()).await?;
     Ok(versioned(StatusCode::CREATED, deal.version, detail(&door, &account.name, &deal).await?))
@@ -258,7 +293,13 @@ pub async fn create(State(door): State<Door>, Caller(account): Caller, body: Res
 
 /// Changes the fields named (a merge patch); `If-Match` names the version it was made on.
 #[utoipa::path(patch, path = "/api/v1/opportunities/{id}", params(("id" = String, Path), ("If-Match" = String, Header)), request_body = Object, responses((status = 200, body = OpportunityDetail), (status = 412), (status = 428)), security(("token" = [])))]
-pub async fn change(State(door): State<Door>, Caller(account): Caller, Path(text): Path<String>, headers: HeaderMap, body: Result<JsonBody<Map<String, Json>>, JsonRejection>) -> Result<Response, Problem> {
+pub async fn change(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(text): Path<String>,
+    headers: HeaderMap,
+    body: Result<JsonBody<Map<String, Json>>, JsonRejection>,
+) -> Result<Response, Problem> {
     let id = id(&text, "opportunity")?;
     let version = if_match(&headers)?;
     let (fields, reference) = values::opportunity(&object(body)?)?;
@@ -271,7 +312,11 @@ pub async fn change(State(door): State<Door>, Caller(account): Caller, Path(text
 
 /// Deletes an opportunity; what happens at the vendors is each connection's `on_local_delete`.
 #[utoipa::path(delete, path = "/api/v1/opportunities/{id}", params(("id" = String, Path)), responses((status = 204), (status = 404)), security(("token" = [])))]
-pub async fn delete(State(door): State<Door>, Caller(account): Caller, Path(text): Path<String>) -> Result<StatusCode, Problem> {
+pub async fn delete(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(text): Path<String>,
+) -> Result<StatusCode, Problem> {
     let connections = door.0.installation.written_connections(&account.name);
     door.0.installation.desk(&account, &connections).delete(Kind::Deal, id(&text, "opportunity")?, &[]).await?;
     door.ring(&connections);
@@ -292,7 +337,11 @@ pub struct HistoryView {
 
 /// Every change of an opportunity's fields, oldest first.
 #[utoipa::path(get, path = "/api/v1/opportunities/{id}/history", params(("id" = String, Path)), responses((status = 200, body = Vec<HistoryView>)), security(("token" = [])))]
-pub async fn history(State(door): State<Door>, Caller(account): Caller, Path(text): Path<String>) -> Result<JsonBody<Vec<HistoryView>>, Problem> {
+pub async fn history(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(text): Path<String>,
+) -> Result<JsonBody<Vec<HistoryView>>, Problem> {
     let entries = door.0.installation.store.history(&account.name, Kind::Deal, id(&text, "opportunity")?).await?;
     let view = |entry: crate::model::HistoryEntry| HistoryView {
         field: entry.field,

@@ -35,12 +35,18 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Stale { .. } => Self::new(StatusCode::PRECONDITION_FAILED, "stale", "the record changed meanwhile: read it again"),
+            StoreError::Stale { .. } => {
+                Self::new(StatusCode::PRECONDITION_FAILED, "stale", "the record changed meanwhile: read it again")
+            }
             StoreError::Taken { what } => Self::new(StatusCode::CONFLICT, "taken", format!("{what} is already taken")),
             StoreError::Fenced => Self::new(StatusCode::SERVICE_UNAVAILABLE, "fenced", error.to_string()),
             StoreError::Unavailable(_) | StoreError::Corrupt { .. } => {
                 tracing::error!(%error, "the store refuses");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store", "nothing was stored: the database is not available; the log says why")
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "store",
+                    "nothing was stored: the database is not available; the log says why",
+                )
             }
         }
     }
@@ -78,5 +84,9 @@ impl IntoResponse for Problem {
 
 /// An address that is not served.
 pub async fn no_such_page() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no_such_page", "there is nothing at this address; /api/v1/openapi.json lists what there is")
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no_such_page",
+        "there is nothing at this address; /api/v1/openapi.json lists what there is",
+    )
 }

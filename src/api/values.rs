@@ -53,7 +53,9 @@ pub fn contact(body: &Map<String, Json>) -> Result<Fields, Problem> {
 fn text(name: &str, value: &Json) -> Result<Value, Problem> {
     match value {
         Json::Null => Ok(Value::Null),
-        Json::String(text) if text.chars().count() > 65_536 => Err(Problem::invalid(name, "is longer than 65,536 characters")),
+        Json::String(text) if text.chars().count() > 65_536 => {
+            Err(Problem::invalid(name, "is longer than 65,536 characters"))
+        }
         Json::String(text) => Ok(Value::text(text)),
         _ => Err(Problem::invalid(name, "is not text")),
     }
@@ -71,9 +73,16 @@ fn money(value: &Json, fields: &mut Fields) -> Result<(), Problem> {
     let (amount, currency) = match value {
         Json::Null => (Value::Null, Value::Null),
         Json::Object(money) => {
-            let minor = money.get("minor").and_then(Json::as_i64).ok_or_else(|| Problem::invalid("value.minor", "is not a whole number of minor units"))?;
-            let code = money.get("currency").and_then(Json::as_str).ok_or_else(|| Problem::invalid("value.currency", "is missing"))?;
-            let currency = crate::model::Currency::new(code).map_err(|error| Problem::invalid("value.currency", error.to_string()))?;
+            let minor = money
+                .get("minor")
+                .and_then(Json::as_i64)
+                .ok_or_else(|| Problem::invalid("value.minor", "is not a whole number of minor units"))?;
+            let code = money
+                .get("currency")
+                .and_then(Json::as_str)
+                .ok_or_else(|| Problem::invalid("value.currency", "is missing"))?;
+            let currency = crate::model::Currency::new(code)
+                .map_err(|error| Problem::invalid("value.currency", error.to_string()))?;
             (Value::Number(crate::model::Money { minor, currency }.to_major()), Value::text(code))
         }
         _ => return Err(Problem::invalid("value", "is not {\"minor\": …, \"currency\": …}")),
@@ -86,13 +95,16 @@ fn money(value: &Json, fields: &mut Fields) -> Result<(), Problem> {
 fn custom(value: &Json, fields: &mut Fields) -> Result<(), Problem> {
     let Json::Object(all) = value else { return Err(Problem::invalid("custom", "is not an object")) };
     for (name, value) in all {
-        let wrong = || Problem::invalid(&format!("custom.{name}"), "is not text, a number, yes or no, or a list of texts");
+        let wrong =
+            || Problem::invalid(&format!("custom.{name}"), "is not text, a number, yes or no, or a list of texts");
         let value = match value {
             Json::Null => Value::Null,
             Json::String(text) => Value::text(text),
             Json::Bool(flag) => Value::Flag(*flag),
             Json::Number(number) => number.to_string().parse().map(Value::Number).map_err(|_| wrong())?,
-            Json::Array(list) => Value::Choices(list.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>().ok_or_else(wrong)?),
+            Json::Array(list) => Value::Choices(
+                list.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>().ok_or_else(wrong)?,
+            ),
             Json::Object(_) => return Err(wrong()),
         };
         fields.insert(format!("custom.{name}"), value);
@@ -106,7 +118,9 @@ pub fn plain(value: &Value) -> Json {
         Value::Absent | Value::Null => Json::Null,
         Value::Text(text) => text.clone().into(),
         Value::Flag(flag) => (*flag).into(),
-        Value::Number(number) => number.to_string().parse::<serde_json::Number>().map_or_else(|_| number.to_string().into(), Json::Number),
+        Value::Number(number) => {
+            number.to_string().parse::<serde_json::Number>().map_or_else(|_| number.to_string().into(), Json::Number)
+        }
         Value::Choices(choices) => choices.iter().cloned().collect::<Vec<_>>().into(),
         other => other.to_string().into(),
     }

@@ -6,11 +6,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::{Exit, Global};
-use crate::{
-    config::Config,
-    model::Name,
-    store::SyncStore,
-};
+use crate::{config::Config, model::Name, store::SyncStore};
 
 /// Lists connections and how they stand.
 ///
@@ -19,7 +15,8 @@ use crate::{
 pub async fn list(global: &Global) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
     let config = &installation.config;
-    let public = config.http.public_url.as_ref().map(|url| url.resolve("http.public_url", &config.folder)).transpose()?;
+    let public =
+        config.http.public_url.as_ref().map(|url| url.resolve("http.public_url", &config.folder)).transpose()?;
     let mut all = Vec::new();
     for connection in installation.connections.values() {
         let (account, name) = (&connection.account.name, &connection.name);
@@ -43,14 +40,25 @@ pub async fn list(global: &Global) -> anyhow::Result<Exit> {
     }
     for one in &all {
         let word = |key: &str| one[key].as_str().unwrap_or("-").to_owned();
-        println!("{} ({} of {}): {}; account {}; {} waiting; webhooks at {}", word("connection"), word("connector"), word("account"), word("state"), word("remote_account"), one["backlog"], word("webhook_url"));
+        println!(
+            "{} ({} of {}): {}; account {}; {} waiting; webhooks at {}",
+            word("connection"),
+            word("connector"),
+            word("account"),
+            word("state"),
+            word("remote_account"),
+            one["backlog"],
+            word("webhook_url")
+        );
         if let Some(reason) = one["reason"].as_str() {
             println!("  {reason}");
         }
         println!("  {}", word("guarantee"));
     }
     if all.is_empty() {
-        println!("No connections. Write [connections.NAME] into the configuration, or: tandem connection add NAME FILE");
+        println!(
+            "No connections. Write [connections.NAME] into the configuration, or: tandem connection add NAME FILE"
+        );
     }
     Ok(Exit::Done)
 }
@@ -70,7 +78,10 @@ pub async fn test(global: &Global, name: &Name) -> anyhow::Result<Exit> {
             } else {
                 println!("{name}: {error}");
             }
-            let people = matches!(error.disposition(), tandem_contract::Disposition::PauseConnection | tandem_contract::Disposition::PauseStream);
+            let people = matches!(
+                error.disposition(),
+                tandem_contract::Disposition::PauseConnection | tandem_contract::Disposition::PauseStream
+            );
             return Ok(if people { Exit::PeopleMustAct } else { Exit::Later });
         }
     };
@@ -91,12 +102,21 @@ pub async fn test(global: &Global, name: &Name) -> anyhow::Result<Exit> {
 /// Configuration, database, or a description that does not fit.
 pub async fn add(global: &Global, name: &Name, file: &Path) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
-    anyhow::ensure!(!installation.from_file.contains(name), "{name} is managed by the configuration file: change it there");
+    anyhow::ensure!(
+        !installation.from_file.contains(name),
+        "{name} is managed by the configuration file: change it there"
+    );
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let connection = Config::parse_connection(&text)?;
-    anyhow::ensure!(installation.accounts.contains_key(&connection.account), "there is no [accounts.{}] in the configuration", connection.account);
+    anyhow::ensure!(
+        installation.accounts.contains_key(&connection.account),
+        "there is no [accounts.{}] in the configuration",
+        connection.account
+    );
     installation.store.keep_connection(&connection.account, name, &text).await?;
-    println!("{name} is kept. Test it: tandem connection test {name}; a running daemon takes it up when it is started again.");
+    println!(
+        "{name} is kept. Test it: tandem connection test {name}; a running daemon takes it up when it is started again."
+    );
     Ok(Exit::Done)
 }
 
@@ -118,7 +138,10 @@ pub async fn set_paused(global: &Global, name: &Name, paused: bool) -> anyhow::R
 /// Configuration, database, or a connection of the file.
 pub async fn remove(global: &Global, name: &Name) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
-    anyhow::ensure!(!installation.from_file.contains(name), "{name} is managed by the configuration file: remove it there");
+    anyhow::ensure!(
+        !installation.from_file.contains(name),
+        "{name} is managed by the configuration file: remove it there"
+    );
     anyhow::ensure!(installation.store.forget_connection(name).await?, "there is no stored connection {name}");
     println!("{name} is forgotten. Its links stay: added again, it goes on where it stopped.");
     Ok(Exit::Done)

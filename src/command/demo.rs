@@ -15,12 +15,7 @@ use super::{
     serve::{run, stop_signal},
     sync::Bars,
 };
-use crate::{
-    config::Config,
-    edit::Fields,
-    installation::Installation,
-    store::seal::Sealer,
-};
+use crate::{config::Config, edit::Fields, installation::Installation, store::seal::Sealer};
 
 /// What the sandbox is started with.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -184,7 +179,8 @@ fn there(sandbox: &Sandbox, rng: &mut StdRng, turn: u32) -> Option<String> {
     sandbox.with(|world| {
         let deal = *world.ids(Kind::Deal).choose(rng)?;
         let amount = format!("{}.00", rng.random_range(100..5_000));
-        let properties = [("amount".to_owned(), amount.clone()), ("description".to_owned(), format!("called, turn {turn}"))].into();
+        let properties =
+            [("amount".to_owned(), amount.clone()), ("description".to_owned(), format!("called, turn {turn}"))].into();
         world.update(Kind::Deal, deal, &properties, Change::Person).ok()?;
         Some(format!("In HubSpot, somebody set deal {deal} to {amount}; a webhook is on its way here."))
     })
@@ -219,8 +215,16 @@ async fn both(installation: &Installation, sandbox: &Sandbox, rng: &mut StdRng, 
         let properties = [("dealname".to_owned(), format!("{} theirs {turn}", deal.name))].into();
         world.update(Kind::Deal, remote, &properties, Change::Person).ok()
     })?;
-    edit(installation, deal.id, &Fields::from([("name".to_owned(), Value::text(&format!("{} ours {turn}", deal.name)))])).await?;
-    Some(format!("On both sides at once, two people renamed \"{}\": a conflict. `tandem conflicts list` shows both names.", deal.name))
+    edit(
+        installation,
+        deal.id,
+        &Fields::from([("name".to_owned(), Value::text(&format!("{} ours {turn}", deal.name)))]),
+    )
+    .await?;
+    Some(format!(
+        "On both sides at once, two people renamed \"{}\": a conflict. `tandem conflicts list` shows both names.",
+        deal.name
+    ))
 }
 
 fn merge(sandbox: &Sandbox, rng: &mut StdRng) -> Option<String> {

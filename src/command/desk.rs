@@ -120,7 +120,16 @@ pub async fn failures(global: &Global) -> anyhow::Result<Exit> {
     } else {
         for failure in &all {
             let field = if failure.row.is_empty() { String::new() } else { format!(", field `{}`", failure.row) };
-            println!("{}  [{}] {} {}{field} of {}: {} (tried {} times)", failure.id, failure.code, failure.kind, failure.key, failure.connection, failure.message, failure.attempts);
+            println!(
+                "{}  [{}] {} {}{field} of {}: {} (tried {} times)",
+                failure.id,
+                failure.code,
+                failure.kind,
+                failure.key,
+                failure.connection,
+                failure.message,
+                failure.attempts
+            );
         }
         println!("\nTo try again now: tandem failures retry ID, or `all`");
     }
@@ -141,8 +150,19 @@ pub async fn retry(global: &Global, which: &str) -> anyhow::Result<Exit> {
             }
             let key: Key = failure.key.parse()?;
             let ops = vec![
-                Op::DropFailures { connection: failure.connection.clone(), kind: failure.kind, key: key.clone(), row: None },
-                Op::Mark(Mark { connection: failure.connection, kind: failure.kind, key, due_at: installation.clock.now(), priority: Reason::Operator.priority() }),
+                Op::DropFailures {
+                    connection: failure.connection.clone(),
+                    kind: failure.kind,
+                    key: key.clone(),
+                    row: None,
+                },
+                Op::Mark(Mark {
+                    connection: failure.connection,
+                    kind: failure.kind,
+                    key,
+                    due_at: installation.clock.now(),
+                    priority: Reason::Operator.priority(),
+                }),
             ];
             installation.store.commit(Commit { account: account.clone(), fence: None, ops }).await?;
             count += 1;
@@ -183,7 +203,13 @@ pub async fn guard_list(global: &Global) -> anyhow::Result<Exit> {
         println!("Nothing is held.");
     } else {
         for event in &all {
-            println!("{} {}: {}\n  for instance {}", event.connection, event.class, event.message, event.sample.join(", "));
+            println!(
+                "{} {}: {}\n  for instance {}",
+                event.connection,
+                event.class,
+                event.message,
+                event.sample.join(", ")
+            );
         }
     }
     Ok(if all.is_empty() { Exit::Done } else { Exit::PeopleMustAct })
@@ -195,7 +221,8 @@ pub async fn guard_list(global: &Global) -> anyhow::Result<Exit> {
 /// Configuration, database, or nothing held.
 pub async fn guard_decide(global: &Global, connection: &Name, verdict: Verdict) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
-    let connection = installation.connections.get(connection).with_context(|| format!("there is no connection {connection}"))?;
+    let connection =
+        installation.connections.get(connection).with_context(|| format!("there is no connection {connection}"))?;
     let (account, name) = (&connection.account.name, &connection.name);
     let now = installation.clock.now();
     let mut ops = Vec::new();
@@ -216,7 +243,8 @@ pub async fn guard_decide(global: &Global, connection: &Name, verdict: Verdict) 
         }
     }
     installation.store.commit(Commit { account: account.clone(), fence: None, ops }).await?;
-    let released = if verdict == Verdict::Approve { installation.store.release(account, name, far, now).await? } else { 0 };
+    let released =
+        if verdict == Verdict::Approve { installation.store.release(account, name, far, now).await? } else { 0 };
     if global.json() {
         println!("{}", json!({ "released": released }));
     } else {
@@ -254,7 +282,14 @@ pub async fn audit(global: &Global) -> anyhow::Result<Exit> {
                 }
             }
         }
-        println!("{}", if drift == 0 { "No drift: both sides agree." } else { "Run `tandem sync --once`, or let `tandem serve` do it." });
+        println!(
+            "{}",
+            if drift == 0 {
+                "No drift: both sides agree."
+            } else {
+                "Run `tandem sync --once`, or let `tandem serve` do it."
+            }
+        );
     }
     Ok(if drift == 0 { Exit::Done } else { Exit::Later })
 }
@@ -282,17 +317,32 @@ pub async fn why(global: &Global, record: &str) -> anyhow::Result<Exit> {
             for link in &links {
                 println!("  is {} at {} ({})", link.external, link.connection, link.state.as_str());
                 for (row, hold) in &link.holds {
-                    println!("    `{row}` is on hold ({:?}): here {}, there {}", hold.kind, values(&hold.local), values(&hold.remote));
+                    println!(
+                        "    `{row}` is on hold ({:?}): here {}, there {}",
+                        hold.kind,
+                        values(&hold.local),
+                        values(&hold.remote)
+                    );
                 }
             }
             for connection in installation.connections.values().filter(|c| c.account.name == *name) {
                 let linked = installation.store.links(name, &connection.name, kind, By::Local(&[id])).await?;
                 if linked.is_empty() {
-                    println!("  is not at {}: see `tandem failures list`, or it waits for the next run", connection.name);
+                    println!(
+                        "  is not at {}: see `tandem failures list`, or it waits for the next run",
+                        connection.name
+                    );
                 }
             }
             for entry in &history {
-                println!("  {} {}: {} became {} (by {})", entry.at.to_rfc3339(), entry.field, entry.old, entry.new, entry.by);
+                println!(
+                    "  {} {}: {} became {} (by {})",
+                    entry.at.to_rfc3339(),
+                    entry.field,
+                    entry.old,
+                    entry.new,
+                    entry.by
+                );
             }
             return Ok(Exit::Done);
         }

@@ -25,8 +25,22 @@ pub async fn opportunities(global: &Global, named: Option<&Name>) -> anyhow::Res
     let mut table = (global.format == Format::Csv).then(|| csv::Writer::from_writer(Vec::new()));
     if let Some(table) = &mut table {
         table.write_record([
-            "id", "account", "name", "status", "pipeline", "stage", "value_minor", "currency", "contact_id", "owner", "expected_close_on",
-            "closed_at", "lost_reason", "external_ids", "sync_state", "updated_at",
+            "id",
+            "account",
+            "name",
+            "status",
+            "pipeline",
+            "stage",
+            "value_minor",
+            "currency",
+            "contact_id",
+            "owner",
+            "expected_close_on",
+            "closed_at",
+            "lost_reason",
+            "external_ids",
+            "sync_state",
+            "updated_at",
         ])?;
     }
     for account in accounts {
@@ -66,11 +80,27 @@ fn write_row(table: &mut csv::Writer<Vec<u8>>, view: &OpportunityView) -> anyhow
         Some(other) => other.to_string(),
     };
     let external = flat["external_ids"].as_array().into_iter().flatten();
-    let external: Vec<String> = external.map(|id| format!("{}:{}", id["connection"].as_str().unwrap_or(""), id["id"].as_str().unwrap_or(""))).collect();
-    let mut row: Vec<String> = ["/id", "/account", "/name", "/status", "/pipeline", "/stage", "/value/minor", "/value/currency", "/contact_id", "/owner", "/expected_close_on", "/closed_at", "/lost_reason"]
-        .into_iter()
-        .map(text)
+    let external: Vec<String> = external
+        .map(|id| format!("{}:{}", id["connection"].as_str().unwrap_or(""), id["id"].as_str().unwrap_or("")))
         .collect();
+    let mut row: Vec<String> = [
+        "/id",
+        "/account",
+        "/name",
+        "/status",
+        "/pipeline",
+        "/stage",
+        "/value/minor",
+        "/value/currency",
+        "/contact_id",
+        "/owner",
+        "/expected_close_on",
+        "/closed_at",
+        "/lost_reason",
+    ]
+    .into_iter()
+    .map(text)
+    .collect();
     row.push(external.join(" "));
     row.push(text("/sync_state"));
     row.push(text("/updated_at"));

@@ -80,8 +80,13 @@ impl Global {
 /// If it is not named and there are several, or it is not there.
 pub fn account<'a>(installation: &'a Installation, named: Option<&Name>) -> anyhow::Result<&'a Account> {
     match named {
-        Some(name) => installation.accounts.get(name).with_context(|| format!("there is no [accounts.{name}] in the configuration")),
+        Some(name) => installation
+            .accounts
+            .get(name)
+            .with_context(|| format!("there is no [accounts.{name}] in the configuration")),
         None if installation.accounts.len() == 1 => installation.accounts.values().next().context("no account"),
-        None => anyhow::bail!("the configuration has {} accounts: name one with --account", installation.accounts.len()),
+        None => {
+            anyhow::bail!("the configuration has {} accounts: name one with --account", installation.accounts.len())
+        }
     }
 }

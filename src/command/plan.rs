@@ -35,9 +35,15 @@ async fn look(installation: &Installation) -> anyhow::Result<Vec<PlannedWrite>> 
 pub async fn plan(global: &Global, out: Option<&Path>) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
     let _lock = installation.lock()?;
-    let plan = Plan { format: 1, plan: installation.run.to_string(), created_at: installation.clock.now(), writes: look(&installation).await? };
+    let plan = Plan {
+        format: 1,
+        plan: installation.run.to_string(),
+        created_at: installation.clock.now(),
+        writes: look(&installation).await?,
+    };
     if let Some(path) = out {
-        std::fs::write(path, serde_json::to_vec_pretty(&plan)?).with_context(|| format!("writing {}", path.display()))?;
+        std::fs::write(path, serde_json::to_vec_pretty(&plan)?)
+            .with_context(|| format!("writing {}", path.display()))?;
     }
     if global.json() {
         println!("{}", serde_json::to_string(&plan)?);
@@ -50,7 +56,14 @@ pub async fn plan(global: &Global, out: Option<&Path>) -> anyhow::Result<Exit> {
             println!("    {}: {} -> {}  because {}", field.name, field.from, field.to, field.why);
         }
     }
-    println!("{} writes. {}", plan.writes.len(), out.map_or("Keep them with --out FILE.".to_owned(), |path| format!("To make exactly these: tandem apply {}", path.display())));
+    println!(
+        "{} writes. {}",
+        plan.writes.len(),
+        out.map_or("Keep them with --out FILE.".to_owned(), |path| format!(
+            "To make exactly these: tandem apply {}",
+            path.display()
+        ))
+    );
     Ok(Exit::Done)
 }
 
@@ -60,13 +73,18 @@ pub async fn plan(global: &Global, out: Option<&Path>) -> anyhow::Result<Exit> {
 /// Configuration, database, the vendor, or a file that is no plan.
 pub async fn apply(global: &Global, path: &Path) -> anyhow::Result<Exit> {
     let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let plan: Plan = serde_json::from_slice(&text).with_context(|| format!("{} is not a plan of `tandem plan --out`", path.display()))?;
+    let plan: Plan = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not a plan of `tandem plan --out`", path.display()))?;
     anyhow::ensure!(plan.format == 1, "the plan is of format {}, this program reads format 1", plan.format);
     let installation = global.open().await?;
     let lock = installation.lock()?;
     let now = look(&installation).await?;
     if now != plan.writes {
-        eprintln!("The plan is stale: {} writes were planned, {} would be made now. Nothing was written; make a new plan.", plan.writes.len(), now.len());
+        eprintln!(
+            "The plan is stale: {} writes were planned, {} would be made now. Nothing was written; make a new plan.",
+            plan.writes.len(),
+            now.len()
+        );
         return Ok(Exit::Stale);
     }
     drop(lock);

@@ -8,11 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use super::{Exit, Global};
-use crate::{
-    api::Door,
-    installation::Installation,
-    sync::engine::Engine,
-};
+use crate::{api::Door, installation::Installation, sync::engine::Engine};
 
 /// How long running work is given when the daemon is told to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -31,14 +27,26 @@ pub async fn serve(global: &Global) -> anyhow::Result<Exit> {
 ///
 /// # Errors
 /// The database is another engine's, or the port is taken.
-pub async fn run(installation: Arc<Installation>, engines: Vec<Engine>, stop: CancellationToken) -> anyhow::Result<Exit> {
+pub async fn run(
+    installation: Arc<Installation>,
+    engines: Vec<Engine>,
+    stop: CancellationToken,
+) -> anyhow::Result<Exit> {
     let _lock = installation.lock()?;
     let config = &installation.config;
     let listen = config.http.listen.resolve("http.listen", &config.folder)?;
-    let public = config.http.public_url.as_ref().map(|url| url.resolve("http.public_url", &config.folder)).transpose()?;
-    let bootstrap = config.auth.bootstrap_token.as_ref().map(|token| token.secret("auth.bootstrap_token", &config.folder)).transpose()?;
-    let listener = TcpListener::bind(&listen).await.with_context(|| format!("http.listen: {listen} cannot be listened on"))?;
-    let bells: BTreeMap<_, _> = engines.iter().map(|engine| (engine.connection().name.clone(), engine.wake.clone())).collect();
+    let public =
+        config.http.public_url.as_ref().map(|url| url.resolve("http.public_url", &config.folder)).transpose()?;
+    let bootstrap = config
+        .auth
+        .bootstrap_token
+        .as_ref()
+        .map(|token| token.secret("auth.bootstrap_token", &config.folder))
+        .transpose()?;
+    let listener =
+        TcpListener::bind(&listen).await.with_context(|| format!("http.listen: {listen} cannot be listened on"))?;
+    let bells: BTreeMap<_, _> =
+        engines.iter().map(|engine| (engine.connection().name.clone(), engine.wake.clone())).collect();
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().ok();
     let router = Door::new(installation.clone(), bootstrap, public, bells, metrics).router();
     info!(%listen, connections = engines.len(), "serving");

@@ -43,7 +43,10 @@ pub async fn once(global: &Global) -> anyhow::Result<Exit> {
             Err(EngineError::Store(error)) => return Err(error.into()),
             Err(error) => {
                 eprintln!("{}: {error}", engine.connection().name);
-                exit = worse(exit, if matches!(error, EngineError::Paused(_)) { Exit::PeopleMustAct } else { Exit::Later });
+                exit = worse(
+                    exit,
+                    if matches!(error, EngineError::Paused(_)) { Exit::PeopleMustAct } else { Exit::Later },
+                );
                 let mut summary = Summary::new(engine.connection().name.clone());
                 summary.state = if matches!(error, EngineError::Paused(_)) { "paused" } else { "unavailable" }.into();
                 summary
@@ -53,13 +56,20 @@ pub async fn once(global: &Global) -> anyhow::Result<Exit> {
     }
     bars.finish();
     if global.json() {
-        println!("{}", json!({ "run": installation.run.to_string(), "converged": exit == Exit::Done, "connections": summaries }));
+        println!(
+            "{}",
+            json!({ "run": installation.run.to_string(), "converged": exit == Exit::Done, "connections": summaries })
+        );
     } else {
         summaries.iter().for_each(print);
         let words = match exit {
             Exit::Done => "All sides agree.",
-            Exit::PeopleMustAct => "Some records wait for you: `tandem failures list`, `tandem conflicts list`, `tandem guard list`.",
-            Exit::Later | Exit::Stale => "Some work is due later; run it again in a while, or let `tandem serve` do it.",
+            Exit::PeopleMustAct => {
+                "Some records wait for you: `tandem failures list`, `tandem conflicts list`, `tandem guard list`."
+            }
+            Exit::Later | Exit::Stale => {
+                "Some work is due later; run it again in a while, or let `tandem serve` do it."
+            }
         };
         println!("{words}");
     }
@@ -70,10 +80,18 @@ pub async fn once(global: &Global) -> anyhow::Result<Exit> {
 async fn attention(installation: &Installation, engine: &Engine, summary: &mut Summary) -> anyhow::Result<()> {
     let connection = engine.connection();
     let (store, account, name) = (&installation.store, &connection.account.name, &connection.name);
-    summary.failed = store.failures(account, 100_000).await?.iter().filter(|failure| failure.connection == *name).count() as u64;
-    summary.held = store.guard_events(account, name).await?.iter().filter(|event| event.state == "held").map(|event| event.count).sum();
+    summary.failed =
+        store.failures(account, 100_000).await?.iter().filter(|failure| failure.connection == *name).count() as u64;
+    summary.held = store
+        .guard_events(account, name)
+        .await?
+        .iter()
+        .filter(|event| event.state == "held")
+        .map(|event| event.count)
+        .sum();
     summary.waiting = store.backlog(account, name).await?.saturating_sub(summary.held);
-    let open = store.conflicts(account, true, 100_000).await?.iter().filter(|conflict| conflict.connection == *name).count();
+    let open =
+        store.conflicts(account, true, 100_000).await?.iter().filter(|conflict| conflict.connection == *name).count();
     if open > 0 {
         summary.state = "asking".into();
     }
@@ -102,8 +120,21 @@ fn print(summary: &Summary) {
     let Summary { pulled, pushed, .. } = summary;
     println!(
         "{} ({}): took in {} new, {} changed, {} gone; wrote {} new, {} changed, {} archived; {} conflicts, {} failed, {} held, {} quarantined, {} waiting; {} calls in {:.1} s",
-        summary.connection, summary.state, pulled.created, pulled.updated, pulled.deleted, pushed.created, pushed.updated, pushed.deleted,
-        summary.conflicts, summary.failed, summary.held, summary.quarantined, summary.waiting, summary.calls, summary.seconds
+        summary.connection,
+        summary.state,
+        pulled.created,
+        pulled.updated,
+        pulled.deleted,
+        pushed.created,
+        pushed.updated,
+        pushed.deleted,
+        summary.conflicts,
+        summary.failed,
+        summary.held,
+        summary.quarantined,
+        summary.waiting,
+        summary.calls,
+        summary.seconds
     );
 }
 

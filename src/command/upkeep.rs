@@ -4,11 +4,8 @@ use serde_json::json;
 
 use super::{Exit, Global, account};
 use crate::{
-    model::Name,
-    store::{
-        SyncStore,
-        seal::{Sealer, digest},
-    },
+    model::{Name, digest},
+    store::{SyncStore, seal::Sealer},
 };
 
 /// Looks at everything an operator can get wrong.
@@ -18,21 +15,35 @@ use crate::{
 pub async fn doctor(global: &Global) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
     let mut items = vec![("configuration".to_owned(), true, format!("{} parses", global.config.display()))];
-    items.push(("database".into(), installation.store.is_ready().await, "answers, and its tables are up to date".into()));
+    items.push((
+        "database".into(),
+        installation.store.is_ready().await,
+        "answers, and its tables are up to date".into(),
+    ));
     for connection in installation.connections.values() {
         match connection.connector.check().await {
             Ok(identity) => {
-                items.extend(identity.items.into_iter().map(|item| (format!("{} {}", connection.name, item.name), item.ok, item.detail)));
+                items.extend(
+                    identity
+                        .items
+                        .into_iter()
+                        .map(|item| (format!("{} {}", connection.name, item.name), item.ok, item.detail)),
+                );
             }
             Err(error) => items.push((format!("{} connection", connection.name), false, error.to_string())),
         }
         let failures = installation.store.failures(&connection.account.name, 10_000).await?;
         let count = failures.iter().filter(|failure| failure.connection == connection.name).count();
-        items.push((format!("{} failures", connection.name), count == 0, format!("{count} records or fields wait for a person")));
+        items.push((
+            format!("{} failures", connection.name),
+            count == 0,
+            format!("{count} records or fields wait for a person"),
+        ));
     }
     let ok = items.iter().all(|(_, ok, _)| *ok);
     if global.json() {
-        let items: Vec<_> = items.iter().map(|(name, ok, detail)| json!({ "name": name, "ok": ok, "detail": detail })).collect();
+        let items: Vec<_> =
+            items.iter().map(|(name, ok, detail)| json!({ "name": name, "ok": ok, "detail": detail })).collect();
         println!("{}", json!({ "ok": ok, "items": items }));
     } else {
         for (name, ok, detail) in &items {
@@ -97,9 +108,16 @@ pub fn simulate(first: u64, seeds: u64) -> Exit {
         steps += outcome.steps;
         if !outcome.violations.is_empty() {
             bad += 1;
-            println!("seed {seed} (trace {}): {}\n  again: tandem simulate --seed {seed}", outcome.trace, outcome.violations.join("\n    "));
+            println!(
+                "seed {seed} (trace {}): {}\n  again: tandem simulate --seed {seed}",
+                outcome.trace,
+                outcome.violations.join("\n    ")
+            );
         }
     }
-    println!("{seeds} seeds, {steps} steps, {:.0} steps/s, {bad} seeds that fail", steps as f64 / began.elapsed().as_secs_f64());
+    println!(
+        "{seeds} seeds, {steps} steps, {:.0} steps/s, {bad} seeds that fail",
+        steps as f64 / began.elapsed().as_secs_f64()
+    );
     if bad == 0 { Exit::Done } else { Exit::PeopleMustAct }
 }

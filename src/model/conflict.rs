@@ -79,7 +79,8 @@ impl Conflict {
     /// What makes this conflict itself: found again, it is not recorded twice.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let text = serde_json::to_string(&(&self.connection, self.kind, self.record, &self.row, &self.local, &self.remote));
-        crate::store::seal::digest(text.unwrap_or_default().as_bytes())
+        let text =
+            serde_json::to_string(&(&self.connection, self.kind, self.record, &self.row, &self.local, &self.remote));
+        crate::model::digest(text.unwrap_or_default().as_bytes())
     }
 }

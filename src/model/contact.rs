@@ -93,7 +93,9 @@ impl Contact {
             "phone" => text_value(self.phone.as_deref()),
             "company" => text_value(self.company.as_deref()),
             "owner" => text_value(self.owner.as_deref()),
-            _ => field::custom(name).map_or(Value::Absent, |name| self.custom.get(name).cloned().unwrap_or(Value::Null)),
+            _ => {
+                field::custom(name).map_or(Value::Absent, |name| self.custom.get(name).cloned().unwrap_or(Value::Null))
+            }
         }
     }
 
@@ -112,7 +114,8 @@ impl Contact {
                 "company" => next.company = text(name, value)?,
                 "owner" => next.owner = text(name, value)?,
                 _ => {
-                    let custom = field::custom(name).ok_or_else(|| Invalid::new(name, "is not a field of a contact"))?;
+                    let custom =
+                        field::custom(name).ok_or_else(|| Invalid::new(name, "is not a field of a contact"))?;
                     match value {
                         Value::Absent => {}
                         Value::Null => {

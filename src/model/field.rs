@@ -2,8 +2,19 @@
 
 /// Every field of an opportunity that is not an account's own.
 pub const OPPORTUNITY: [&str; 13] = [
-    "name", "description", "pipeline", "stage", "status", "lost_reason", "closed_at", "expected_close_on", "amount", "currency",
-    "owner", "contact", "source",
+    "name",
+    "description",
+    "pipeline",
+    "stage",
+    "status",
+    "lost_reason",
+    "closed_at",
+    "expected_close_on",
+    "amount",
+    "currency",
+    "owner",
+    "contact",
+    "source",
 ];
 
 /// Every field of a contact that is not an account's own.

@@ -105,7 +105,9 @@ mod tests {
 
     #[test]
     fn exponents_are_those_of_the_currency_and_nothing_is_rounded() {
-        for (text, code, minor) in [("12.50", "USD", 1_250), ("1200", "JPY", 1_200), ("1.234", "KWD", 1_234), ("12.500", "USD", 1_250)] {
+        for (text, code, minor) in
+            [("12.50", "USD", 1_250), ("1200", "JPY", 1_200), ("1.234", "KWD", 1_234), ("12.500", "USD", 1_250)]
+        {
             let money = Money::from_major(text.parse().unwrap(), Currency::new(code).unwrap()).unwrap();
             assert_eq!(money.minor, minor);
             assert_eq!(money.to_major(), text.parse::<Decimal>().unwrap());

@@ -224,7 +224,9 @@ impl Opportunity {
             "owner" => text_value(self.owner.as_deref()),
             "contact" => id(self.contact.map(|id| id.to_string())),
             "source" => text_value(self.source.as_deref()),
-            _ => field::custom(name).map_or(Value::Absent, |name| self.custom.get(name).cloned().unwrap_or(Value::Null)),
+            _ => {
+                field::custom(name).map_or(Value::Absent, |name| self.custom.get(name).cloned().unwrap_or(Value::Null))
+            }
         }
     }
 
@@ -261,7 +263,8 @@ impl Opportunity {
                 "contact" => next.contact = parsed(name, value)?,
                 "source" => next.source = text(name, value)?,
                 _ => {
-                    let custom = field::custom(name).ok_or_else(|| Invalid::new(name, "is not a field of an opportunity"))?;
+                    let custom =
+                        field::custom(name).ok_or_else(|| Invalid::new(name, "is not a field of an opportunity"))?;
                     match value {
                         Value::Absent => {}
                         Value::Null => {

@@ -101,7 +101,12 @@ mod tests {
 
     #[test]
     fn cb_09_a_record_starts_on_the_lowest_stage_above_zero() {
-        let stage = |n: u128, label: &str, probability, kind| Stage { id: StageId(Uuid::from_u128(n)), label: label.into(), probability, kind };
+        let stage = |n: u128, label: &str, probability, kind| Stage {
+            id: StageId(Uuid::from_u128(n)),
+            label: label.into(),
+            probability,
+            kind,
+        };
         let pipeline = Pipeline {
             id: PipelineId(Uuid::nil()),
             label: "Boutique".into(),

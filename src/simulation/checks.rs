@@ -56,18 +56,29 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
     }
     for (field, text) in ledger.here.iter().chain(&ledger.there) {
         if !kept.contains(text.trim()) {
-            wrong.push(format!("I2: the edit of {field} to {text:?} is nowhere: not in a record, a conflict or the history"));
+            wrong.push(format!(
+                "I2: the edit of {field} to {text:?} is nowhere: not in a record, a conflict or the history"
+            ));
         }
     }
     if !wrong.is_empty() {
         for failure in rig.store.failures(account, 20).await.unwrap_or_default() {
-            wrong.push(format!("(failure of {} {} {}: {} {})", failure.kind, failure.key, failure.row, failure.code, failure.message));
+            wrong.push(format!(
+                "(failure of {} {} {}: {} {})",
+                failure.kind, failure.key, failure.row, failure.code, failure.message
+            ));
         }
         for dirty in rig.store.all_dirty(account, name) {
-            wrong.push(format!("({} {} is still marked: due {}, tried {} times)", dirty.kind, dirty.key, dirty.due_at, dirty.attempts));
+            wrong.push(format!(
+                "({} {} is still marked: due {}, tried {} times)",
+                dirty.kind, dirty.key, dirty.due_at, dirty.attempts
+            ));
         }
         for intent in rig.store.open_intents(account, name).await.unwrap_or_default() {
-            wrong.push(format!("(open intent of {} {}: {:?}, closes {:?})", intent.kind, intent.local, intent.state, intent.closes_at));
+            wrong.push(format!(
+                "(open intent of {} {}: {:?}, closes {:?})",
+                intent.kind, intent.local, intent.state, intent.closes_at
+            ));
         }
     }
     wrong

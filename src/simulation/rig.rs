@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use tandem_contract::{
-    Clock, Connector, Cursor, ExternalId, HttpRequest, HttpResponse, Kind, RouterTransport, Secret, TokioClock, Transport, TransportError,
-    WebhookRequest,
+    Clock, Connector, Cursor, ExternalId, HttpRequest, HttpResponse, Kind, RouterTransport, Secret, TokioClock,
+    Transport, TransportError, WebhookRequest,
 };
 use tandem_hubspot::{
     Credentials, HubSpot, Options,
@@ -24,8 +24,8 @@ use tokio::sync::Notify;
 use crate::{
     edit::Desk,
     model::{
-        Account, Conflict, ConnectionRow, Currency, Dirty, Failure, HistoryEntry, Ids, Intent, Link, LocalRecord, Name, Pipeline, Profile,
-        RecordId, StageMap,
+        Account, Conflict, ConnectionRow, Currency, Dirty, Failure, HistoryEntry, Ids, Intent, Link, LocalRecord, Name,
+        Pipeline, Profile, RecordId, StageMap,
         ids::{ConflictId, RunId},
     },
     store::{By, Commit, GuardEvent, StoreError, SyncStore, memory::MemoryStore},
@@ -175,7 +175,14 @@ impl SyncStore for GatedStore {
     async fn links(&self, account: &Name, connection: &Name, kind: Kind, by: By<'_>) -> Stored<Vec<Link>> {
         self.inner.links(account, connection, kind, by).await
     }
-    async fn link_page(&self, account: &Name, connection: &Name, kind: Kind, after: Option<RecordId>, limit: usize) -> Stored<Vec<Link>> {
+    async fn link_page(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        after: Option<RecordId>,
+        limit: usize,
+    ) -> Stored<Vec<Link>> {
         self.inner.link_page(account, connection, kind, after, limit).await
     }
     async fn records(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Stored<Vec<LocalRecord>> {
@@ -190,7 +197,13 @@ impl SyncStore for GatedStore {
     async fn open_intents(&self, account: &Name, connection: &Name) -> Stored<Vec<Intent>> {
         self.inner.open_intents(account, connection).await
     }
-    async fn aliases(&self, account: &Name, connection: &Name, kind: Kind, ids: &[ExternalId]) -> Stored<Vec<(ExternalId, ExternalId)>> {
+    async fn aliases(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        ids: &[ExternalId],
+    ) -> Stored<Vec<(ExternalId, ExternalId)>> {
         self.inner.aliases(account, connection, kind, ids).await
     }
     async fn cursor(&self, account: &Name, connection: &Name, stream: &str) -> Stored<Option<Cursor>> {
@@ -223,7 +236,15 @@ impl SyncStore for GatedStore {
     async fn count_links(&self, account: &Name, connection: &Name, kind: Kind) -> Stored<u64> {
         self.inner.count_links(account, connection, kind).await
     }
-    async fn take_lease(&self, shard: i64, account: &Name, connection: &Name, owner: &str, now: DateTime<Utc>, expires: DateTime<Utc>) -> Stored<Option<i64>> {
+    async fn take_lease(
+        &self,
+        shard: i64,
+        account: &Name,
+        connection: &Name,
+        owner: &str,
+        now: DateTime<Utc>,
+        expires: DateTime<Utc>,
+    ) -> Stored<Option<i64>> {
         self.gate.pass("lease").await;
         self.inner.take_lease(shard, account, connection, owner, now, expires).await
     }
@@ -260,11 +281,7 @@ impl Transport for Doorbell {
             }
             Err(_) => 401,
         };
-        Ok(HttpResponse {
-            status: http_status(status),
-            headers: Default::default(),
-            body: Default::default(),
-        })
+        Ok(HttpResponse { status: http_status(status), headers: Default::default(), body: Default::default() })
     }
 }
 
@@ -289,7 +306,6 @@ pub struct Rig {
     connection: Arc<Connection>,
     doorbell: Arc<Doorbell>,
     ids: Arc<Ids>,
-    starts: AtomicU64,
 }
 
 /// The address webhooks are sent to; nothing listens there.
@@ -310,8 +326,10 @@ impl Rig {
         let account = account(profile);
         let name: Name = "hubspot".parse().expect("a name");
         let secret = Secret::new(sandbox.with(|world| world.settings.client_secret.clone()));
-        let token = Secret::new(sandbox.with(|world| world.settings.access_tokens.first().cloned().unwrap_or_default()));
-        let mut options = Options::new("http://hubspot.example.com".parse().expect("an address"), Credentials::Token(token));
+        let token =
+            Secret::new(sandbox.with(|world| world.settings.access_tokens.first().cloned().unwrap_or_default()));
+        let mut options =
+            Options::new("http://hubspot.example.com".parse().expect("an address"), Credentials::Token(token));
         options.client_secret = Some(secret.clone());
         options.installation = "sim".into();
         let lenses = lenses();
@@ -351,7 +369,6 @@ impl Rig {
             connection: Arc::new(connection),
             doorbell,
             ids: Arc::new(Ids::seeded(seed)),
-            starts: AtomicU64::new(0),
         }
     }
 
@@ -363,13 +380,12 @@ impl Rig {
     /// A new engine, as after a start of the process.
     #[must_use]
     pub fn engine(&self) -> Engine {
-        let start = self.starts.fetch_add(1, Ordering::SeqCst);
         let shared = Shared {
             store: Arc::new(GatedStore { inner: self.store.clone(), gate: self.gate.clone() }),
             clock: self.clock.clone(),
             ids: self.ids.clone(),
             // A process that is started again takes the lease over at once: the file lock proves the old one dead.
-            owner: format!("engine {}", start.min(0)),
+            owner: "engine".into(),
             lease: Duration::from_secs(30),
             audit_every: Duration::from_secs(1_800),
             limits: Limits { deletes: 10_000, alike: 10_000, ..Limits::default() },

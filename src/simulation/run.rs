@@ -37,7 +37,8 @@ pub struct Outcome {
 #[must_use]
 #[expect(clippy::expect_used, reason = "without a runtime there is nothing to run")]
 pub fn run_seed(seed: u64) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(simulate(seed))
 }
 
@@ -149,14 +150,24 @@ fn furnish(rig: &Rig, rng: &mut StdRng) {
     rig.sandbox.with(|world| {
         let mut people = Vec::new();
         for n in 0..contacts {
-            let properties = [("firstname", format!("First{n}")), ("lastname", format!("Last{n}")), ("email", format!("p{n}@example.com"))];
+            let properties = [
+                ("firstname", format!("First{n}")),
+                ("lastname", format!("Last{n}")),
+                ("email", format!("p{n}@example.com")),
+            ];
             let properties = properties.map(|(name, value)| (name.to_owned(), value)).into();
             people.extend(world.create(Kind::Contact, &properties, Change::Person));
         }
         for n in 0..deals {
-            let properties = [("dealname", format!("deal {n}")), ("dealstage", "qualifiedtobuy".to_owned()), ("amount", format!("{}.50", n + 1))];
+            let properties = [
+                ("dealname", format!("deal {n}")),
+                ("dealstage", "qualifiedtobuy".to_owned()),
+                ("amount", format!("{}.50", n + 1)),
+            ];
             let properties = properties.map(|(name, value)| (name.to_owned(), value)).into();
-            if let (Ok(deal), Some(contact)) = (world.create(Kind::Deal, &properties, Change::Person), people.get(n as usize % people.len())) {
+            if let (Ok(deal), Some(contact)) =
+                (world.create(Kind::Deal, &properties, Change::Person), people.get(n as usize % people.len()))
+            {
                 world.associate(deal, *contact, Change::Person);
             }
         }
@@ -171,7 +182,9 @@ async fn perturb(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, turn: u64) {
         4..=7 => edit_here(rig, rng, ledger, &text).await,
         8 => create_here(rig, rng, &text).await,
         9 => rig.sandbox.with(|world| {
-            let properties = [("dealname", text.as_str()), ("dealstage", "contractsent")].map(|(n, v)| (n.to_owned(), v.to_owned())).into();
+            let properties = [("dealname", text.as_str()), ("dealstage", "contractsent")]
+                .map(|(n, v)| (n.to_owned(), v.to_owned()))
+                .into();
             let _ = world.create(Kind::Deal, &properties, Change::Person);
         }),
         10 => rig.sandbox.with(|world| {
@@ -212,12 +225,21 @@ fn edit_there(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str) {
             (_, 0) => ("dealname", text.to_owned()),
             (_, 1) => ("description", text.to_owned()),
             (_, 2) => ("amount", format!("{}.25", rng.random_range(1..999))),
-            _ => ("dealstage", (*["contractsent", "closedwon", "closedlost", "appointmentscheduled"].choose(rng).unwrap_or(&"contractsent")).to_owned()),
+            _ => (
+                "dealstage",
+                (*["contractsent", "closedwon", "closedlost", "appointmentscheduled"]
+                    .choose(rng)
+                    .unwrap_or(&"contractsent"))
+                .to_owned(),
+            ),
         };
         let properties = [(property.to_owned(), value.clone())].into();
         // An edit that a person overwrites in HubSpot before anyone could read it is not ours to keep.
         let previous = world.value(kind, id, property);
-        if world.update(kind, id, &properties, Change::Person).is_ok() && property != "dealstage" && property != "amount" {
+        if world.update(kind, id, &properties, Change::Person).is_ok()
+            && property != "dealstage"
+            && property != "amount"
+        {
             if let Some(previous) = previous {
                 ledger.there.retain(|(p, v)| !(p == property && v.trim() == previous.trim()));
             }
@@ -228,7 +250,8 @@ fn edit_there(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str) {
 
 async fn edit_here(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str) {
     let kind = if rng.random_bool(0.8) { Kind::Deal } else { Kind::Contact };
-    let records: Vec<RecordId> = rig.store.all(&rig.account.name, kind).iter().filter(|r| !r.is_deleted()).map(|r| r.id()).collect();
+    let records: Vec<RecordId> =
+        rig.store.all(&rig.account.name, kind).iter().filter(|r| !r.is_deleted()).map(|r| r.id()).collect();
     let Some(id) = records.choose(rng).copied() else { return };
     let mut fields = Fields::new();
     match (kind, rng.random_range(0..4)) {
@@ -242,14 +265,19 @@ async fn edit_here(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str)
         _ => fields.insert("status".into(), Value::text(["open", "won", "lost"].choose(rng).unwrap_or(&"open"))),
     };
     if rig.desk().update(kind, id, None, &fields, None).await.is_ok() {
-        ledger.here.extend(fields.iter().filter(|(_, v)| v.as_text() == Some(text)).map(|(f, v)| (f.clone(), v.to_string())));
+        ledger
+            .here
+            .extend(fields.iter().filter(|(_, v)| v.as_text() == Some(text)).map(|(f, v)| (f.clone(), v.to_string())));
     }
 }
 
 async fn create_here(rig: &Rig, rng: &mut StdRng, text: &str) {
     let mut fields = Fields::from([("name".to_owned(), Value::text(text))]);
     if rng.random_bool(0.5) {
-        let person = Fields::from([("first_name".to_owned(), Value::text(text)), ("email".to_owned(), Value::text(&format!("{}@example.com", text.trim())))]);
+        let person = Fields::from([
+            ("first_name".to_owned(), Value::text(text)),
+            ("email".to_owned(), Value::text(&format!("{}@example.com", text.trim()))),
+        ]);
         if let Ok(contact) = rig.desk().create(Kind::Contact, &person, None).await {
             fields.insert("contact".into(), Value::Text(contact.id().to_string()));
         }

@@ -12,7 +12,8 @@ use tandem_contract::{Cursor, ExternalId, Kind};
 
 use super::{By, Commit, GuardEvent, Op, StoreError, SyncStore, Taken};
 use crate::model::{
-    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Key, Link, LocalRecord, Name, Pipeline, RecordId, StageMap,
+    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Key, Link, LocalRecord, Name, Pipeline, RecordId,
+    StageMap,
     ids::{ConflictId, FailureId, IntentId, PipelineId},
 };
 
@@ -64,7 +65,12 @@ impl MemoryStore {
     #[must_use]
     pub fn all(&self, account: &Name, kind: Kind) -> Vec<LocalRecord> {
         let state = self.lock();
-        state.records.iter().filter(|((a, k, _), _)| a == account && *k == kind).map(|(_, record)| record.clone()).collect()
+        state
+            .records
+            .iter()
+            .filter(|((a, k, _), _)| a == account && *k == kind)
+            .map(|(_, record)| record.clone())
+            .collect()
     }
 
     /// Every link of a connection.
@@ -146,9 +152,14 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
                     priority: old.priority.min(mark.priority),
                     ..old.clone()
                 },
-                None => {
-                    Dirty { kind: mark.kind, key: mark.key, generation: 1, due_at: mark.due_at, priority: mark.priority, attempts: 0 }
-                }
+                None => Dirty {
+                    kind: mark.kind,
+                    key: mark.key,
+                    generation: 1,
+                    due_at: mark.due_at,
+                    priority: mark.priority,
+                    attempts: 0,
+                },
             };
             put!(state, undo, dirty, key, next);
         }
@@ -178,7 +189,9 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
                 take!(state, undo, intent_of, (owned(&old.connection), old.kind, old.local));
             }
         }
-        Op::PutCursor { connection, stream, cursor } => put!(state, undo, cursors, (owned(&connection), stream), cursor),
+        Op::PutCursor { connection, stream, cursor } => {
+            put!(state, undo, cursors, (owned(&connection), stream), cursor)
+        }
         Op::AddConflict(conflict) => {
             let print = (account.clone(), conflict.fingerprint());
             if !state.fingerprints.contains_key(&print) {
@@ -208,7 +221,9 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
             let gone: Vec<_> = state
                 .failure_of
                 .keys()
-                .filter(|(o, k, record, r)| *o == of && *k == kind && *record == key && row.as_ref().is_none_or(|row| row == r))
+                .filter(|(o, k, record, r)| {
+                    *o == of && *k == kind && *record == key && row.as_ref().is_none_or(|row| row == r)
+                })
                 .cloned()
                 .collect();
             for key in gone {
@@ -217,7 +232,9 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
                 }
             }
         }
-        Op::PutPipeline(pipeline, place) => put!(state, undo, pipelines, (account.clone(), pipeline.id), (place, pipeline)),
+        Op::PutPipeline(pipeline, place) => {
+            put!(state, undo, pipelines, (account.clone(), pipeline.id), (place, pipeline))
+        }
         Op::PutStageMap(map) => {
             let key = (owned(&map.connection), map.remote_pipeline.clone(), map.remote_stage.clone());
             put!(state, undo, stage_maps, key, map);
@@ -261,7 +278,12 @@ fn put_record(
         {
             return Err(StoreError::Taken { what: Taken::ExternalReference });
         }
-        let held: Vec<_> = state.slots.iter().filter(|((a, _), holder)| a == account && **holder == id).map(|(k, _)| k.clone()).collect();
+        let held: Vec<_> = state
+            .slots
+            .iter()
+            .filter(|((a, _), holder)| a == account && **holder == id)
+            .map(|(k, _)| k.clone())
+            .collect();
         for place in held {
             take!(state, undo, slots, place);
         }
@@ -289,7 +311,10 @@ impl SyncStore for MemoryStore {
         let mut guard = self.lock();
         let state = &mut *guard;
         if let Some(fence) = &commit.fence
-            && state.epochs.get(&(commit.account.clone(), fence.connection.clone())).is_some_and(|epoch| *epoch != fence.epoch)
+            && state
+                .epochs
+                .get(&(commit.account.clone(), fence.connection.clone()))
+                .is_some_and(|epoch| *epoch != fence.epoch)
         {
             return Err(StoreError::Fenced);
         }
@@ -305,10 +330,17 @@ impl SyncStore for MemoryStore {
         Ok(())
     }
 
-    async fn due(&self, account: &Name, connection: &Name, now: DateTime<Utc>, limit: usize) -> Result<Vec<Dirty>, StoreError> {
+    async fn due(
+        &self,
+        account: &Name,
+        connection: &Name,
+        now: DateTime<Utc>,
+        limit: usize,
+    ) -> Result<Vec<Dirty>, StoreError> {
         let state = self.lock();
         let owned = (account.clone(), connection.clone());
-        let mut due: Vec<&Dirty> = state.dirty.iter().filter(|((o, ..), d)| *o == owned && d.due_at <= now).map(|(_, d)| d).collect();
+        let mut due: Vec<&Dirty> =
+            state.dirty.iter().filter(|((o, ..), d)| *o == owned && d.due_at <= now).map(|(_, d)| d).collect();
         due.sort_by(|a, b| (a.kind, a.priority, a.due_at, &a.key).cmp(&(b.kind, b.priority, b.due_at, &b.key)));
         let kind = due.first().map(|dirty| dirty.kind);
         Ok(due.into_iter().filter(|dirty| Some(dirty.kind) == kind).take(limit).cloned().collect())
@@ -341,7 +373,10 @@ impl SyncStore for MemoryStore {
     ) -> Result<Vec<Link>, StoreError> {
         let owned = (account.clone(), connection.clone());
         let state = self.lock();
-        let all = state.links.iter().filter(|((o, k, id), _)| *o == owned && *k == kind && after.is_none_or(|after| *id > after));
+        let all = state
+            .links
+            .iter()
+            .filter(|((o, k, id), _)| *o == owned && *k == kind && after.is_none_or(|after| *id > after));
         Ok(all.take(limit).map(|(_, link)| link.clone()).collect())
     }
 
@@ -350,19 +385,31 @@ impl SyncStore for MemoryStore {
         Ok(ids.iter().filter_map(|id| state.records.get(&(account.clone(), kind, *id)).cloned()).collect())
     }
 
-    async fn contacts_by_email(&self, account: &Name, emails: &[String]) -> Result<Vec<(String, RecordId)>, StoreError> {
+    async fn contacts_by_email(
+        &self,
+        account: &Name,
+        emails: &[String],
+    ) -> Result<Vec<(String, RecordId)>, StoreError> {
         let state = self.lock();
         let contacts = state.records.iter().filter(|((a, kind, _), _)| a == account && *kind == Kind::Contact);
         Ok(contacts
             .filter_map(|(_, record)| match record {
-                LocalRecord::Contact(contact) if contact.deleted_at.is_none() => Some((contact.email_key()?, contact.id)),
+                LocalRecord::Contact(contact) if contact.deleted_at.is_none() => {
+                    Some((contact.email_key()?, contact.id))
+                }
                 _ => None,
             })
             .filter(|(email, _)| emails.contains(email))
             .collect())
     }
 
-    async fn intents(&self, account: &Name, connection: &Name, kind: Kind, locals: &[RecordId]) -> Result<Vec<Intent>, StoreError> {
+    async fn intents(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        locals: &[RecordId],
+    ) -> Result<Vec<Intent>, StoreError> {
         let state = self.lock();
         let owned = (account.clone(), connection.clone());
         let ids = locals.iter().filter_map(|local| state.intent_of.get(&(owned.clone(), kind, *local)));
@@ -371,7 +418,12 @@ impl SyncStore for MemoryStore {
 
     async fn open_intents(&self, account: &Name, connection: &Name) -> Result<Vec<Intent>, StoreError> {
         let state = self.lock();
-        Ok(state.intents.iter().filter(|((a, _), i)| a == account && i.connection == *connection).map(|(_, i)| i.clone()).collect())
+        Ok(state
+            .intents
+            .iter()
+            .filter(|((a, _), i)| a == account && i.connection == *connection)
+            .map(|(_, i)| i.clone())
+            .collect())
     }
 
     async fn aliases(
@@ -383,7 +435,10 @@ impl SyncStore for MemoryStore {
     ) -> Result<Vec<(ExternalId, ExternalId)>, StoreError> {
         let state = self.lock();
         let owned = (account.clone(), connection.clone());
-        Ok(ids.iter().filter_map(|id| Some((id.clone(), state.aliases.get(&(owned.clone(), kind, id.clone()))?.clone()))).collect())
+        Ok(ids
+            .iter()
+            .filter_map(|id| Some((id.clone(), state.aliases.get(&(owned.clone(), kind, id.clone()))?.clone())))
+            .collect())
     }
 
     async fn cursor(&self, account: &Name, connection: &Name, stream: &str) -> Result<Option<Cursor>, StoreError> {
@@ -392,7 +447,8 @@ impl SyncStore for MemoryStore {
 
     async fn pipelines(&self, account: &Name) -> Result<Vec<Pipeline>, StoreError> {
         let state = self.lock();
-        let mut all: Vec<&(i64, Pipeline)> = state.pipelines.iter().filter(|((a, _), _)| a == account).map(|(_, p)| p).collect();
+        let mut all: Vec<&(i64, Pipeline)> =
+            state.pipelines.iter().filter(|((a, _), _)| a == account).map(|(_, p)| p).collect();
         all.sort_by_key(|(place, pipeline)| (*place, pipeline.id));
         Ok(all.into_iter().map(|(_, pipeline)| pipeline.clone()).collect())
     }
@@ -455,7 +511,13 @@ impl SyncStore for MemoryStore {
         Ok(Some(epoch))
     }
 
-    async fn renew_lease(&self, shard: i64, owner: &str, epoch: i64, expires: DateTime<Utc>) -> Result<bool, StoreError> {
+    async fn renew_lease(
+        &self,
+        shard: i64,
+        owner: &str,
+        epoch: i64,
+        expires: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
         let mut state = self.lock();
         match state.leases.get_mut(&shard) {
             Some(lease) if lease.0 == owner && lease.1 == epoch => {

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use tandem_contract::{Cursor, ExternalId, Kind};
 
 use crate::model::{
-    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Key, Link, LocalRecord, Mark, Name, Pipeline, RecordId, StageMap,
+    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Key, Link, LocalRecord, Mark, Name, Pipeline,
+    RecordId, StageMap,
     ids::{ConflictId, IntentId},
 };
 
@@ -238,7 +239,13 @@ pub trait SyncStore: Send + Sync {
     async fn commit(&self, commit: Commit) -> Result<(), StoreError>;
 
     /// Marks that are due, parents first, urgent first; at most `limit`, all of one kind.
-    async fn due(&self, account: &Name, connection: &Name, now: DateTime<Utc>, limit: usize) -> Result<Vec<Dirty>, StoreError>;
+    async fn due(
+        &self,
+        account: &Name,
+        connection: &Name,
+        now: DateTime<Utc>,
+        limit: usize,
+    ) -> Result<Vec<Dirty>, StoreError>;
 
     /// When the next mark is due.
     async fn next_due(&self, account: &Name, connection: &Name) -> Result<Option<DateTime<Utc>>, StoreError>;
@@ -260,10 +267,17 @@ pub trait SyncStore: Send + Sync {
     async fn records(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Result<Vec<LocalRecord>, StoreError>;
 
     /// Contacts that are not deleted, by the key of their e-mail address.
-    async fn contacts_by_email(&self, account: &Name, emails: &[String]) -> Result<Vec<(String, RecordId)>, StoreError>;
+    async fn contacts_by_email(&self, account: &Name, emails: &[String])
+    -> Result<Vec<(String, RecordId)>, StoreError>;
 
     /// Open intents of these records.
-    async fn intents(&self, account: &Name, connection: &Name, kind: Kind, locals: &[RecordId]) -> Result<Vec<Intent>, StoreError>;
+    async fn intents(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        locals: &[RecordId],
+    ) -> Result<Vec<Intent>, StoreError>;
 
     /// All open intents of a connection.
     async fn open_intents(&self, account: &Name, connection: &Name) -> Result<Vec<Intent>, StoreError>;
@@ -320,5 +334,11 @@ pub trait SyncStore: Send + Sync {
     ) -> Result<Option<i64>, StoreError>;
 
     /// Prolongs a lease; false if it is another's now.
-    async fn renew_lease(&self, shard: i64, owner: &str, epoch: i64, expires: DateTime<Utc>) -> Result<bool, StoreError>;
+    async fn renew_lease(
+        &self,
+        shard: i64,
+        owner: &str,
+        epoch: i64,
+        expires: DateTime<Utc>,
+    ) -> Result<bool, StoreError>;
 }

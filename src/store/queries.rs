@@ -26,7 +26,12 @@ impl SqlStore {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn opportunities(&self, account: &Name, after: Option<RecordId>, limit: u32) -> Result<Vec<Opportunity>, StoreError> {
+    pub async fn opportunities(
+        &self,
+        account: &Name,
+        after: Option<RecordId>,
+        limit: u32,
+    ) -> Result<Vec<Opportunity>, StoreError> {
         let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
             sqlx::query_as("SELECT id, body FROM opportunity WHERE account = $1 AND id > $2 AND NOT deleted ORDER BY id LIMIT $3")
                 .bind(account.as_str()).bind(after.map_or(Uuid::nil(), |id| id.0)).bind(i64::from(limit)).fetch_all(pool).await
@@ -39,7 +44,12 @@ impl SqlStore {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn contacts(&self, account: &Name, after: Option<RecordId>, limit: u32) -> Result<Vec<Contact>, StoreError> {
+    pub async fn contacts(
+        &self,
+        account: &Name,
+        after: Option<RecordId>,
+        limit: u32,
+    ) -> Result<Vec<Contact>, StoreError> {
         let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
             sqlx::query_as("SELECT id, body FROM contact WHERE account = $1 AND id > $2 AND NOT deleted ORDER BY id LIMIT $3")
                 .bind(account.as_str()).bind(after.map_or(Uuid::nil(), |id| id.0)).bind(i64::from(limit)).fetch_all(pool).await
@@ -103,7 +113,13 @@ impl SqlStore {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn release(&self, account: &Name, connection: &Name, waiting_until: DateTime<Utc>, now: DateTime<Utc>) -> Result<u64, StoreError> {
+    pub async fn release(
+        &self,
+        account: &Name,
+        connection: &Name,
+        waiting_until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
         let sql = "UPDATE dirty SET due_at = $4, generation = generation + 1, attempts = 0 WHERE account = $1 AND connection = $2 AND due_at >= $3";
         let done = on_writer!(self, pool => {
             sqlx::query(sql).bind(account.as_str()).bind(connection.as_str()).bind(waiting_until).bind(now).execute(pool).await.map(|d| d.rows_affected())
@@ -128,7 +144,13 @@ impl SqlStore {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn add_token(&self, account: &Name, name: &str, digest: &str, now: DateTime<Utc>) -> Result<(), StoreError> {
+    pub async fn add_token(
+        &self,
+        account: &Name,
+        name: &str,
+        digest: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
         let sql = "INSERT INTO api_token (digest, account, name, created_at) VALUES ($1, $2, $3, $4)";
         on_writer!(self, pool => sqlx::query(sql).bind(digest).bind(account.as_str()).bind(name).bind(now).execute(pool).await.map(|_| ()))
             .map_err(refused)

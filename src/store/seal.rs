@@ -1,4 +1,4 @@
-//! Sealing: secrets and vendors' raw words at rest, and digests.
+//! Sealing: secrets and vendors' raw words at rest.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chacha20poly1305::{
@@ -6,7 +6,6 @@ use chacha20poly1305::{
     aead::{Aead, Payload},
 };
 use rand::RngCore;
-use sha2::{Digest, Sha256};
 use tandem_contract::Secret;
 
 /// Seals and opens with the installation's master key: XChaCha20-Poly1305 with a random 24-byte nonce in front.
@@ -64,12 +63,6 @@ impl Sealer {
         let payload = Payload { msg: text, aad: purpose.as_bytes() };
         self.0.decrypt(&XNonce::from(nonce), payload).map_err(|_| SealError::DoesNotOpen)
     }
-}
-
-/// SHA-256 in hex.
-#[must_use]
-pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ use uuid::Uuid;
 
 use super::{By, Commit, GuardEvent, Op, StoreError, SyncStore, Taken, seal::Sealer};
 use crate::model::{
-    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Link, LocalRecord, Name, Pipeline, RecordId, StageMap,
+    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Link, LocalRecord, Name, Pipeline, RecordId,
+    StageMap,
     ids::{ConflictId, IntentId},
 };
 
@@ -112,11 +113,16 @@ pub(super) fn refused(error: sqlx::Error) -> StoreError {
         if let Some(what) = what {
             return StoreError::Taken { what };
         }
-        return StoreError::Stale { kind: if text.contains("contact") { Kind::Contact } else { Kind::Deal }, id: RecordId(Uuid::nil()) };
+        return StoreError::Stale {
+            kind: if text.contains("contact") { Kind::Contact } else { Kind::Deal },
+            id: RecordId(Uuid::nil()),
+        };
     }
     StoreError::Unavailable(match &error {
         // The text of a statement's failure may quote values; its code does not.
-        sqlx::Error::Database(refusal) => format!("{} ({})", plain(refusal.message()), refusal.code().unwrap_or_default()),
+        sqlx::Error::Database(refusal) => {
+            format!("{} ({})", plain(refusal.message()), refusal.code().unwrap_or_default())
+        }
         other => other.to_string(),
     })
 }
@@ -171,8 +177,11 @@ impl SqlStore {
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
                 .busy_timeout(Duration::from_secs(5));
-            let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(unavailable)?;
-            let read = SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true).create_if_missing(false));
+            let write =
+                SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(unavailable)?;
+            let read = SqlitePoolOptions::new()
+                .max_connections(4)
+                .connect_with(options.read_only(true).create_if_missing(false));
             Pools::Sqlite { read: read.await.map_err(unavailable)?, write }
         } else {
             return Err(StoreError::Unavailable("the database url starts with neither sqlite: nor postgres:".into()));
@@ -194,7 +203,8 @@ impl SqlStore {
 
     /// True if the database answers.
     pub async fn is_ready(&self) -> bool {
-        let answer: Result<(i64,), _> = on_pool!(self, pool, Db => { sqlx::query_as("SELECT CAST(1 AS BIGINT)").fetch_one(pool).await });
+        let answer: Result<(i64,), _> =
+            on_pool!(self, pool, Db => { sqlx::query_as("SELECT CAST(1 AS BIGINT)").fetch_one(pool).await });
         answer.is_ok()
     }
 
@@ -256,7 +266,9 @@ impl SqlStore {
 
     async fn carry_out_run(&self, tx: &mut Tx, account: &str, run: Vec<Op>) -> Result<(), StoreError> {
         match run.first() {
-            Some(Op::PutRecord { record, expected, .. }) => put_records(tx, account, record.kind(), *expected == 0, &run).await,
+            Some(Op::PutRecord { record, expected, .. }) => {
+                put_records(tx, account, record.kind(), *expected == 0, &run).await
+            }
             Some(Op::PutLink { .. }) => put_links(tx, account, &run).await,
             Some(Op::Mark(_)) => put_marks(tx, account, &run).await,
             Some(Op::Finish { .. }) => finish_marks(tx, account, &run).await,
@@ -301,7 +313,9 @@ impl SqlStore {
 /// What makes two operations of one kind touch the same row; `None` for operations that are carried out one by one.
 fn row_of(op: &Op) -> Option<(u8, String)> {
     match op {
-        Op::PutRecord { record, expected: 0, .. } => Some((u8::from(record.kind() == Kind::Deal), record.id().to_string())),
+        Op::PutRecord { record, expected: 0, .. } => {
+            Some((u8::from(record.kind() == Kind::Deal), record.id().to_string()))
+        }
         Op::PutLink { link, .. } => Some((3, format!("{}{}{}", link.connection, link.kind, link.local))),
         Op::Mark(mark) => Some((4, format!("{}{}{}", mark.connection, mark.kind, mark.key))),
         Op::Finish { connection, dirty } => Some((5, format!("{connection}{}{}", dirty.kind, dirty.key))),
@@ -333,7 +347,9 @@ fn runs(ops: Vec<Op>) -> Vec<Vec<Op>> {
     for op in records.into_iter().chain(links).chain(rest) {
         let row = row_of(&op);
         let joins = match (&mut current, &row) {
-            (Some((kind, seen)), Some((next, key))) => *kind == *next && seen.len() < ROWS && (*next == 6 || seen.insert(key.clone())),
+            (Some((kind, seen)), Some((next, key))) => {
+                *kind == *next && seen.len() < ROWS && (*next == 6 || seen.insert(key.clone()))
+            }
             _ => false,
         };
         let full = runs.last().is_some_and(|run| run.len() >= ROWS);
@@ -394,7 +410,14 @@ async fn put_records(tx: &mut Tx, account: &str, kind: Kind, is_new: bool, run: 
     done.map_err(refused)
 }
 
-async fn update_record(tx: &mut Tx, account: &str, record: &LocalRecord, expected: i64, slot: Option<&str>, body: &str) -> Result<(), StoreError> {
+async fn update_record(
+    tx: &mut Tx,
+    account: &str,
+    record: &LocalRecord,
+    expected: i64,
+    slot: Option<&str>,
+    body: &str,
+) -> Result<(), StoreError> {
     let hit = match record {
         LocalRecord::Contact(contact) => on_tx!(tx, c, Db => {
             sqlx::query(
@@ -484,7 +507,9 @@ async fn finish_marks(tx: &mut Tx, account: &str, run: &[Op]) -> Result<(), Stor
         .iter()
         .filter_map(|op| match op {
             // A generation of 0 was never marked.
-            Op::Finish { connection, dirty } if dirty.generation > 0 => Some((connection, dirty, dirty.key.to_string())),
+            Op::Finish { connection, dirty } if dirty.generation > 0 => {
+                Some((connection, dirty, dirty.key.to_string()))
+            }
             _ => None,
         })
         .collect();
@@ -530,20 +555,33 @@ async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), StoreError> {
     }
     match op {
         Op::RemoveLink { connection, kind, local } => {
-            run!("DELETE FROM link WHERE account = $1 AND connection = $2 AND kind = $3 AND local_id = $4", connection.as_str(), kind.as_str(), local.0)?;
+            run!(
+                "DELETE FROM link WHERE account = $1 AND connection = $2 AND kind = $3 AND local_id = $4",
+                connection.as_str(),
+                kind.as_str(),
+                local.0
+            )?;
         }
         Op::PutAlias { connection, kind, old, new } => {
             run!(
                 "INSERT INTO alias (account, connection, kind, old_id, new_id) VALUES ($1, $2, $3, $4, $5)
                  ON CONFLICT (account, connection, kind, old_id) DO UPDATE SET new_id = excluded.new_id",
-                connection.as_str(), kind.as_str(), old.as_str(), new.as_str()
+                connection.as_str(),
+                kind.as_str(),
+                old.as_str(),
+                new.as_str()
             )?;
         }
         Op::Defer { connection, dirty, until, failed } => {
             run!(
                 "UPDATE dirty SET due_at = $6, attempts = attempts + $7
                   WHERE account = $1 AND connection = $2 AND kind = $3 AND record_key = $4 AND generation = $5",
-                connection.as_str(), dirty.kind.as_str(), dirty.key.to_string(), dirty.generation, until, i64::from(failed)
+                connection.as_str(),
+                dirty.kind.as_str(),
+                dirty.key.to_string(),
+                dirty.generation,
+                until,
+                i64::from(failed)
             )?;
         }
         Op::DropIntent(IntentId(id)) => {
@@ -553,20 +591,27 @@ async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), StoreError> {
             run!(
                 "INSERT INTO cursor (account, connection, stream, position) VALUES ($1, $2, $3, $4)
                  ON CONFLICT (account, connection, stream) DO UPDATE SET position = excluded.position",
-                connection.as_str(), stream.as_str(), cursor.0.as_str()
+                connection.as_str(),
+                stream.as_str(),
+                cursor.0.as_str()
             )?;
         }
         Op::AddConflict(conflict) => {
             run!(
                 "INSERT INTO conflict (account, id, fingerprint, state, body) VALUES ($1, $2, $3, $4, $5)
                  ON CONFLICT (account, fingerprint) DO NOTHING",
-                conflict.id.0, conflict.fingerprint(), conflict.state.as_str(), json(&conflict)?
+                conflict.id.0,
+                conflict.fingerprint(),
+                conflict.state.as_str(),
+                json(&conflict)?
             )?;
         }
         Op::PutConflict(conflict) => {
             run!(
                 "UPDATE conflict SET state = $3, body = $4 WHERE account = $1 AND id = $2",
-                conflict.id.0, conflict.state.as_str(), json(&conflict)?
+                conflict.id.0,
+                conflict.state.as_str(),
+                json(&conflict)?
             )?;
         }
         Op::PutFailure(failure) => put_failure(tx, account, failure).await?,
@@ -574,13 +619,18 @@ async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), StoreError> {
             Some(row) => {
                 run!(
                     "DELETE FROM failure WHERE account = $1 AND connection = $2 AND kind = $3 AND record_key = $4 AND field = $5",
-                    connection.as_str(), kind.as_str(), key.to_string(), row
+                    connection.as_str(),
+                    kind.as_str(),
+                    key.to_string(),
+                    row
                 )?;
             }
             None => {
                 run!(
                     "DELETE FROM failure WHERE account = $1 AND connection = $2 AND kind = $3 AND record_key = $4",
-                    connection.as_str(), kind.as_str(), key.to_string()
+                    connection.as_str(),
+                    kind.as_str(),
+                    key.to_string()
                 )?;
             }
         },
@@ -588,7 +638,9 @@ async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), StoreError> {
             run!(
                 "INSERT INTO pipeline (account, id, place, body) VALUES ($1, $2, $3, $4)
                  ON CONFLICT (account, id) DO UPDATE SET place = excluded.place, body = excluded.body",
-                pipeline.id.0, place, json(&pipeline)?
+                pipeline.id.0,
+                place,
+                json(&pipeline)?
             )?;
         }
         Op::PutStageMap(map) => {
@@ -602,17 +654,25 @@ async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), StoreError> {
             run!(
                 "INSERT INTO connection (account, name, body) VALUES ($1, $2, $3)
                  ON CONFLICT (account, name) DO UPDATE SET body = excluded.body",
-                row.name.as_str(), json(&row)?
+                row.name.as_str(),
+                json(&row)?
             )?;
         }
         Op::PutGuard(event) => {
             run!(
                 "INSERT INTO guard_event (account, connection, class, body) VALUES ($1, $2, $3, $4)
                  ON CONFLICT (account, connection, class) DO UPDATE SET body = excluded.body",
-                event.connection.as_str(), event.class.as_str(), json(&event)?
+                event.connection.as_str(),
+                event.class.as_str(),
+                json(&event)?
             )?;
         }
-        Op::PutRecord { .. } | Op::PutLink { .. } | Op::Mark(_) | Op::Finish { .. } | Op::AddHistory(_) | Op::PutIntent(_) => {}
+        Op::PutRecord { .. }
+        | Op::PutLink { .. }
+        | Op::Mark(_)
+        | Op::Finish { .. }
+        | Op::AddHistory(_)
+        | Op::PutIntent(_) => {}
     }
     Ok(())
 }
@@ -645,7 +705,14 @@ async fn put_failure(tx: &mut Tx, account: &str, failure: Failure) -> Result<(),
 
 impl SqlStore {
     /// Bodies of a table by a list of keys.
-    async fn bodies<T: DeserializeOwned>(&self, table: &'static str, sql: &'static str, account: &Name, more: &[&str], ids: &[Uuid]) -> Result<Vec<T>, StoreError> {
+    async fn bodies<T: DeserializeOwned>(
+        &self,
+        table: &'static str,
+        sql: &'static str,
+        account: &Name,
+        more: &[&str],
+        ids: &[Uuid],
+    ) -> Result<Vec<T>, StoreError> {
         let mut all = Vec::with_capacity(ids.len());
         for chunk in ids.chunks(ROWS) {
             let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
@@ -677,7 +744,13 @@ impl SyncStore for SqlStore {
         self.commit_all(vec![commit]).await
     }
 
-    async fn due(&self, account: &Name, connection: &Name, now: DateTime<Utc>, limit: usize) -> Result<Vec<Dirty>, StoreError> {
+    async fn due(
+        &self,
+        account: &Name,
+        connection: &Name,
+        now: DateTime<Utc>,
+        limit: usize,
+    ) -> Result<Vec<Dirty>, StoreError> {
         type Row = (String, String, i64, DateTime<Utc>, i64, i64);
         let rows: Vec<Row> = on_pool!(self, pool, Db => {
             sqlx::query_as(
@@ -718,7 +791,14 @@ impl SyncStore for SqlStore {
         match by {
             By::Local(ids) => {
                 let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-                self.bodies("link", "SELECT local_id, body FROM link WHERE account = ", account, &[connection.as_str(), kind.as_str()], &ids).await
+                self.bodies(
+                    "link",
+                    "SELECT local_id, body FROM link WHERE account = ",
+                    account,
+                    &[connection.as_str(), kind.as_str()],
+                    &ids,
+                )
+                .await
             }
             By::External(ids) => {
                 let mut all = Vec::with_capacity(ids.len());
@@ -744,7 +824,14 @@ impl SyncStore for SqlStore {
         }
     }
 
-    async fn link_page(&self, account: &Name, connection: &Name, kind: Kind, after: Option<RecordId>, limit: usize) -> Result<Vec<Link>, StoreError> {
+    async fn link_page(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        after: Option<RecordId>,
+        limit: usize,
+    ) -> Result<Vec<Link>, StoreError> {
         let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
             sqlx::query_as(
                 "SELECT local_id, body FROM link WHERE account = $1 AND connection = $2 AND kind = $3 AND local_id > $4
@@ -761,18 +848,25 @@ impl SyncStore for SqlStore {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         Ok(match kind {
             Kind::Contact => {
-                let all = self.bodies("contact", "SELECT id, body FROM contact WHERE account = ", account, &[], &ids).await?;
+                let all =
+                    self.bodies("contact", "SELECT id, body FROM contact WHERE account = ", account, &[], &ids).await?;
                 all.into_iter().map(LocalRecord::Contact).collect()
             }
             Kind::Deal => {
-                let all = self.bodies("opportunity", "SELECT id, body FROM opportunity WHERE account = ", account, &[], &ids).await?;
+                let all = self
+                    .bodies("opportunity", "SELECT id, body FROM opportunity WHERE account = ", account, &[], &ids)
+                    .await?;
                 all.into_iter().map(LocalRecord::Deal).collect()
             }
             Kind::Company | Kind::Appointment | Kind::Sale => Vec::new(),
         })
     }
 
-    async fn contacts_by_email(&self, account: &Name, emails: &[String]) -> Result<Vec<(String, RecordId)>, StoreError> {
+    async fn contacts_by_email(
+        &self,
+        account: &Name,
+        emails: &[String],
+    ) -> Result<Vec<(String, RecordId)>, StoreError> {
         let mut all = Vec::new();
         for chunk in emails.chunks(ROWS) {
             let rows: Vec<(String, Uuid)> = on_pool!(self, pool, Db => {
@@ -791,7 +885,13 @@ impl SyncStore for SqlStore {
         Ok(all)
     }
 
-    async fn intents(&self, account: &Name, connection: &Name, kind: Kind, locals: &[RecordId]) -> Result<Vec<Intent>, StoreError> {
+    async fn intents(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        locals: &[RecordId],
+    ) -> Result<Vec<Intent>, StoreError> {
         let mut all = Vec::new();
         for chunk in locals.chunks(ROWS) {
             let rows: Vec<(Uuid, Vec<u8>)> = on_pool!(self, pool, Db => {
@@ -822,7 +922,13 @@ impl SyncStore for SqlStore {
         rows.into_iter().map(|(id, sealed)| self.open_intent(id, &sealed)).collect()
     }
 
-    async fn aliases(&self, account: &Name, connection: &Name, kind: Kind, ids: &[ExternalId]) -> Result<Vec<(ExternalId, ExternalId)>, StoreError> {
+    async fn aliases(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        ids: &[ExternalId],
+    ) -> Result<Vec<(ExternalId, ExternalId)>, StoreError> {
         let mut all = Vec::new();
         for chunk in ids.chunks(ROWS) {
             let rows: Vec<(String, String)> = on_pool!(self, pool, Db => {
@@ -838,7 +944,13 @@ impl SyncStore for SqlStore {
             })
             .map_err(refused)?;
             for (old, new) in rows {
-                let id = |text: String| ExternalId::new(text).map_err(|error| StoreError::Corrupt { table: "alias", row: String::new(), why: error.to_string() });
+                let id = |text: String| {
+                    ExternalId::new(text).map_err(|error| StoreError::Corrupt {
+                        table: "alias",
+                        row: String::new(),
+                        why: error.to_string(),
+                    })
+                };
                 all.push((id(old)?, id(new)?));
             }
         }
@@ -966,7 +1078,13 @@ impl SyncStore for SqlStore {
         Ok(Some(epoch))
     }
 
-    async fn renew_lease(&self, shard: i64, owner: &str, epoch: i64, expires: DateTime<Utc>) -> Result<bool, StoreError> {
+    async fn renew_lease(
+        &self,
+        shard: i64,
+        owner: &str,
+        epoch: i64,
+        expires: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let hit = on_tx!(&mut tx, c, Db => {
             sqlx::query("UPDATE lease SET expires_at = $4 WHERE shard = $1 AND owner = $2 AND epoch = $3")

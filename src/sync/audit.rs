@@ -77,12 +77,23 @@ impl Reconciler {
         Ok(drift)
     }
 
-    async fn compare(&self, kind: Kind, records: &BTreeMap<ExternalId, Record>, mark: bool, drift: &mut Drift) -> Result<(), SyncError> {
+    async fn compare(
+        &self,
+        kind: Kind,
+        records: &BTreeMap<ExternalId, Record>,
+        mark: bool,
+        drift: &mut Drift,
+    ) -> Result<(), SyncError> {
         let Some(lens) = self.connection.lenses.get(&kind) else { return Ok(()) };
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let ids: Vec<ExternalId> = records.keys().cloned().collect();
-        let links: BTreeMap<ExternalId, Link> =
-            self.store.links(account, name, kind, By::External(&ids)).await?.into_iter().map(|link| (link.external.clone(), link)).collect();
+        let links: BTreeMap<ExternalId, Link> = self
+            .store
+            .links(account, name, kind, By::External(&ids))
+            .await?
+            .into_iter()
+            .map(|link| (link.external.clone(), link))
+            .collect();
         let locals: Vec<RecordId> = links.values().map(|link| link.local).collect();
         let locals: BTreeMap<RecordId, LocalRecord> =
             self.store.records(account, kind, &locals).await?.into_iter().map(|record| (record.id(), record)).collect();
@@ -96,7 +107,9 @@ impl Reconciler {
                 continue;
             };
             let differs = lens.rows.iter().any(|row| {
-                let (Some(now), Some(base)) = (remote_values(row, record), link.base.get(&row.name)) else { return false };
+                let (Some(now), Some(base)) = (remote_values(row, record), link.base.get(&row.name)) else {
+                    return false;
+                };
                 let ours = locals.get(&link.local).map(|local| local.values(&row.fields));
                 !link.holds.contains_key(&row.name) && (now != base.1 || ours.is_some_and(|ours| ours != base.0))
             });
@@ -109,10 +122,17 @@ impl Reconciler {
     }
 
     /// Links whose record was not listed: each is looked at by id before anything is believed.
-    async fn compare_links(&self, kind: Kind, seen: &BTreeSet<ExternalId>, mark: bool, drift: &mut Drift) -> Result<(), SyncError> {
+    async fn compare_links(
+        &self,
+        kind: Kind,
+        seen: &BTreeSet<ExternalId>,
+        mark: bool,
+        drift: &mut Drift,
+    ) -> Result<(), SyncError> {
         let mut after = None;
         loop {
-            let page = self.store.link_page(&self.connection.account.name, &self.connection.name, kind, after, PAGE).await?;
+            let page =
+                self.store.link_page(&self.connection.account.name, &self.connection.name, kind, after, PAGE).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.local);
             drift.linked += page.len() as u64;
@@ -134,7 +154,15 @@ impl Reconciler {
         let now = self.clock.now();
         let ops = keys
             .into_iter()
-            .map(|key| Op::Mark(Mark { connection: self.connection.name.clone(), kind, key, due_at: now, priority: Reason::Audit.priority() }))
+            .map(|key| {
+                Op::Mark(Mark {
+                    connection: self.connection.name.clone(),
+                    kind,
+                    key,
+                    due_at: now,
+                    priority: Reason::Audit.priority(),
+                })
+            })
             .collect();
         Ok(self.store.commit(self.commit_of(ops)).await?)
     }

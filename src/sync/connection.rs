@@ -91,7 +91,7 @@ impl Connection {
     /// The shard that owns this vendor account: its rate limit has exactly one owner.
     #[must_use]
     pub fn shard(&self, remote_account: &str) -> i64 {
-        let digest = crate::store::seal::digest(format!("{}|{remote_account}", self.connector.system()).as_bytes());
+        let digest = crate::model::digest(format!("{}|{remote_account}", self.connector.system()).as_bytes());
         i64::from_str_radix(&digest[..8], 16).unwrap_or(0) % SHARDS
     }
 }

@@ -156,12 +156,18 @@ impl Engine {
         }
         let shard = self.connection.shard(&identity.remote_account);
         let now = self.shared.clock.now();
-        let taken = self.shared.store.take_lease(shard, account, name, &self.shared.owner, now, now + self.lease()).await?;
+        let taken =
+            self.shared.store.take_lease(shard, account, name, &self.shared.owner, now, now + self.lease()).await?;
         let epoch = taken.ok_or(EngineError::Taken)?;
         row.remote_account = Some(identity.remote_account.clone());
         (row.timezone, row.currency, row.currencies) = (identity.timezone, identity.currency, identity.currencies);
         self.remember(&mut row, ConnectionState::Active, None).await?;
-        let directory = Directory::new(row.system.as_str(), self.connection.account.timezone, self.connection.account.currency, Vec::new());
+        let directory = Directory::new(
+            row.system.as_str(),
+            self.connection.account.timezone,
+            self.connection.account.currency,
+            Vec::new(),
+        );
         let reconciler = Arc::new(Reconciler {
             store: self.shared.store.clone(),
             clock: self.shared.clock.clone(),
@@ -177,14 +183,27 @@ impl Engine {
         });
         reconciler.discover(&row).await?;
         let elapsed = self.shared.clock.elapsed();
-        Ok(Running { reconciler, shard, row, renewed: elapsed, discovered: elapsed, polled: BTreeMap::new(), audited: elapsed })
+        Ok(Running {
+            reconciler,
+            shard,
+            row,
+            renewed: elapsed,
+            discovered: elapsed,
+            polled: BTreeMap::new(),
+            audited: elapsed,
+        })
     }
 
     fn lease(&self) -> TimeDelta {
         TimeDelta::from_std(self.shared.lease).unwrap_or(TimeDelta::seconds(30))
     }
 
-    async fn remember(&self, row: &mut ConnectionRow, state: ConnectionState, reason: Option<String>) -> Result<(), StoreError> {
+    async fn remember(
+        &self,
+        row: &mut ConnectionRow,
+        state: ConnectionState,
+        reason: Option<String>,
+    ) -> Result<(), StoreError> {
         (row.state, row.reason) = (state, reason);
         let ops = vec![Op::PutConnection(row.clone())];
         self.shared.store.commit(Commit { account: row.account.clone(), fence: None, ops }).await
@@ -266,7 +285,8 @@ impl Engine {
             return Ok(());
         }
         let until = self.shared.clock.now() + self.lease();
-        let mine = self.shared.store.renew_lease(running.shard, &self.shared.owner, running.reconciler.epoch, until).await?;
+        let mine =
+            self.shared.store.renew_lease(running.shard, &self.shared.owner, running.reconciler.epoch, until).await?;
         if !mine {
             return Err(EngineError::Taken);
         }
@@ -371,7 +391,9 @@ impl Engine {
                     found.insert(kind, drift);
                 }
                 Err(SyncError::Connector(error)) if !mark => return Err(EngineError::Connector(error)),
-                Err(SyncError::Connector(error)) => warn!(connection = %self.connection.name, %kind, %error, "the audit is repeated later"),
+                Err(SyncError::Connector(error)) => {
+                    warn!(connection = %self.connection.name, %kind, %error, "the audit is repeated later")
+                }
                 Err(SyncError::Store(error)) => return Err(error.into()),
             }
         }
@@ -386,7 +408,12 @@ impl Engine {
         Ok(running.reconciler.preview().await?)
     }
 
-    async fn poll_failed(&self, running: &mut Running, stream: &Stream, error: ConnectorError) -> Result<(), EngineError> {
+    async fn poll_failed(
+        &self,
+        running: &mut Running,
+        stream: &Stream,
+        error: ConnectorError,
+    ) -> Result<(), EngineError> {
         match error.disposition() {
             Disposition::PauseConnection => {
                 self.remember(&mut running.row, ConnectionState::NeedsAuth, Some(error.to_string())).await?;

@@ -89,7 +89,9 @@ impl Reconciler {
         {
             let mut guard = self.guard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             for one in outgoing {
-                let tripped = classes(&one).into_iter().find(|(class, bucket)| guard.trips(class, format!("{kind}/{bucket}"), links, now));
+                let tripped = classes(&one)
+                    .into_iter()
+                    .find(|(class, bucket)| guard.trips(class, format!("{kind}/{bucket}"), links, now));
                 match tripped {
                     Some((class, _)) => held.entry(class).or_default().push(one),
                     None => free.push(one),
@@ -104,7 +106,10 @@ impl Reconciler {
 
     async fn hold(&self, kind: Kind, class: &str, held: Vec<Outgoing>, now: DateTime<Utc>) -> Result<(), StoreError> {
         let earlier = self.store.guard_events(&self.connection.account.name, &self.connection.name).await?;
-        let earlier = earlier.into_iter().find(|event| event.class == class && event.state == "held").map_or(0, |event| event.count);
+        let earlier = earlier
+            .into_iter()
+            .find(|event| event.class == class && event.state == "held")
+            .map_or(0, |event| event.count);
         let count = earlier + held.len() as u64;
         let what = match class {
             "delete" => "delete records",
@@ -112,7 +117,9 @@ impl Reconciler {
             "blank" => "empty one field",
             _ => "set one field to the same value",
         };
-        let message = format!("{count} writes that would {what} ({kind}) are held: look at the sample, then `tandem guard approve` or `tandem guard discard`");
+        let message = format!(
+            "{count} writes that would {what} ({kind}) are held: look at the sample, then `tandem guard approve` or `tandem guard discard`"
+        );
         tracing::warn!(class, count, "the mass-change guard holds writes");
         let mut ops = vec![Op::PutGuard(GuardEvent {
             connection: self.connection.name.clone(),
@@ -145,7 +152,7 @@ fn classes(one: &Outgoing) -> Vec<(String, String)> {
                 let blank = written.want.iter().all(tandem_contract::Value::is_blank);
                 let class = if blank { "blank" } else { "one_value" };
                 let value = serde_json::to_string(&written.want).unwrap_or_default();
-                (class.to_owned(), format!("{class}/{row}/{}", crate::store::seal::digest(value.as_bytes())))
+                (class.to_owned(), format!("{class}/{row}/{}", crate::model::digest(value.as_bytes())))
             })
             .collect(),
     }

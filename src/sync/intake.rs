@@ -103,7 +103,13 @@ impl Reconciler {
 ///
 /// # Errors
 /// [`StoreError`]: the webhook must not be answered with 2xx.
-pub async fn store_hints(store: &dyn SyncStore, account: &Name, connection: &Name, hints: &[Hint], now: chrono::DateTime<chrono::Utc>) -> Result<(), StoreError> {
+pub async fn store_hints(
+    store: &dyn SyncStore,
+    account: &Name,
+    connection: &Name,
+    hints: &[Hint],
+    now: chrono::DateTime<chrono::Utc>,
+) -> Result<(), StoreError> {
     let keys: BTreeSet<(Kind, ExternalId)> = hints.iter().map(|hint| (hint.kind, hint.id.clone())).collect();
     let ops = keys
         .into_iter()

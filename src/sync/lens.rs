@@ -164,7 +164,9 @@ impl Directory {
         maps.sort_by_key(|map| map.rank);
         for map in maps {
             self.stages.insert((map.remote_pipeline.clone(), map.remote_stage.clone()), map.clone());
-            self.back.entry((map.pipeline, map.stage)).or_insert_with(|| (map.remote_pipeline.clone(), map.remote_stage.clone()));
+            self.back
+                .entry((map.pipeline, map.stage))
+                .or_insert_with(|| (map.remote_pipeline.clone(), map.remote_stage.clone()));
         }
         self
     }
@@ -282,7 +284,10 @@ impl Row {
         } else {
             Err(Unfit::Park(
                 "wrong_type",
-                format!("the property `{property}` holds something that is not {}; correct it at the vendor or change its type in the mapping", type_word(*kind)),
+                format!(
+                    "the property `{property}` holds something that is not {}; correct it at the vendor or change its type in the mapping",
+                    type_word(*kind)
+                ),
             ))
         }
     }
@@ -316,7 +321,8 @@ fn get_money(remote: &[Value], directory: &Directory) -> Values {
         Value::Null => Ok(vec![Value::Null, Value::Null]),
         Value::Number(major) => {
             let code = currency.as_text().unwrap_or(directory.currency.code());
-            let currency = Currency::new(code).map_err(|error| Unfit::Park("unknown_currency", format!("{error}; correct it at the vendor")))?;
+            let currency = Currency::new(code)
+                .map_err(|error| Unfit::Park("unknown_currency", format!("{error}; correct it at the vendor")))?;
             let money = Money::from_major(*major, currency)
                 .map_err(|error| Unfit::Park("amount", format!("{error}; correct the amount at the vendor")))?;
             Ok(vec![Value::Number(money.to_major()), Value::Text(code.to_owned())])
@@ -338,7 +344,9 @@ fn put_money(local: &[Value], remote: &[Value], directory: &Directory) -> Values
     if !directory.currencies.is_empty() && !directory.currencies.iter().any(|known| known == code) {
         return Err(Unfit::Park(
             "currency_not_enabled",
-            format!("the vendor's account does not have the currency {code}: add it there, or change the record's currency"),
+            format!(
+                "the vendor's account does not have the currency {code}: add it there, or change the record's currency"
+            ),
         ));
     }
     Ok(vec![amount.clone(), Value::Text(code.to_owned())])
@@ -347,7 +355,9 @@ fn put_money(local: &[Value], remote: &[Value], directory: &Directory) -> Values
 fn get_owner(remote: &Value, directory: &Directory) -> Value {
     match remote.as_text() {
         None => Value::Null,
-        Some(id) => Value::Text(directory.owners.get(id).cloned().unwrap_or_else(|| format!("{}:{id}", directory.system))),
+        Some(id) => {
+            Value::Text(directory.owners.get(id).cloned().unwrap_or_else(|| format!("{}:{id}", directory.system)))
+        }
     }
 }
 
@@ -467,7 +477,9 @@ fn put_position(local: &[Value], remote: &[Value], directory: &Directory) -> Val
     let (pipeline, stage) = stage_for(local, status, their_pipeline, their_stage, directory)?;
     let date = if status.is_closed() {
         match (&local[CLOSED_AT], their_date) {
-            (Value::Time(ours), Value::Time(theirs)) if ours.trunc_subsecs(3) == theirs.trunc_subsecs(3) => their_date.clone(),
+            (Value::Time(ours), Value::Time(theirs)) if ours.trunc_subsecs(3) == theirs.trunc_subsecs(3) => {
+                their_date.clone()
+            }
             (Value::Time(ours), _) => Value::Time(ours.trunc_subsecs(3)),
             _ => their_date.clone(),
         }
@@ -498,14 +510,23 @@ fn noon(day: NaiveDate, timezone: Tz) -> Value {
     Value::Time(at.to_utc())
 }
 
-fn stage_for(local: &[Value], status: Status, their_pipeline: &Value, their_stage: &Value, directory: &Directory) -> Result<(Value, Value), Unfit> {
+fn stage_for(
+    local: &[Value],
+    status: Status,
+    their_pipeline: &Value,
+    their_stage: &Value,
+    directory: &Directory,
+) -> Result<(Value, Value), Unfit> {
     let key = (|| Some((local[PIPELINE].as_text()?.parse().ok()?, local[STAGE].as_text()?.parse().ok()?)))();
     let Some((pipeline, stage)): Option<(PipelineId, StageId)> = key else {
         return Err(Unfit::Park("no_stage", "the record stands on no stage: choose its pipeline and stage".into()));
     };
     let wanted = status.stage_kind();
     if let Some((remote_pipeline, remote_stage)) = directory.back.get(&(pipeline, stage)) {
-        let theirs = directory.stages.get(&(their_pipeline.as_text().unwrap_or_default().to_owned(), their_stage.as_text().unwrap_or_default().to_owned()));
+        let theirs = directory.stages.get(&(
+            their_pipeline.as_text().unwrap_or_default().to_owned(),
+            their_stage.as_text().unwrap_or_default().to_owned(),
+        ));
         // Two vendor stages may stand for one of ours: the one the record is on is as good.
         if theirs.is_some_and(|map| map.pipeline == pipeline && map.stage == stage) {
             return Ok((their_pipeline.clone(), their_stage.clone()));
@@ -519,15 +540,18 @@ fn stage_for(local: &[Value], status: Status, their_pipeline: &Value, their_stag
     let of_kind = |map: &&StageMap| map.pipeline == pipeline && map.kind == wanted;
     let first = directory.stages.values().filter(of_kind).min_by_key(|map| map.rank);
     match first {
-        Some(map) if wanted != StageKind::Open => Ok((Value::Text(map.remote_pipeline.clone()), Value::Text(map.remote_stage.clone()))),
+        Some(map) if wanted != StageKind::Open => {
+            Ok((Value::Text(map.remote_pipeline.clone()), Value::Text(map.remote_stage.clone())))
+        }
         _ => {
-            let label = directory
-                .pipelines
-                .get(&pipeline)
-                .map_or("?".to_owned(), |p| format!("{} / {}", p.label, p.stage(stage).map_or("?", |s| s.label.as_str())));
+            let label = directory.pipelines.get(&pipeline).map_or("?".to_owned(), |p| {
+                format!("{} / {}", p.label, p.stage(stage).map_or("?", |s| s.label.as_str()))
+            });
             Err(Unfit::Park(
                 "unmapped_stage",
-                format!("the vendor has no stage for `{label}` ({status}): map it, or create it at the vendor; all other fields go on"),
+                format!(
+                    "the vendor has no stage for `{label}` ({status}): map it, or create it at the vendor; all other fields go on"
+                ),
             ))
         }
     }

@@ -104,10 +104,22 @@ fn row(kind: Kind, name: String, entry: Entry) -> Result<Row, MappingError> {
     };
     let rule = match entry.rule.as_deref() {
         None => Rule::default(),
-        Some(word) => [Rule::Newest, Rule::PreferLocal, Rule::PreferRemote, Rule::ForwardOnly, Rule::Union, Rule::Highest, Rule::Ask]
-            .into_iter()
-            .find(|rule| rule.as_str() == word)
-            .ok_or_else(|| wrong("has an unknown rule; rules are newest, prefer_local, prefer_remote, forward_only, union, highest, ask"))?,
+        Some(word) => [
+            Rule::Newest,
+            Rule::PreferLocal,
+            Rule::PreferRemote,
+            Rule::ForwardOnly,
+            Rule::Union,
+            Rule::Highest,
+            Rule::Ask,
+        ]
+        .into_iter()
+        .find(|rule| rule.as_str() == word)
+        .ok_or_else(|| {
+            wrong(
+                "has an unknown rule; rules are newest, prefer_local, prefer_remote, forward_only, union, highest, ask",
+            )
+        })?,
     };
     if rule == Rule::ForwardOnly && codec != Codec::Position {
         return Err(wrong("`forward_only` is a rule for `position`"));
@@ -119,7 +131,10 @@ fn row(kind: Kind, name: String, entry: Entry) -> Result<Row, MappingError> {
 /// The properties a connector must read, by kind.
 #[must_use]
 pub fn selection(lenses: &BTreeMap<Kind, Lens>) -> BTreeMap<Kind, BTreeMap<String, PropertyType>> {
-    lenses.iter().map(|(kind, lens)| (*kind, lens.rows.iter().flat_map(|row| row.properties.iter().cloned()).collect())).collect()
+    lenses
+        .iter()
+        .map(|(kind, lens)| (*kind, lens.rows.iter().flat_map(|row| row.properties.iter().cloned()).collect()))
+        .collect()
 }
 
 #[cfg(test)]

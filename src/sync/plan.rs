@@ -307,10 +307,15 @@ impl Planner<'_, '_> {
                 let mut trial = s.local.clone();
                 let stamp = crate::model::Stamp { at: s.now, by: String::new() };
                 if let Err(invalid) = trial.set(&row.fields, &values, &stamp) {
-                    return self.unfit(Unfit::Park("invalid", format!("{invalid}; correct it at the vendor")), local, remote);
+                    return self.unfit(
+                        Unfit::Park("invalid", format!("{invalid}; correct it at the vendor")),
+                        local,
+                        remote,
+                    );
                 }
                 if values != local {
-                    let stated = s.history.and_then(|history| latest(row, history)).map(|statement| statement.at - s.skew);
+                    let stated =
+                        s.history.and_then(|history| latest(row, history)).map(|statement| statement.at - s.skew);
                     let stated = stated.or_else(|| s.remote.version.updated_at.map(|at| at - s.skew));
                     self.plan.takes.push((row.name.clone(), row.fields.clone(), values.clone(), stated));
                 }
@@ -395,7 +400,14 @@ pub struct Overwrite {
 /// Looks in the vendor's history for edits that our write replaced: statements right before ours that we had not seen
 /// when it was planned.
 #[must_use]
-pub fn overwrites(intent: &Intent, lens: &Lens, history: &History, local: &LocalRecord, context: Context<'_>, skew: TimeDelta) -> Vec<Overwrite> {
+pub fn overwrites(
+    intent: &Intent,
+    lens: &Lens,
+    history: &History,
+    local: &LocalRecord,
+    context: Context<'_>,
+    skew: TimeDelta,
+) -> Vec<Overwrite> {
     let mut found = Vec::new();
     for row in &lens.rows {
         let Some(written) = intent.rows.get(&row.name) else { continue };
@@ -406,7 +418,9 @@ pub fn overwrites(intent: &Intent, lens: &Lens, history: &History, local: &Local
                 continue;
             }
             let Some(statements) = history.get(property) else { continue };
-            let Some(ours) = statements.iter().position(|statement| statement.value == written.want[index]) else { continue };
+            let Some(ours) = statements.iter().position(|statement| statement.value == written.want[index]) else {
+                continue;
+            };
             let Some(before) = statements.get(ours + 1) else { continue };
             if before.value != written.seen[index] && !(before.value.is_blank() && written.seen[index].is_blank()) {
                 foreign[index] = before.value.clone();
@@ -420,7 +434,9 @@ pub fn overwrites(intent: &Intent, lens: &Lens, history: &History, local: &Local
             Rule::PreferRemote => Winner::Remote,
             Rule::Newest => later(ours_at, Some(stated - skew)),
             Rule::ForwardOnly if context.directory.is_further(&theirs, &written.local) => Winner::Remote,
-            Rule::Highest if higher(&written.local[0], &theirs[0]).is_some_and(|high| high == theirs[0]) => Winner::Remote,
+            Rule::Highest if higher(&written.local[0], &theirs[0]).is_some_and(|high| high == theirs[0]) => {
+                Winner::Remote
+            }
             _ => Winner::Local,
         };
         let base = row.get(&written.seen, &written.local, context).unwrap_or_default();
@@ -435,7 +451,8 @@ pub fn overwrites(intent: &Intent, lens: &Lens, history: &History, local: &Local
                 rule: row.rule.as_str(),
             },
             // Only while we still say what we wrote: a later edit of ours stands on its own.
-            revert: (winner == Winner::Remote && local.values(&row.fields) == written.local).then_some((theirs, stated)),
+            revert: (winner == Winner::Remote && local.values(&row.fields) == written.local)
+                .then_some((theirs, stated)),
         });
     }
     found

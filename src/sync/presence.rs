@@ -138,8 +138,13 @@ mod tests {
         There::Forbidden,
         There::Unknown,
     ];
-    const LINKS: [Option<LinkState>; 5] =
-        [None, Some(LinkState::Linked), Some(LinkState::RemoteMissing), Some(LinkState::Unlinked), Some(LinkState::Tombstoned)];
+    const LINKS: [Option<LinkState>; 5] = [
+        None,
+        Some(LinkState::Linked),
+        Some(LinkState::RemoteMissing),
+        Some(LinkState::Unlinked),
+        Some(LinkState::Tombstoned),
+    ];
 
     fn each(mut check: impl FnMut(Here, There, Option<LinkState>, bool, OnRemoteDelete, OnLocalDelete, Step)) {
         for here in HERE {
@@ -163,7 +168,10 @@ mod tests {
         each(|here, there, _, edited, on_remote, on_local, step| {
             let deletes = matches!(step, Step::DeleteLocal | Step::ArchiveRemote);
             if deletes {
-                assert!(!matches!(there, There::Forbidden | There::Gone { again: false } | There::Found { edited: true }));
+                assert!(!matches!(
+                    there,
+                    There::Forbidden | There::Gone { again: false } | There::Found { edited: true }
+                ));
             }
             if step == Step::DeleteLocal {
                 assert!(here == Here::Present && !edited && on_remote == OnRemoteDelete::Delete);
@@ -176,7 +184,7 @@ mod tests {
 
     #[test]
     fn forbidden_is_never_gone_and_gone_is_looked_at_twice() {
-        each(|here, there, link, .., step| {
+        each(|here, there, link, _, _, _, step| {
             if there == There::Forbidden {
                 assert_eq!(step, Step::Forbidden);
             }

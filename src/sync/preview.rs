@@ -11,8 +11,8 @@ use super::{
     reconcile::{Decided, Reconciler, SyncError},
 };
 use crate::{
-    model::{Dirty, IntentOp, Key, LocalRecord, Reason},
-    store::{Op, seal::digest},
+    model::{Dirty, IntentOp, Key, LocalRecord, Reason, digest},
+    store::Op,
 };
 
 /// One write that would be made.
@@ -80,14 +80,19 @@ impl Reconciler {
                 }
             }
         }
-        let due = self.store.due(&self.connection.account.name, &self.connection.name, self.clock.now(), usize::MAX >> 1).await?;
+        let due = self
+            .store
+            .due(&self.connection.account.name, &self.connection.name, self.clock.now(), usize::MAX >> 1)
+            .await?;
         for kind in [Kind::Contact, Kind::Deal] {
             let dirty: Vec<Dirty> = due.iter().filter(|dirty| dirty.kind == kind).cloned().collect();
             for chunk in dirty.chunks(100) {
                 writes.extend(self.preview_batch(kind, chunk.to_vec(), BTreeMap::new()).await?);
             }
         }
-        writes.sort_by(|a, b| (&a.kind, &a.side, &a.external_id, &a.local_id).cmp(&(&b.kind, &b.side, &b.external_id, &b.local_id)));
+        writes.sort_by(|a, b| {
+            (&a.kind, &a.side, &a.external_id, &a.local_id).cmp(&(&b.kind, &b.side, &b.external_id, &b.local_id))
+        });
         writes.dedup();
         Ok(writes)
     }
@@ -96,7 +101,12 @@ impl Reconciler {
         Dirty { kind, key, generation: 0, due_at: self.clock.now(), priority: Reason::Operator.priority(), attempts: 0 }
     }
 
-    async fn preview_batch(&self, kind: Kind, dirty: Vec<Dirty>, seen: BTreeMap<ExternalId, Record>) -> Result<Vec<PlannedWrite>, SyncError> {
+    async fn preview_batch(
+        &self,
+        kind: Kind,
+        dirty: Vec<Dirty>,
+        seen: BTreeMap<ExternalId, Record>,
+    ) -> Result<Vec<PlannedWrite>, SyncError> {
         let Some(lens) = self.connection.lenses.get(&kind) else { return Ok(Vec::new()) };
         if dirty.is_empty() {
             return Ok(Vec::new());
@@ -120,7 +130,8 @@ impl Reconciler {
 
     fn expects(&self, lens: &Lens, work: &super::reconcile::Work) -> String {
         let base = work.link.as_ref().map(|link| &link.base);
-        let local: Vec<Vec<Value>> = lens.rows.iter().filter_map(|row| Some(work.local.as_ref()?.values(&row.fields))).collect();
+        let local: Vec<Vec<Value>> =
+            lens.rows.iter().filter_map(|row| Some(work.local.as_ref()?.values(&row.fields))).collect();
         let remote: Vec<Option<Vec<Value>>> = match &work.fetched {
             Some(Fetched::Found(record)) => lens.rows.iter().map(|row| remote_values(row, record)).collect(),
             _ => Vec::new(),
@@ -128,7 +139,15 @@ impl Reconciler {
         digest(serde_json::to_string(&(base, local, remote)).unwrap_or_default().as_bytes())[..16].to_owned()
     }
 
-    fn describe(&self, kind: Kind, lens: &Lens, before: Option<&LocalRecord>, external: Option<String>, expects: &str, decided: &Decided) -> Vec<PlannedWrite> {
+    fn describe(
+        &self,
+        kind: Kind,
+        lens: &Lens,
+        before: Option<&LocalRecord>,
+        external: Option<String>,
+        expects: &str,
+        decided: &Decided,
+    ) -> Vec<PlannedWrite> {
         let write = |side: &str, op: &str, local_id: Option<String>, fields| PlannedWrite {
             side: side.into(),
             connection: self.connection.name.to_string(),
@@ -145,9 +164,20 @@ impl Reconciler {
             let fields = lens.rows.iter().flat_map(|row| &row.fields).filter_map(|name| {
                 let (from, to) = (before.map_or(Value::Null, |before| before.get(name)), record.get(name));
                 let same = from == to || (from.is_blank() && to.is_blank());
-                (!same).then(|| PlannedField { name: name.clone(), from: from.to_string(), to: to.to_string(), why: format!("{} says so", self.connection.name) })
+                (!same).then(|| PlannedField {
+                    name: name.clone(),
+                    from: from.to_string(),
+                    to: to.to_string(),
+                    why: format!("{} says so", self.connection.name),
+                })
             });
-            let op = if record.is_deleted() { "delete" } else if *expected == 0 { "create" } else { "update" };
+            let op = if record.is_deleted() {
+                "delete"
+            } else if *expected == 0 {
+                "create"
+            } else {
+                "update"
+            };
             writes.push(write("local", op, before.map(|before| before.id().to_string()), fields.collect()));
         }
         if let Some(outgoing) = &decided.outgoing {
@@ -157,14 +187,20 @@ impl Reconciler {
                 IntentOp::Update { .. } => "update",
                 IntentOp::Archive { .. } => "archive",
             };
-            let fields = lens.rows.iter().filter_map(|row| Some((row, intent.rows.get(&row.name)?))).flat_map(|(row, written)| {
-                row.properties.iter().enumerate().filter(|(index, _)| written.seen[*index] != written.want[*index]).map(|(index, (property, _))| PlannedField {
-                    name: property.clone(),
-                    from: written.seen[index].to_string(),
-                    to: written.want[index].to_string(),
-                    why: format!("`{}` changed here", row.name),
-                })
-            });
+            let fields = lens.rows.iter().filter_map(|row| Some((row, intent.rows.get(&row.name)?))).flat_map(
+                |(row, written)| {
+                    row.properties
+                        .iter()
+                        .enumerate()
+                        .filter(|(index, _)| written.seen[*index] != written.want[*index])
+                        .map(|(index, (property, _))| PlannedField {
+                            name: property.clone(),
+                            from: written.seen[index].to_string(),
+                            to: written.want[index].to_string(),
+                            why: format!("`{}` changed here", row.name),
+                        })
+                },
+            );
             writes.push(write("remote", op, Some(intent.local.to_string()), fields.collect()));
         }
         writes

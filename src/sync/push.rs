@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     model::{
-        Base, Dirty, Hold, HoldKind, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord, Mark, Reason, Stamp,
-        link::Rewrites,
+        Base, Dirty, Hold, HoldKind, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord, Mark, Reason,
+        Stamp, link::Rewrites,
     },
     store::{Op, StoreError},
 };
@@ -29,7 +29,14 @@ pub(super) struct Outgoing {
 
 impl Reconciler {
     /// Sends what the guard lets through and stores what became of each write.
-    pub(super) async fn push(&self, call: Call, kind: Kind, lens: &Lens, context: Context<'_>, outgoing: Vec<Outgoing>) -> Result<(), SyncError> {
+    pub(super) async fn push(
+        &self,
+        call: Call,
+        kind: Kind,
+        lens: &Lens,
+        context: Context<'_>,
+        outgoing: Vec<Outgoing>,
+    ) -> Result<(), SyncError> {
         let mut outgoing = self.guarded(kind, outgoing).await?;
         if outgoing.is_empty() {
             return Ok(());
@@ -52,7 +59,9 @@ impl Reconciler {
             match self.store.commit(self.commit_of(ops)).await {
                 Ok(()) => {}
                 // Planned again from what is stored; the intent is still there and says what we did.
-                Err(StoreError::Stale { .. } | StoreError::Taken { .. }) => warn!("an outcome could not be stored; the record is read again"),
+                Err(StoreError::Stale { .. } | StoreError::Taken { .. }) => {
+                    warn!("an outcome could not be stored; the record is read again")
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -95,7 +104,15 @@ impl Reconciler {
         histories
     }
 
-    fn settle(&self, kind: Kind, lens: &Lens, context: Context<'_>, one: Outgoing, outcome: Pushed, history: Option<History>) -> Vec<Op> {
+    fn settle(
+        &self,
+        kind: Kind,
+        lens: &Lens,
+        context: Context<'_>,
+        one: Outgoing,
+        outcome: Pushed,
+        history: Option<History>,
+    ) -> Vec<Op> {
         match outcome {
             Pushed::Written { id, properties, .. } => match history {
                 Some(history) => self.written(kind, lens, context, one, &id, &properties, &history),
@@ -156,13 +173,21 @@ impl Reconciler {
                 ops.push(self.failure(kind, &key, &row.name, "stored_otherwise", text));
                 link.holds.insert(
                     row.name.clone(),
-                    Hold { kind: HoldKind::Parked, local: written.local.clone(), remote: values.clone(), conflict: None },
+                    Hold {
+                        kind: HoldKind::Parked,
+                        local: written.local.clone(),
+                        remote: values.clone(),
+                        conflict: None,
+                    },
                 );
                 self.count(|summary| summary.failed += 1);
             }
             // Somebody wrote after us: that is a change, and it is read as one.
             again |= row.properties.iter().zip(&values).any(|((name, _), value)| {
-                history.get(name).and_then(|all| all.first()).is_some_and(|latest| latest.value != *value && !(latest.value.is_blank() && value.is_blank()))
+                history
+                    .get(name)
+                    .and_then(|all| all.first())
+                    .is_some_and(|latest| latest.value != *value && !(latest.value.is_blank() && value.is_blank()))
             });
             if !created {
                 count_rewrite(&mut link, &row.name, &written.want, now);
@@ -181,7 +206,14 @@ impl Reconciler {
         }
         if local != one.local {
             local.touch(now);
-            ops.extend(super::reconcile::history_ops(kind, &one.local, &local, self.connection.name.as_str(), now, self.run));
+            ops.extend(super::reconcile::history_ops(
+                kind,
+                &one.local,
+                &local,
+                self.connection.name.as_str(),
+                now,
+                self.run,
+            ));
             let slot = self.slot(&local);
             ops.extend(self.mark_siblings(kind, local.id(), now));
             ops.push(Op::PutRecord { record: local, expected, slot });
@@ -191,7 +223,12 @@ impl Reconciler {
             ops.push(self.mark(kind, key.clone(), now));
         }
         if one.dirty.iter().any(|dirty| dirty.attempts > 0) {
-            ops.push(Op::DropFailures { connection: self.connection.name.clone(), kind, key, row: Some(String::new()) });
+            ops.push(Op::DropFailures {
+                connection: self.connection.name.clone(),
+                kind,
+                key,
+                row: Some(String::new()),
+            });
         }
         ops.extend(one.dirty.into_iter().map(|dirty| self.finish(dirty)));
         self.count(|summary| if created { summary.pushed.created += 1 } else { summary.pushed.updated += 1 });
@@ -199,7 +236,13 @@ impl Reconciler {
     }
 
     fn mark(&self, kind: Kind, key: Key, due_at: DateTime<Utc>) -> Op {
-        Op::Mark(Mark { connection: self.connection.name.clone(), kind, key, due_at, priority: Reason::Retry.priority() })
+        Op::Mark(Mark {
+            connection: self.connection.name.clone(),
+            kind,
+            key,
+            due_at,
+            priority: Reason::Retry.priority(),
+        })
     }
 
     /// The record is already there: read it, and link it if it is the same.
@@ -215,7 +258,9 @@ impl Reconciler {
         let mut ops = vec![Op::PutIntent(one.intent), self.mark(kind, Key::External(id.clone()), now)];
         for dirty in one.dirty {
             if dirty.attempts > 3 {
-                let text = format!("the vendor's record {id} already holds this record's unique value and is linked to another of ours: merge the two");
+                let text = format!(
+                    "the vendor's record {id} already holds this record's unique value and is linked to another of ours: merge the two"
+                );
                 ops.push(self.failure(kind, &dirty.key, "", "exists", text));
                 self.count(|summary| summary.failed += 1);
             }
@@ -232,7 +277,8 @@ impl Reconciler {
         let mut until = self.later(attempts);
         match error.disposition() {
             Disposition::Ambiguous => {
-                let window = TimeDelta::from_std(self.connection.connector.late_window()).unwrap_or(TimeDelta::minutes(10));
+                let window =
+                    TimeDelta::from_std(self.connection.connector.late_window()).unwrap_or(TimeDelta::minutes(10));
                 one.intent.closes_at = Some(now + window);
                 ops.push(Op::PutIntent(one.intent));
                 info!(code = error.code(), "the outcome of a write is not known; it is read back");
@@ -270,7 +316,9 @@ impl Reconciler {
             .filter(|row| one.intent.rows.contains_key(*row))
             .collect();
         self.count(|summary| summary.failed += 1);
-        let text = format!("{error}: correct the value here, or the property's options and rules at the vendor; it is tried again when either side changes");
+        let text = format!(
+            "{error}: correct the value here, or the property's options and rules at the vendor; it is tried again when either side changes"
+        );
         let Some(mut link) = one.link else {
             // A create cannot leave one value out without making another record than the one that was asked for.
             let row = named.first().map_or("", |row| row.as_str());
@@ -281,7 +329,12 @@ impl Reconciler {
         let rows: Vec<&String> = if named.is_empty() { one.intent.rows.keys().collect() } else { named };
         for row in rows {
             let Some(written) = one.intent.rows.get(row) else { continue };
-            let hold = Hold { kind: HoldKind::Parked, local: written.local.clone(), remote: written.seen.clone(), conflict: None };
+            let hold = Hold {
+                kind: HoldKind::Parked,
+                local: written.local.clone(),
+                remote: written.seen.clone(),
+                conflict: None,
+            };
             link.holds.insert(row.clone(), hold);
             ops.push(self.failure(kind, &key, row, error.code(), text.clone()));
         }

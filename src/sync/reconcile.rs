@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     model::{
-        Conflict, ConflictState, Dirty, Failure, HistoryEntry, Ids, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord,
-        Mark, Reason, RecordId, Stamp, Status, Uniqueness, Winner,
+        Conflict, ConflictState, Dirty, Failure, HistoryEntry, Ids, Intent, IntentOp, IntentState, Key, Link,
+        LinkState, LocalRecord, Mark, Reason, RecordId, Stamp, Status, Uniqueness, Winner,
         ids::{ConflictId, FailureId, IntentId, RunId},
     },
     store::{By, Commit, Fence, Op, StoreError, SyncStore, Taken},
@@ -133,7 +133,14 @@ impl Reconciler {
     ///
     /// # Errors
     /// [`SyncError`] if the batch as a whole got nowhere; its marks are still there.
-    pub async fn batch(&self, kind: Kind, dirty: Vec<Dirty>, seen: BTreeMap<ExternalId, Record>, with: Vec<Op>, lane: Lane) -> Result<(), SyncError> {
+    pub async fn batch(
+        &self,
+        kind: Kind,
+        dirty: Vec<Dirty>,
+        seen: BTreeMap<ExternalId, Record>,
+        with: Vec<Op>,
+        lane: Lane,
+    ) -> Result<(), SyncError> {
         let call = Call { lane };
         let Some(lens) = self.connection.lenses.get(&kind) else {
             let ops = dirty.into_iter().map(|dirty| self.finish(dirty)).chain(with).collect();
@@ -148,7 +155,8 @@ impl Reconciler {
         let people = self.people(kind, lens, &works).await?;
         let directory = self.directory();
         let context = Context { directory: &directory, people: &people };
-        let decided: Vec<Decided> = works.into_iter().map(|work| self.decide(kind, lens, context, began, work)).collect();
+        let decided: Vec<Decided> =
+            works.into_iter().map(|work| self.decide(kind, lens, context, began, work)).collect();
         let needs = decided.iter().flat_map(|d| d.needs.iter().cloned()).collect();
         let with = with.into_iter().chain(self.ask_for(needs)).collect();
         let outgoing = self.store_decisions(kind, lens, context, began, decided, with).await?;
@@ -207,7 +215,12 @@ impl Reconciler {
     }
 
     /// Turns keys into records: aliases followed, links and our records loaded, two keys of one record joined.
-    async fn resolve(&self, kind: Kind, dirty: Vec<Dirty>, mut seen: BTreeMap<ExternalId, Record>) -> Result<Vec<Work>, StoreError> {
+    async fn resolve(
+        &self,
+        kind: Kind,
+        dirty: Vec<Dirty>,
+        mut seen: BTreeMap<ExternalId, Record>,
+    ) -> Result<Vec<Work>, StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let externals: Vec<ExternalId> = dirty
             .iter()
@@ -216,7 +229,8 @@ impl Reconciler {
                 Key::Local(_) => None,
             })
             .collect();
-        let aliases: BTreeMap<ExternalId, ExternalId> = self.store.aliases(account, name, kind, &externals).await?.into_iter().collect();
+        let aliases: BTreeMap<ExternalId, ExternalId> =
+            self.store.aliases(account, name, kind, &externals).await?.into_iter().collect();
         let canonical = |id: &ExternalId| {
             let mut id = id.clone();
             while let Some(next) = aliases.get(&id) {
@@ -234,12 +248,21 @@ impl Reconciler {
             .collect();
         let mut links: BTreeMap<RecordId, Link> = BTreeMap::new();
         if !canonicals.is_empty() {
-            links.extend(self.store.links(account, name, kind, By::External(&canonicals)).await?.into_iter().map(|l| (l.local, l)));
+            links.extend(
+                self.store
+                    .links(account, name, kind, By::External(&canonicals))
+                    .await?
+                    .into_iter()
+                    .map(|l| (l.local, l)),
+            );
         }
         if !locals.is_empty() {
-            links.extend(self.store.links(account, name, kind, By::Local(&locals)).await?.into_iter().map(|l| (l.local, l)));
+            links.extend(
+                self.store.links(account, name, kind, By::Local(&locals)).await?.into_iter().map(|l| (l.local, l)),
+            );
         }
-        let by_external: BTreeMap<ExternalId, RecordId> = links.values().map(|link| (link.external.clone(), link.local)).collect();
+        let by_external: BTreeMap<ExternalId, RecordId> =
+            links.values().map(|link| (link.external.clone(), link.local)).collect();
         let wanted: BTreeSet<RecordId> = links.keys().copied().chain(locals).collect();
         let wanted: Vec<RecordId> = wanted.into_iter().collect();
         let mut records: BTreeMap<RecordId, LocalRecord> =
@@ -275,7 +298,8 @@ impl Reconciler {
 
     /// Reads the truth. A batch the vendor's answer of which does not parse is halved until the culprit stands alone.
     async fn fetch(&self, call: Call, kind: Kind, works: &mut [Work]) -> Result<(), SyncError> {
-        let ids: Vec<ExternalId> = works.iter().filter(|w| w.fetched.is_none()).filter_map(|w| w.external.clone()).collect();
+        let ids: Vec<ExternalId> =
+            works.iter().filter(|w| w.fetched.is_none()).filter_map(|w| w.external.clone()).collect();
         let mut fetched: BTreeMap<ExternalId, Fetched> = BTreeMap::new();
         let mut waiting = vec![ids];
         while let Some(ids) = waiting.pop() {
@@ -303,11 +327,18 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn set_aside(&self, kind: Kind, works: &mut [Work], id: &ExternalId, error: &ConnectorError) -> Result<(), StoreError> {
+    async fn set_aside(
+        &self,
+        kind: Kind,
+        works: &mut [Work],
+        id: &ExternalId,
+        error: &ConnectorError,
+    ) -> Result<(), StoreError> {
         for work in works.iter_mut().filter(|work| work.external.as_ref() == Some(id)) {
             let Some(first) = work.dirty.first().cloned() else { continue };
             let attempts = first.attempts;
-            let mut ops = vec![self.failure(kind, &first.key, "", error.code(), format!("{error}; it is tried again by itself"))];
+            let mut ops =
+                vec![self.failure(kind, &first.key, "", error.code(), format!("{error}; it is tried again by itself"))];
             ops.extend(work.dirty.drain(..).map(|dirty| self.defer(dirty, self.later(attempts + 4), true)));
             self.store.commit(self.commit_of(ops)).await?;
             self.count(|summary| summary.failed += 1);
@@ -318,7 +349,11 @@ impl Reconciler {
     /// Finds the record of ours that a vendor's unlinked record stands for: by our marker, else a contact by its address.
     async fn adopt(&self, kind: Kind, lens: &Lens, works: &mut [Work]) -> Result<(), StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
-        let email_property = lens.rows.iter().find(|row| kind == Kind::Contact && row.name == "email").map(|row| row.properties[0].0.clone());
+        let email_property = lens
+            .rows
+            .iter()
+            .find(|row| kind == Kind::Contact && row.name == "email")
+            .map(|row| row.properties[0].0.clone());
         let mut wanted: BTreeMap<usize, RecordId> = BTreeMap::new();
         let mut emails: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (index, work) in works.iter().enumerate() {
@@ -328,7 +363,9 @@ impl Reconciler {
             }
             if let Some(id) = record.marker.as_deref().and_then(|marker| self.connection.of_marker(marker)) {
                 wanted.insert(index, id);
-            } else if let Some(email) = email_property.as_ref().and_then(|p| record.property(p).as_text().map(|e| e.trim().to_lowercase())) {
+            } else if let Some(email) =
+                email_property.as_ref().and_then(|p| record.property(p).as_text().map(|e| e.trim().to_lowercase()))
+            {
                 emails.entry(email).or_default().push(index);
             }
         }
@@ -349,10 +386,12 @@ impl Reconciler {
             return Ok(());
         }
         let ids: Vec<RecordId> = wanted.values().copied().collect();
-        let linked: BTreeSet<RecordId> = self.store.links(account, name, kind, By::Local(&ids)).await?.into_iter().map(|l| l.local).collect();
+        let linked: BTreeSet<RecordId> =
+            self.store.links(account, name, kind, By::Local(&ids)).await?.into_iter().map(|l| l.local).collect();
         let mut records: BTreeMap<RecordId, LocalRecord> =
             self.store.records(account, kind, &ids).await?.into_iter().map(|record| (record.id(), record)).collect();
-        let taken: BTreeSet<RecordId> = works.iter().filter_map(|work| work.local.as_ref().map(LocalRecord::id)).collect();
+        let taken: BTreeSet<RecordId> =
+            works.iter().filter_map(|work| work.local.as_ref().map(LocalRecord::id)).collect();
         for (index, id) in wanted {
             if !linked.contains(&id) && !taken.contains(&id) {
                 works[index].local = records.remove(&id);
@@ -367,7 +406,8 @@ impl Reconciler {
             return Ok(());
         }
         let intents = self.store.intents(&self.connection.account.name, &self.connection.name, kind, &locals).await?;
-        let mut intents: BTreeMap<RecordId, Intent> = intents.into_iter().map(|intent| (intent.local, intent)).collect();
+        let mut intents: BTreeMap<RecordId, Intent> =
+            intents.into_iter().map(|intent| (intent.local, intent)).collect();
         for work in works {
             work.intent = work.local.as_ref().and_then(|local| intents.remove(&local.id()));
         }
@@ -391,7 +431,8 @@ impl Reconciler {
         let markers: Vec<String> = asked.iter().map(|(_, marker)| marker.clone()).collect();
         let found = self.connection.connector.find(call, kind, &markers).await?;
         let ids: Vec<ExternalId> = found.iter().flatten().map(|record| record.id.clone()).collect();
-        let links = self.store.links(&self.connection.account.name, &self.connection.name, kind, By::External(&ids)).await?;
+        let links =
+            self.store.links(&self.connection.account.name, &self.connection.name, kind, By::External(&ids)).await?;
         for ((index, _), record) in asked.into_iter().zip(found) {
             let Some(record) = record else { continue };
             // Made, and merged at the vendor into a record that is another of ours.
@@ -464,7 +505,8 @@ impl Reconciler {
         let mut theirs: BTreeSet<ExternalId> = BTreeSet::new();
         let mut ours: BTreeSet<RecordId> = BTreeSet::new();
         for work in works {
-            if let (Some(property), Some(Fetched::Found(record) | Fetched::MergedInto(record))) = (&property, &work.fetched)
+            if let (Some(property), Some(Fetched::Found(record) | Fetched::MergedInto(record))) =
+                (&property, &work.fetched)
                 && let Value::Refs(refs) = record.property(property)
             {
                 theirs.extend(refs.into_iter().filter_map(|id| ExternalId::new(id).ok()));
@@ -486,7 +528,8 @@ impl Reconciler {
             people.to_remote.insert(link.local, link.external.to_string());
         }
         // A contact that was merged away at the vendor goes on under its new id.
-        let unknown: Vec<ExternalId> = theirs.into_iter().filter(|id| !people.to_local.contains_key(id.as_str())).collect();
+        let unknown: Vec<ExternalId> =
+            theirs.into_iter().filter(|id| !people.to_local.contains_key(id.as_str())).collect();
         for (old, new) in self.store.aliases(account, name, Kind::Contact, &unknown).await? {
             if let Some(local) = people.to_local.get(new.as_str()).copied() {
                 people.to_local.insert(old.to_string(), local);
@@ -507,7 +550,9 @@ impl Reconciler {
     ) -> Result<(), SyncError> {
         let mut asked = Vec::new();
         for (index, work) in works.iter().enumerate() {
-            let (Some(Fetched::Found(record)), Some(local), None) = (&work.fetched, &work.local, &work.history) else { continue };
+            let (Some(Fetched::Found(record)), Some(local), None) = (&work.fetched, &work.local, &work.history) else {
+                continue;
+            };
             let trial = plan(&self.snapshot(lens, context, began, work, local, record));
             if trial.needs_history {
                 asked.push((index, record.id.clone()));
@@ -544,7 +589,14 @@ impl Reconciler {
     }
 
     /// What one record needs.
-    pub(super) fn decide(&self, kind: Kind, lens: &Lens, context: Context<'_>, began: DateTime<Utc>, work: Work) -> Decided {
+    pub(super) fn decide(
+        &self,
+        kind: Kind,
+        lens: &Lens,
+        context: Context<'_>,
+        began: DateTime<Utc>,
+        work: Work,
+    ) -> Decided {
         let here = match &work.local {
             None => Here::Unknown,
             Some(local) if local.is_deleted() => Here::Deleted,
@@ -564,7 +616,9 @@ impl Reconciler {
         );
         let mut decided = Decided { ops: Vec::new(), outgoing: None, needs: Vec::new(), tally: Tally::default(), work };
         match step {
-            Step::Merge | Step::Revive | Step::TakeIn => self.merge_fields(kind, lens, context, began, step, &mut decided),
+            Step::Merge | Step::Revive | Step::TakeIn => {
+                self.merge_fields(kind, lens, context, began, step, &mut decided)
+            }
             Step::Create => self.plan_create(kind, lens, context, began, &mut decided),
             Step::ArchiveRemote => self.plan_archive(kind, began, &mut decided),
             Step::Forbidden => {
@@ -591,14 +645,19 @@ impl Reconciler {
                 edited: work.link.as_ref().is_some_and(|link| {
                     lens.rows.iter().any(|row| {
                         let now = remote_values(row, record);
-                        let ours = work.intent.as_ref().and_then(|intent| intent.rows.get(&row.name)).map(|row| &row.want);
+                        let ours =
+                            work.intent.as_ref().and_then(|intent| intent.rows.get(&row.name)).map(|row| &row.want);
                         link.base.get(&row.name).zip(now).is_some_and(|(base, now)| base.1 != now && Some(&now) != ours)
                     })
                 }),
             },
             Some(Fetched::Archived) => There::Archived,
             Some(Fetched::Gone) => There::Gone {
-                again: work.link.as_ref().and_then(|link| link.missing_since).is_some_and(|since| began - since >= SECOND_LOOK),
+                again: work
+                    .link
+                    .as_ref()
+                    .and_then(|link| link.missing_since)
+                    .is_some_and(|since| began - since >= SECOND_LOOK),
             },
             Some(Fetched::Forbidden) => There::Forbidden,
         }
@@ -631,7 +690,11 @@ impl Reconciler {
     }
 
     pub(super) fn put_link(&self, link: Link) -> Op {
-        Op::PutLink { link, system: self.connection.connector.system().into(), remote_account: self.remote_account.clone() }
+        Op::PutLink {
+            link,
+            system: self.connection.connector.system().into(),
+            remote_account: self.remote_account.clone(),
+        }
     }
 
     /// The one active place a record takes, where the account's policy has such places (AX-02).
@@ -659,14 +722,29 @@ impl Reconciler {
     }
 
     /// Both sides have it: merge field by field.
-    fn merge_fields(&self, kind: Kind, lens: &Lens, context: Context<'_>, began: DateTime<Utc>, step: Step, decided: &mut Decided) {
+    fn merge_fields(
+        &self,
+        kind: Kind,
+        lens: &Lens,
+        context: Context<'_>,
+        began: DateTime<Utc>,
+        step: Step,
+        decided: &mut Decided,
+    ) {
         let Some(Fetched::Found(remote) | Fetched::MergedInto(remote)) = decided.work.fetched.clone() else { return };
         let is_new = step == Step::TakeIn;
-        if is_new && (self.connection.direction == Direction::Out || !self.connection.filter.admits(kind, lens, &remote)) {
+        if is_new
+            && (self.connection.direction == Direction::Out || !self.connection.filter.admits(kind, lens, &remote))
+        {
             return self.finish_all(decided);
         }
         let fresh = RecordId(self.ids.next(began));
-        let Some(mut local) = decided.work.local.clone().or_else(|| LocalRecord::new(kind, fresh, remote_created(&remote).unwrap_or(began))) else {
+        let Some(mut local) = decided
+            .work
+            .local
+            .clone()
+            .or_else(|| LocalRecord::new(kind, fresh, remote_created(&remote).unwrap_or(began)))
+        else {
             return self.finish_all(decided);
         };
         let expected = if is_new { 0 } else { local.version() };
@@ -691,7 +769,15 @@ impl Reconciler {
         }
         let before = local.clone();
         let changed = self.take(&plan, &mut local, began);
-        self.store_merge(kind, MergeResult { is_new, revived, expected, changed, open, before, sent }, plan, local, &remote, began, decided);
+        self.store_merge(
+            kind,
+            MergeResult { is_new, revived, expected, changed, open, before, sent },
+            plan,
+            local,
+            &remote,
+            began,
+            decided,
+        );
     }
 
     /// Applies the values to be taken in; answers whether anything changed.
@@ -718,10 +804,8 @@ impl Reconciler {
         decided: &mut Decided,
     ) {
         let MergeResult { is_new, revived, expected, changed, open, before, sent } = result;
-        if changed || revived {
-            if !is_new {
-                local.touch(began);
-            }
+        if (changed || revived) && !is_new {
+            local.touch(began);
         }
         if is_new || changed || revived {
             if let LocalRecord::Deal(deal) = &mut local
@@ -781,7 +865,10 @@ impl Reconciler {
         if (released || tried) && plan.failures.is_empty() {
             let keys = decided.work.dirty.iter().map(|dirty| dirty.key.clone()).chain([key.clone()]);
             let connection = &self.connection.name;
-            decided.ops.extend(keys.map(|key| Op::DropFailures { connection: connection.clone(), kind, key, row: None }).collect::<Vec<_>>());
+            decided.ops.extend(
+                keys.map(|key| Op::DropFailures { connection: connection.clone(), kind, key, row: None })
+                    .collect::<Vec<_>>(),
+            );
         }
         for (row, code, message) in plan.failures {
             decided.ops.push(self.failure(kind, &key, &row, code, message));
@@ -818,7 +905,8 @@ impl Reconciler {
                 run: self.run,
             };
             decided.ops.push(Op::PutIntent(intent.clone()));
-            decided.outgoing = Some(Outgoing { intent, link: Some(link), local, dirty: std::mem::take(&mut decided.work.dirty) });
+            decided.outgoing =
+                Some(Outgoing { intent, link: Some(link), local, dirty: std::mem::take(&mut decided.work.dirty) });
             return;
         }
         match sent.filter(|_| settled.is_none()).and_then(|intent| intent.closes_at) {
@@ -842,7 +930,13 @@ impl Reconciler {
 
     pub(super) fn mark_siblings(&self, kind: Kind, local: RecordId, now: DateTime<Utc>) -> Vec<Op> {
         let mark = |connection: &crate::model::Name| {
-            Op::Mark(Mark { connection: connection.clone(), kind, key: Key::Local(local), due_at: now, priority: Reason::Propagate.priority() })
+            Op::Mark(Mark {
+                connection: connection.clone(),
+                kind,
+                key: Key::Local(local),
+                due_at: now,
+                priority: Reason::Propagate.priority(),
+            })
         };
         self.connection.siblings.iter().map(mark).collect()
     }
@@ -861,7 +955,11 @@ impl Reconciler {
         let (mut needs, mut failures) = (Vec::new(), Vec::new());
         for row in lens.rows.iter().filter(|row| row.direction != Direction::In) {
             let values = local.values(&row.fields);
-            let nothing: Vec<Value> = row.properties.iter().map(|(name, _)| if name.starts_with("associations.") { Value::Refs(Vec::new()) } else { Value::Null }).collect();
+            let nothing: Vec<Value> = row
+                .properties
+                .iter()
+                .map(|(name, _)| if name.starts_with("associations.") { Value::Refs(Vec::new()) } else { Value::Null })
+                .collect();
             match row.put(&values, &nothing, context) {
                 Ok(want) => {
                     rows.insert(row.name.clone(), crate::model::IntentRow { local: values, seen: nothing, want });
@@ -902,7 +1000,9 @@ impl Reconciler {
     }
 
     fn plan_archive(&self, kind: Kind, began: DateTime<Utc>, decided: &mut Decided) {
-        let (Some(link), Some(local)) = (decided.work.link.clone(), decided.work.local.clone()) else { return self.finish_all(decided) };
+        let (Some(link), Some(local)) = (decided.work.link.clone(), decided.work.local.clone()) else {
+            return self.finish_all(decided);
+        };
         if !self.writes() {
             return self.finish_all(decided);
         }
@@ -925,7 +1025,8 @@ impl Reconciler {
             run: self.run,
         };
         decided.ops.push(Op::PutIntent(intent.clone()));
-        decided.outgoing = Some(Outgoing { intent, link: Some(link), local, dirty: std::mem::take(&mut decided.work.dirty) });
+        decided.outgoing =
+            Some(Outgoing { intent, link: Some(link), local, dirty: std::mem::take(&mut decided.work.dirty) });
     }
 
     fn end_of_link(&self, step: Step, began: DateTime<Utc>, decided: &mut Decided) {
@@ -960,7 +1061,9 @@ impl Reconciler {
     /// A survivor that is seen before the news of its merge: the records it absorbed are linked here.
     async fn recognise_merges(&self, kind: Kind, works: &mut [Work]) -> Result<(), StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
-        for work in works.iter_mut().filter(|work| work.link.is_none() && work.dirty.iter().any(|dirty| dirty.generation > 0)) {
+        for work in
+            works.iter_mut().filter(|work| work.link.is_none() && work.dirty.iter().any(|dirty| dirty.generation > 0))
+        {
             let Some(Fetched::Found(record)) = &work.fetched else { continue };
             if record.absorbed.is_empty() {
                 continue;
@@ -999,7 +1102,11 @@ impl Reconciler {
                 for intent in self.store.intents(account, name, kind, &[link.local]).await? {
                     ops.push(Op::DropIntent(intent.id));
                 }
-                let other = self.store.links(account, name, kind, By::External(std::slice::from_ref(&survivor.id))).await?.pop();
+                let other = self
+                    .store
+                    .links(account, name, kind, By::External(std::slice::from_ref(&survivor.id)))
+                    .await?
+                    .pop();
                 match other {
                     None => {
                         link.external = survivor.id.clone();
@@ -1014,7 +1121,13 @@ impl Reconciler {
                 }
             }
             let priority = Reason::Propagate.priority();
-            ops.push(Op::Mark(Mark { connection: name.clone(), kind, key: Key::External(survivor.id), due_at: now, priority }));
+            ops.push(Op::Mark(Mark {
+                connection: name.clone(),
+                kind,
+                key: Key::External(survivor.id),
+                due_at: now,
+                priority,
+            }));
             ops.extend(work.dirty.drain(..).map(|dirty| self.finish(dirty)));
             self.store.commit(self.commit_of(ops)).await?;
         }
@@ -1022,12 +1135,26 @@ impl Reconciler {
     }
 
     /// A record of ours whose half at the vendor was merged before we ever linked it.
-    async fn merge_unlinked(&self, kind: Kind, mut lost: LocalRecord, survivor: &ExternalId, now: DateTime<Utc>) -> Result<Vec<Op>, StoreError> {
+    async fn merge_unlinked(
+        &self,
+        kind: Kind,
+        mut lost: LocalRecord,
+        survivor: &ExternalId,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Op>, StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
-        let Some(kept) = self.store.links(account, name, kind, By::External(std::slice::from_ref(survivor))).await?.pop() else {
+        let Some(kept) =
+            self.store.links(account, name, kind, By::External(std::slice::from_ref(survivor))).await?.pop()
+        else {
             return Ok(Vec::new());
         };
-        let mut ops: Vec<Op> = self.store.intents(account, name, kind, &[lost.id()]).await?.iter().map(|intent| Op::DropIntent(intent.id)).collect();
+        let mut ops: Vec<Op> = self
+            .store
+            .intents(account, name, kind, &[lost.id()])
+            .await?
+            .iter()
+            .map(|intent| Op::DropIntent(intent.id))
+            .collect();
         let expected = lost.version();
         if let Some(kept) = self.store.records(account, kind, &[kept.local]).await?.pop() {
             ops.extend(history_ops(kind, &lost, &kept, "merge", now, self.run));
@@ -1039,7 +1166,13 @@ impl Reconciler {
         Ok(ops)
     }
 
-    fn merge_locals(&self, kind: Kind, mine: (Link, LocalRecord), other: (Link, LocalRecord), now: DateTime<Utc>) -> Vec<Op> {
+    fn merge_locals(
+        &self,
+        kind: Kind,
+        mine: (Link, LocalRecord),
+        other: (Link, LocalRecord),
+        now: DateTime<Utc>,
+    ) -> Vec<Op> {
         let (target, older_first) = (other.0.external.clone(), mine.1.created_at() <= other.1.created_at());
         let ((mut kept_link, kept), (lost_link, mut lost)) = if older_first { (mine, other) } else { (other, mine) };
         let connection = self.connection.name.clone();
@@ -1069,7 +1202,13 @@ impl Reconciler {
                     Need::ContactOut(id) => Key::Local(id),
                 };
                 let priority = Reason::Propagate.priority();
-                Op::Mark(Mark { connection: self.connection.name.clone(), kind: Kind::Contact, key, due_at: now, priority })
+                Op::Mark(Mark {
+                    connection: self.connection.name.clone(),
+                    kind: Kind::Contact,
+                    key,
+                    due_at: now,
+                    priority,
+                })
             })
             .collect()
     }
@@ -1102,7 +1241,9 @@ impl Reconciler {
                     self.tally(one.tally);
                     outgoing.extend(one.outgoing);
                 }
-                Err(error @ (StoreError::Stale { .. } | StoreError::Taken { .. })) => self.store_alone(kind, lens, context, began, one, &error).await?,
+                Err(error @ (StoreError::Stale { .. } | StoreError::Taken { .. })) => {
+                    self.store_alone(kind, lens, context, began, one, &error).await?
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -1114,7 +1255,15 @@ impl Reconciler {
 
     /// A record that could not be stored as planned: planned again if it changed meanwhile, quarantined if its place is
     /// taken, set aside otherwise.
-    async fn store_alone(&self, kind: Kind, _: &Lens, _: Context<'_>, began: DateTime<Utc>, one: Decided, error: &StoreError) -> Result<(), StoreError> {
+    async fn store_alone(
+        &self,
+        kind: Kind,
+        _: &Lens,
+        _: Context<'_>,
+        began: DateTime<Utc>,
+        one: Decided,
+        error: &StoreError,
+    ) -> Result<(), StoreError> {
         let mut ops = one.ops;
         let marks: Vec<Dirty> = ops
             .iter()
@@ -1142,7 +1291,9 @@ impl Reconciler {
         for dirty in marks {
             let stale = matches!(error, StoreError::Stale { .. });
             if !stale {
-                let text = format!("{error} by another record of this account: compare the two and correct one; it is tried again by itself");
+                let text = format!(
+                    "{error} by another record of this account: compare the two and correct one; it is tried again by itself"
+                );
                 ops.push(self.failure(kind, &dirty.key, "", "taken", text));
                 self.count(|summary| summary.failed += 1);
             }
@@ -1203,7 +1354,11 @@ fn still_open(intent: Option<&Intent>, began: DateTime<Utc>) -> bool {
 /// The vendor's properties of some rows.
 pub(super) fn written_properties<'a>(lens: &Lens, rows: impl Iterator<Item = &'a String>) -> Vec<String> {
     let rows: BTreeSet<&String> = rows.collect();
-    lens.rows.iter().filter(|row| rows.contains(&row.name)).flat_map(|row| row.properties.iter().map(|(name, _)| name.clone())).collect()
+    lens.rows
+        .iter()
+        .filter(|row| rows.contains(&row.name))
+        .flat_map(|row| row.properties.iter().map(|(name, _)| name.clone()))
+        .collect()
 }
 
 fn remote_created(remote: &Record) -> Option<DateTime<Utc>> {
@@ -1219,23 +1374,42 @@ pub fn slot(uniqueness: Uniqueness, record: &LocalRecord) -> Option<String> {
     let deal = record.as_opportunity()?;
     let active = deal.position.status == Status::Open && deal.deleted_at.is_none() && !deal.quarantined;
     match (uniqueness, deal.contact, deal.position.pipeline) {
-        (Uniqueness::OneActivePerContact, Some(contact), Some(pipeline)) if active => Some(format!("{contact}/{pipeline}")),
+        (Uniqueness::OneActivePerContact, Some(contact), Some(pipeline)) if active => {
+            Some(format!("{contact}/{pipeline}"))
+        }
         _ => None,
     }
 }
 
 /// One history entry per field that differs.
 #[must_use]
-pub fn history_ops(kind: Kind, before: &LocalRecord, after: &LocalRecord, by: &str, now: DateTime<Utc>, run: RunId) -> Vec<Op> {
+pub fn history_ops(
+    kind: Kind,
+    before: &LocalRecord,
+    after: &LocalRecord,
+    by: &str,
+    now: DateTime<Utc>,
+    run: RunId,
+) -> Vec<Op> {
     let names: Vec<String> = match kind {
-        Kind::Contact => crate::model::field::CONTACT.iter().map(|name| (*name).to_owned()).chain(custom_names(before, after)).collect(),
-        _ => crate::model::field::OPPORTUNITY.iter().map(|name| (*name).to_owned()).chain(custom_names(before, after)).collect(),
+        Kind::Contact => crate::model::field::CONTACT
+            .iter()
+            .map(|name| (*name).to_owned())
+            .chain(custom_names(before, after))
+            .collect(),
+        _ => crate::model::field::OPPORTUNITY
+            .iter()
+            .map(|name| (*name).to_owned())
+            .chain(custom_names(before, after))
+            .collect(),
     };
     names
         .into_iter()
         .filter_map(|field| {
             let (old, new) = (before.get(&field), after.get(&field));
-            (old != new).then(|| Op::AddHistory(HistoryEntry { kind, record: after.id(), field, old, new, by: by.into(), at: now, run }))
+            (old != new).then(|| {
+                Op::AddHistory(HistoryEntry { kind, record: after.id(), field, old, new, by: by.into(), at: now, run })
+            })
         })
         .collect()
 }

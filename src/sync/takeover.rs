@@ -42,14 +42,24 @@ impl Reconciler {
     }
 
     /// Maps one vendor pipeline: to the one it is mapped to, else to one of ours of the same name, else to a new one.
-    fn take_over(&self, theirs: &PipelineInfo, pipelines: &mut Vec<Pipeline>, maps: &mut Vec<StageMap>, ops: &mut Vec<Op>) {
+    fn take_over(
+        &self,
+        theirs: &PipelineInfo,
+        pipelines: &mut Vec<Pipeline>,
+        maps: &mut Vec<StageMap>,
+        ops: &mut Vec<Op>,
+    ) {
         let now = self.clock.now();
         let mapped = maps.iter().find(|map| map.remote_pipeline == theirs.id).map(|map| map.pipeline);
         let place = mapped
             .and_then(|id| pipelines.iter().position(|p| p.id == id))
             .or_else(|| pipelines.iter().position(|p| p.label.eq_ignore_ascii_case(&theirs.label)));
         let place = place.unwrap_or_else(|| {
-            pipelines.push(Pipeline { id: PipelineId(self.ids.next(now)), label: theirs.label.clone(), stages: Vec::new() });
+            pipelines.push(Pipeline {
+                id: PipelineId(self.ids.next(now)),
+                label: theirs.label.clone(),
+                stages: Vec::new(),
+            });
             pipelines.len() - 1
         });
         let pipeline = &mut pipelines[place];

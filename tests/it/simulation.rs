@@ -21,9 +21,17 @@ fn seeds_hold_every_invariant() {
         steps += outcome.steps;
         kills += outcome.kills;
         if !outcome.violations.is_empty() {
-            bad.push(format!("seed {seed}: {}\n  replay: make simulate SEED={seed} SEEDS=1", outcome.violations.join("\n    ")));
+            bad.push(format!(
+                "seed {seed}: {}\n  replay: make simulate SEED={seed} SEEDS=1",
+                outcome.violations.join("\n    ")
+            ));
         }
     }
     println!("{seeds} seeds, {steps} steps, {kills} kills");
-    assert!(bad.is_empty(), "{} of {seeds} seeds fail\n{}", bad.len(), bad.iter().take(8).cloned().collect::<Vec<_>>().join("\n"));
+    assert!(
+        bad.is_empty(),
+        "{} of {seeds} seeds fail\n{}",
+        bad.len(),
+        bad.iter().take(8).cloned().collect::<Vec<_>>().join("\n")
+    );
 }

@@ -10,7 +10,12 @@ use tandem_contract::{Kind, Value};
 use tandem_hubspot::sandbox::{Change, Clinic, Settings};
 
 fn rig() -> Rig {
-    Rig::new(7, Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..Settings::default() }, Profile::Agency, |_| {})
+    Rig::new(
+        7,
+        Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..Settings::default() },
+        Profile::Agency,
+        |_| {},
+    )
 }
 
 fn properties(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
@@ -33,7 +38,16 @@ async fn everything_is_pulled_and_a_second_run_writes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn an_edit_on_either_side_arrives_on_the_other() {
     let rig = rig();
-    let deal = rig.sandbox.with(|world| world.create(Kind::Deal, &properties(&[("dealname", "Peel"), ("dealstage", "qualifiedtobuy")]), Change::Person)).unwrap();
+    let deal = rig
+        .sandbox
+        .with(|world| {
+            world.create(
+                Kind::Deal,
+                &properties(&[("dealname", "Peel"), ("dealstage", "qualifiedtobuy")]),
+                Change::Person,
+            )
+        })
+        .unwrap();
     rig.engine().once().await.unwrap();
     let ours = rig.store.all(&rig.account.name, Kind::Deal)[0].clone();
     rig.clock.sleep(std::time::Duration::from_secs(1)).await;
@@ -41,8 +55,20 @@ async fn an_edit_on_either_side_arrives_on_the_other() {
     rig.desk().update(Kind::Deal, ours.id(), None, &edit, None).await.unwrap();
     let summary = rig.engine().once().await.unwrap();
     assert_eq!(summary.pushed.updated, 1);
-    assert_eq!(rig.sandbox.with(|world| world.value(Kind::Deal, deal, "dealname")).as_deref(), Some("Peel, second course"));
-    rig.sandbox.with(|world| world.update(Kind::Deal, deal, &properties(&[("amount", "120.50"), ("deal_currency_code", "EUR")]), Change::Person)).unwrap();
+    assert_eq!(
+        rig.sandbox.with(|world| world.value(Kind::Deal, deal, "dealname")).as_deref(),
+        Some("Peel, second course")
+    );
+    rig.sandbox
+        .with(|world| {
+            world.update(
+                Kind::Deal,
+                deal,
+                &properties(&[("amount", "120.50"), ("deal_currency_code", "EUR")]),
+                Change::Person,
+            )
+        })
+        .unwrap();
     rig.engine().once().await.unwrap();
     let value = rig.store.all(&rig.account.name, Kind::Deal)[0].as_opportunity().unwrap().value.unwrap();
     assert_eq!((value.minor, value.currency.code()), (12_050, "EUR"));
@@ -51,13 +77,27 @@ async fn an_edit_on_either_side_arrives_on_the_other() {
 #[tokio::test(start_paused = true)]
 async fn an_edit_on_both_sides_makes_one_conflict_that_keeps_both_values() {
     let rig = rig();
-    let deal = rig.sandbox.with(|world| world.create(Kind::Deal, &properties(&[("dealname", "Laser"), ("dealstage", "qualifiedtobuy")]), Change::Person)).unwrap();
+    let deal = rig
+        .sandbox
+        .with(|world| {
+            world.create(
+                Kind::Deal,
+                &properties(&[("dealname", "Laser"), ("dealstage", "qualifiedtobuy")]),
+                Change::Person,
+            )
+        })
+        .unwrap();
     rig.engine().once().await.unwrap();
     let ours = rig.store.all(&rig.account.name, Kind::Deal)[0].id();
     rig.clock.sleep(std::time::Duration::from_secs(10)).await;
-    rig.desk().update(Kind::Deal, ours, None, &Fields::from([("name".to_owned(), Value::text("ours"))]), None).await.unwrap();
+    rig.desk()
+        .update(Kind::Deal, ours, None, &Fields::from([("name".to_owned(), Value::text("ours"))]), None)
+        .await
+        .unwrap();
     rig.clock.sleep(std::time::Duration::from_secs(10)).await;
-    rig.sandbox.with(|world| world.update(Kind::Deal, deal, &properties(&[("dealname", "theirs")]), Change::Person)).unwrap();
+    rig.sandbox
+        .with(|world| world.update(Kind::Deal, deal, &properties(&[("dealname", "theirs")]), Change::Person))
+        .unwrap();
     rig.engine().once().await.unwrap();
     let conflicts = rig.store.conflicts(&rig.account.name, false, 10).await.unwrap();
     assert_eq!(conflicts.len(), 1);
@@ -71,15 +111,25 @@ async fn an_edit_on_both_sides_makes_one_conflict_that_keeps_both_values() {
 async fn a_new_opportunity_of_ours_is_made_at_the_vendor_with_its_contact() {
     let rig = rig();
     rig.engine().once().await.unwrap();
-    let person = Fields::from([("first_name".to_owned(), Value::text("Ada")), ("email".to_owned(), Value::text("ada@example.com"))]);
+    let person = Fields::from([
+        ("first_name".to_owned(), Value::text("Ada")),
+        ("email".to_owned(), Value::text("ada@example.com")),
+    ]);
     let contact = rig.desk().create(Kind::Contact, &person, None).await.unwrap();
-    let fields = Fields::from([("name".to_owned(), Value::text("Hydrafacial")), ("contact".to_owned(), Value::Text(contact.id().to_string()))]);
+    let fields = Fields::from([
+        ("name".to_owned(), Value::text("Hydrafacial")),
+        ("contact".to_owned(), Value::Text(contact.id().to_string())),
+    ]);
     rig.desk().create(Kind::Deal, &fields, None).await.unwrap();
     let summary = rig.engine().once().await.unwrap();
     assert_eq!((summary.pushed.created, summary.failed), (2, 0));
     rig.sandbox.with(|world| {
         let deal = world.ids(Kind::Deal)[0];
         assert_eq!(world.contacts_of(deal), world.ids(Kind::Contact));
-        assert_eq!(world.value(Kind::Deal, deal, "dealstage").as_deref(), Some("appointmentscheduled"), "CB-09: the lowest stage above zero");
+        assert_eq!(
+            world.value(Kind::Deal, deal, "dealstage").as_deref(),
+            Some("appointmentscheduled"),
+            "CB-09: the lowest stage above zero"
+        );
     });
 }

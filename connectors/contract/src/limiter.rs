@@ -11,7 +11,12 @@ use std::{
     time::Duration,
 };
 
-use governor::{Quota, RateLimiter, clock::FakeRelativeClock, middleware::NoOpMiddleware, state::{InMemoryState, NotKeyed}};
+use governor::{
+    Quota, RateLimiter,
+    clock::FakeRelativeClock,
+    middleware::NoOpMiddleware,
+    state::{InMemoryState, NotKeyed},
+};
 
 use crate::{Clock, ConnectorError};
 
@@ -58,7 +63,12 @@ const LANES: usize = 5;
 /// A wait longer than this is not slept through: the caller is told and schedules the work instead.
 const LONGEST_SLEEP: Duration = Duration::from_secs(20);
 
-type Governor = RateLimiter<NotKeyed, InMemoryState, FakeRelativeClock, NoOpMiddleware<<FakeRelativeClock as governor::clock::Clock>::Instant>>;
+type Governor = RateLimiter<
+    NotKeyed,
+    InMemoryState,
+    FakeRelativeClock,
+    NoOpMiddleware<<FakeRelativeClock as governor::clock::Clock>::Instant>,
+>;
 
 struct State {
     limit: Limit,
@@ -92,7 +102,9 @@ impl State {
         self.clock_at = now;
         match self.governor.check() {
             Ok(()) => Duration::ZERO,
-            Err(not_yet) => not_yet.wait_time_from(governor::clock::Clock::now(&self.clock)).max(Duration::from_millis(1)),
+            Err(not_yet) => {
+                not_yet.wait_time_from(governor::clock::Clock::now(&self.clock)).max(Duration::from_millis(1))
+            }
         }
     }
 }
@@ -264,7 +276,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_person_overtakes_a_backfill() {
-        let (limiter, clock) = (Arc::new(Limiter::new(&[Limit { requests: 2, per: Duration::from_secs(1) }], None)), Arc::new(clock()));
+        let (limiter, clock) =
+            (Arc::new(Limiter::new(&[Limit { requests: 2, per: Duration::from_secs(1) }], None)), Arc::new(clock()));
         limiter.acquire(Bucket(0), Lane::Backfill, &*clock).await.expect("the first goes at once");
         let order = Arc::new(Mutex::new(Vec::new()));
         let tasks = [Lane::Backfill, Lane::Backfill, Lane::Interactive].map(|lane| {
@@ -288,7 +301,9 @@ mod tests {
         assert!(clock.elapsed() >= Duration::from_secs(3));
         limiter.penalise(Bucket(0), Duration::from_secs(3_600), &clock);
         let told = limiter.acquire(Bucket(0), Lane::Interactive, &clock).await;
-        assert!(matches!(told, Err(ConnectorError::RateLimited { retry_after: Some(wait), .. }) if wait > Duration::from_secs(3_500)));
+        assert!(
+            matches!(told, Err(ConnectorError::RateLimited { retry_after: Some(wait), .. }) if wait > Duration::from_secs(3_500))
+        );
     }
 
     #[tokio::test(start_paused = true)]

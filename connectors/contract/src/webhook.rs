@@ -41,7 +41,9 @@ pub enum WebhookError {
     #[error("the webhook carries no signature that this connection accepts: {0}")]
     Unsigned(&'static str),
     /// The signature is not of these bytes and this secret.
-    #[error("the webhook's signature is wrong: the client secret configured here is not the one the sender used, or the message was altered")]
+    #[error(
+        "the webhook's signature is wrong: the client secret configured here is not the one the sender used, or the message was altered"
+    )]
     BadSignature,
     /// Signed too long ago, or in the future: a replay, or a clock far off.
     #[error("the webhook was signed {0} seconds from now; more than 300 is refused")]
@@ -53,6 +55,8 @@ pub enum WebhookError {
         path: String,
     },
     /// The connection has no secret to check with.
-    #[error("this connection has no client secret, so its webhooks cannot be verified: add `client_secret` to its credentials")]
+    #[error(
+        "this connection has no client secret, so its webhooks cannot be verified: add `client_secret` to its credentials"
+    )]
     NoSecret,
 }

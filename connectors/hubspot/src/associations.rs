@@ -28,14 +28,16 @@ pub fn in_order(ids: impl Iterator<Item = (String, bool)>) -> Vec<String> {
         *primary_of.entry(id).or_default() |= primary;
     }
     let mut list: Vec<(String, bool)> = primary_of.into_iter().collect();
-    list.sort_by(|(a, a_primary), (b, b_primary)| {
-        (!a_primary, a.len(), a).cmp(&(!b_primary, b.len(), b))
-    });
+    list.sort_by(|(a, a_primary), (b, b_primary)| (!a_primary, a.len(), a).cmp(&(!b_primary, b.len(), b)));
     list.into_iter().map(|(id, _)| id).collect()
 }
 
 /// The contacts of each deal; a deal without any is not in the map.
-pub async fn read(hubspot: &HubSpot, call: Call, deals: &[String]) -> Result<BTreeMap<String, Vec<String>>, ConnectorError> {
+pub async fn read(
+    hubspot: &HubSpot,
+    call: Call,
+    deals: &[String],
+) -> Result<BTreeMap<String, Vec<String>>, ConnectorError> {
     let path = hubspot.options.api_version.associations("read");
     let mut contacts: BTreeMap<String, Vec<(String, bool)>> = BTreeMap::new();
     for chunk in deals.chunks(READ_BATCH) {

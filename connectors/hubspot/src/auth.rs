@@ -137,9 +137,11 @@ impl Auth {
         }
         let refusal: ErrorEntry = answer.json().unwrap_or_default();
         Err(match refusal.status.as_deref().or(refusal.error.as_deref()) {
-            Some(code @ ("BAD_REFRESH_TOKEN" | "BAD_HUB" | "invalid_grant" | "access_denied")) => ConnectorError::Unauthorized(
-                format!("the grant is gone ({code}): the app was uninstalled or access was revoked; connect HubSpot again"),
-            ),
+            Some(code @ ("BAD_REFRESH_TOKEN" | "BAD_HUB" | "invalid_grant" | "access_denied")) => {
+                ConnectorError::Unauthorized(format!(
+                    "the grant is gone ({code}): the app was uninstalled or access was revoked; connect HubSpot again"
+                ))
+            }
             Some(code) if answer.status == StatusCode::BAD_REQUEST || answer.status == StatusCode::UNAUTHORIZED => {
                 ConnectorError::Unauthorized(format!(
                     "HubSpot refuses this app ({code}): client_id or client_secret in the connection's credentials is \

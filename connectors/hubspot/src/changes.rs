@@ -45,7 +45,8 @@ enum Place {
 
 /// The feeds of these kinds.
 pub fn streams(kinds: &[Kind], period: Duration) -> Vec<Stream> {
-    let feed = |kind: Kind, name: &str, period, backfills| Stream { name: format!("{kind}.{name}"), kind, period, backfills };
+    let feed =
+        |kind: Kind, name: &str, period, backfills| Stream { name: format!("{kind}.{name}"), kind, period, backfills };
     kinds
         .iter()
         .flat_map(|kind| {
@@ -59,7 +60,12 @@ pub fn streams(kinds: &[Kind], period: Duration) -> Vec<Stream> {
 }
 
 /// The next page of a stream.
-pub async fn next_page(hubspot: &HubSpot, call: Call, stream: &Stream, cursor: &Cursor) -> Result<Page, ConnectorError> {
+pub async fn next_page(
+    hubspot: &HubSpot,
+    call: Call,
+    stream: &Stream,
+    cursor: &Cursor,
+) -> Result<Page, ConnectorError> {
     let now = hubspot.client.vendor_now();
     let place: Option<Place> = if cursor.0.is_empty() {
         None
@@ -71,7 +77,8 @@ pub async fn next_page(hubspot: &HubSpot, call: Call, stream: &Stream, cursor: &
         Some("archived") => archived_page(hubspot, call, stream.kind, place).await,
         Some("late") => {
             let until = now - LATE;
-            window_page(hubspot, call, stream.kind, place.unwrap_or(Place::Waiting { since: until - LATE }), until).await
+            window_page(hubspot, call, stream.kind, place.unwrap_or(Place::Waiting { since: until - LATE }), until)
+                .await
         }
         _ => match place.unwrap_or(Place::Listing { since: now - OVERLAP, after: None }) {
             Place::Listing { since, after } => listing_page(hubspot, call, stream.kind, since, after).await,
@@ -100,7 +107,13 @@ async fn listing_page(
     Ok(Page { seen: records.into_iter().map(Seen::Record).collect(), next: cursor(&place), more, total: None })
 }
 
-async fn window_page(hubspot: &HubSpot, call: Call, kind: Kind, place: Place, until: DateTime<Utc>) -> Result<Page, ConnectorError> {
+async fn window_page(
+    hubspot: &HubSpot,
+    call: Call,
+    kind: Kind,
+    place: Place,
+    until: DateTime<Utc>,
+) -> Result<Page, ConnectorError> {
     let (since, until, after) = match place {
         Place::Window { since, until, after } => (since, until, after),
         Place::Waiting { since } | Place::Listing { since, .. } => (since, until, String::from("0")),
@@ -139,7 +152,12 @@ async fn window_page(hubspot: &HubSpot, call: Call, kind: Kind, place: Place, un
     Ok(Page { seen, next: cursor(&place), more: full, total })
 }
 
-async fn archived_page(hubspot: &HubSpot, call: Call, kind: Kind, place: Option<Place>) -> Result<Page, ConnectorError> {
+async fn archived_page(
+    hubspot: &HubSpot,
+    call: Call,
+    kind: Kind,
+    place: Option<Place>,
+) -> Result<Page, ConnectorError> {
     let after = match place {
         Some(Place::Bin { after }) => Some(after),
         _ => None,

@@ -134,8 +134,9 @@ impl Client {
             url.query_pairs_mut().extend_pairs(&ask.query);
         }
         let mut headers = HeaderMap::new();
-        let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose()))
-            .map_err(|_| ConnectorError::Unauthorized("the access token holds characters no header may carry".into()))?;
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| {
+            ConnectorError::Unauthorized("the access token holds characters no header may carry".into())
+        })?;
         bearer.set_sensitive(true);
         headers.insert(header::AUTHORIZATION, bearer);
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
@@ -143,16 +144,19 @@ impl Client {
             None => bytes::Bytes::new(),
             Some(json) => {
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                serde_json::to_vec(json).map_err(|_| ConnectorError::NotSent("the request does not serialise".into()))?.into()
+                serde_json::to_vec(json)
+                    .map_err(|_| ConnectorError::NotSent("the request does not serialise".into()))?
+                    .into()
             }
         };
         self.calls.fetch_add(1, Ordering::Relaxed);
         let request = HttpRequest { method: ask.method.clone(), url, headers, body };
-        let answer = self.transport.send(request, self.timeout).await.map_err(|error| match ConnectorError::from(error) {
-            // A read that was lost can simply be repeated.
-            ConnectorError::OutcomeUnknown(why) if !ask.writes => ConnectorError::NotSent(why),
-            error => error,
-        })?;
+        let answer =
+            self.transport.send(request, self.timeout).await.map_err(|error| match ConnectorError::from(error) {
+                // A read that was lost can simply be repeated.
+                ConnectorError::OutcomeUnknown(why) if !ask.writes => ConnectorError::NotSent(why),
+                error => error,
+            })?;
         self.learn(&answer, ask.bucket);
         Ok(answer)
     }
@@ -170,7 +174,9 @@ impl Client {
             let requests = u32::try_from(max).unwrap_or(u32::MAX);
             self.limiter.correct(GENERAL, Limit { requests, per: Duration::from_millis(interval) }, &*self.clock);
         }
-        if let (Some(budget), Some(left)) = (number("x-hubspot-ratelimit-daily"), number("x-hubspot-ratelimit-daily-remaining")) {
+        if let (Some(budget), Some(left)) =
+            (number("x-hubspot-ratelimit-daily"), number("x-hubspot-ratelimit-daily-remaining"))
+        {
             self.limiter.correct_daily(budget, left, &*self.clock);
         }
         let date = answer.headers.get(header::DATE).and_then(|date| date.to_str().ok());
@@ -251,8 +257,12 @@ fn missing_scopes(entry: &ErrorEntry) -> String {
 /// are taken from there and the rest of the message, which may quote a person's data, is dropped.
 pub fn rejection(entry: &ErrorEntry, status: StatusCode) -> ConnectorError {
     let message = entry.message.as_deref().unwrap_or_default();
-    if message.contains("already has that value") || entry.category.as_deref() == Some("CONFLICT") || status == StatusCode::CONFLICT {
-        let property = message.split("propertyName=").nth(1).and_then(|rest| rest.split([',', '}']).next()).unwrap_or("email");
+    if message.contains("already has that value")
+        || entry.category.as_deref() == Some("CONFLICT")
+        || status == StatusCode::CONFLICT
+    {
+        let property =
+            message.split("propertyName=").nth(1).and_then(|rest| rest.split([',', '}']).next()).unwrap_or("email");
         return ConnectorError::Conflict(owner_of_clash(message).map_or_else(
             || "a record with the same unique value exists".into(),
             |id| format!("record {id} already holds the same value of {property}"),
@@ -271,8 +281,8 @@ pub fn rejection(entry: &ErrorEntry, status: StatusCode) -> ConnectorError {
         .and_then(|text| serde_json::Deserializer::from_str(text).into_iter::<Json>().next()?.ok())
         .and_then(|list| list.get(0).cloned());
     let word = |key: &str| Some(inner.as_ref()?.get(key)?.as_str()?.to_owned());
-    let field = word("name")
-        .or_else(|| entry.errors.iter().find_map(|e| e.context.get("propertyName")?.first()?.0.clone()));
+    let field =
+        word("name").or_else(|| entry.errors.iter().find_map(|e| e.context.get("propertyName")?.first()?.0.clone()));
     let reason = word("error")
         .or_else(|| entry.errors.iter().find_map(|e| e.code.clone()))
         .or_else(|| entry.category.clone())

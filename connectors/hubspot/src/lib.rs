@@ -32,8 +32,8 @@ use std::{
 
 use async_trait::async_trait;
 use tandem_contract::{
-    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, History, Identity, Kind, Limit,
-    Page, PropertyType, Pushed, Record, Schema, Secret, Stream, Transport, WebhookError, WebhookRequest, Write,
+    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, History, Identity, Kind,
+    Limit, Page, PropertyType, Pushed, Record, Schema, Secret, Stream, Transport, WebhookError, WebhookRequest, Write,
 };
 use url::Url;
 

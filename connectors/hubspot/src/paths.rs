@@ -32,7 +32,10 @@ impl FromStr for ApiVersion {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let dated = text.len() >= 7
-            && text.as_bytes()[..7].iter().enumerate().all(|(i, b)| if i == 4 { *b == b'-' } else { b.is_ascii_digit() })
+            && text.as_bytes()[..7]
+                .iter()
+                .enumerate()
+                .all(|(i, b)| if i == 4 { *b == b'-' } else { b.is_ascii_digit() })
             && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         match text {
             "v3" => Ok(Self::V3),

@@ -36,7 +36,14 @@ pub async fn push(hubspot: &HubSpot, call: Call, writes: &[Write]) -> Vec<Pushed
     }
     for ((kind, rank), indexes) in groups {
         for chunk in indexes.chunks(BATCH) {
-            let batch = Batch { hubspot, call, kind, deadline, writes, verb: ["create", "update", "archive"][usize::from(rank)] };
+            let batch = Batch {
+                hubspot,
+                call,
+                kind,
+                deadline,
+                writes,
+                verb: ["create", "update", "archive"][usize::from(rank)],
+            };
             if hubspot.options.read_only {
                 let why = "this connection only reads (direction = \"in\")".into();
                 batch.fail_all(chunk, ConnectorError::Forbidden(why), &mut outcomes);
@@ -47,7 +54,9 @@ pub async fn push(hubspot: &HubSpot, call: Call, writes: &[Write]) -> Vec<Pushed
             {
                 // Nothing was written yet, whatever went wrong with the look.
                 let error = match error {
-                    ConnectorError::Malformed { .. } | ConnectorError::OutcomeUnknown(_) => ConnectorError::NotSent(error.to_string()),
+                    ConnectorError::Malformed { .. } | ConnectorError::OutcomeUnknown(_) => {
+                        ConnectorError::NotSent(error.to_string())
+                    }
                     error => error,
                 };
                 batch.fail_all(chunk, error, &mut outcomes);
@@ -62,7 +71,9 @@ pub async fn push(hubspot: &HubSpot, call: Call, writes: &[Write]) -> Vec<Pushed
     (0..writes.len())
         .map(|index| {
             outcomes.remove(&index).unwrap_or_else(|| {
-                Pushed::Failed(ConnectorError::OutcomeUnknown("HubSpot's answer names neither success nor failure".into()))
+                Pushed::Failed(ConnectorError::OutcomeUnknown(
+                    "HubSpot's answer names neither success nor failure".into(),
+                ))
             })
         })
         .collect()
@@ -88,7 +99,9 @@ impl Batch<'_> {
             }
             match self.try_send(&chunk).await {
                 Ok(list) => self.settle(&chunk, list, outcomes),
-                Err(ConnectorError::Rejected { .. } | ConnectorError::Conflict(_) | ConnectorError::Gone) if chunk.len() > 1 => {
+                Err(ConnectorError::Rejected { .. } | ConnectorError::Conflict(_) | ConnectorError::Gone)
+                    if chunk.len() > 1 =>
+                {
                     let (left, right) = chunk.split_at(chunk.len() / 2);
                     waiting.push(right.to_vec());
                     waiting.push(left.to_vec());
@@ -134,7 +147,8 @@ impl Batch<'_> {
 
     /// Matches each result and each error to its write.
     fn settle(&self, chunk: &[usize], list: List<Object>, outcomes: &mut BTreeMap<usize, Pushed>) {
-        let by_trace: BTreeMap<&str, usize> = chunk.iter().map(|index| (self.writes[*index].trace.as_str(), *index)).collect();
+        let by_trace: BTreeMap<&str, usize> =
+            chunk.iter().map(|index| (self.writes[*index].trace.as_str(), *index)).collect();
         let by_id: BTreeMap<&str, usize> =
             chunk.iter().filter_map(|index| Some((target(&self.writes[*index])?, *index))).collect();
         for object in list.results {
@@ -201,7 +215,9 @@ impl Batch<'_> {
         let (mut add, mut remove, mut touched) = (Vec::new(), Vec::new(), Vec::new());
         for index in chunk {
             let WriteOp::Update { id, properties, planned_on, .. } = &self.writes[*index].op else { continue };
-            let (Some(want), Some(Pushed::Written { .. })) = (properties.get(CONTACTS), outcomes.get(index)) else { continue };
+            let (Some(want), Some(Pushed::Written { .. })) = (properties.get(CONTACTS), outcomes.get(index)) else {
+                continue;
+            };
             let (want, had) = (refs(Some(want)), refs(planned_on.get(CONTACTS)));
             add.extend(want.iter().filter(|to| !had.contains(to)).map(|to| (id.to_string(), to.clone())));
             remove.extend(had.iter().filter(|to| !want.contains(to)).map(|to| (id.to_string(), to.clone())));
@@ -226,7 +242,10 @@ impl Batch<'_> {
                 }
                 // The properties were written and the contacts perhaps not: read again.
                 Err(error) => {
-                    outcomes.insert(index, Pushed::Failed(ConnectorError::OutcomeUnknown(format!("linking the contacts: {error}"))));
+                    outcomes.insert(
+                        index,
+                        Pushed::Failed(ConnectorError::OutcomeUnknown(format!("linking the contacts: {error}"))),
+                    );
                 }
             }
         }

@@ -52,7 +52,12 @@ impl HubSpot {
     /// HubSpot may leave out a property that has no value, and leaves out one that does not exist. The first is
     /// `Null`, the second `Absent`; taking one for the other would clear people's data. A property that any object
     /// of the answer carries exists. One that none carries is looked up, after the answer.
-    pub(crate) async fn records(&self, call: Call, kind: Kind, objects: Vec<Object>) -> Result<Vec<Record>, ConnectorError> {
+    pub(crate) async fn records(
+        &self,
+        call: Call,
+        kind: Kind,
+        objects: Vec<Object>,
+    ) -> Result<Vec<Record>, ConnectorError> {
         let mut existing: BTreeSet<&str> = BTreeSet::new();
         for object in &objects {
             existing.extend(object.properties.keys().map(String::as_str));
@@ -72,7 +77,12 @@ impl HubSpot {
     }
 
     /// Which of these properties HubSpot does not have now.
-    async fn missing_properties(&self, call: Call, kind: Kind, names: Vec<String>) -> Result<BTreeSet<String>, ConnectorError> {
+    async fn missing_properties(
+        &self,
+        call: Call,
+        kind: Kind,
+        names: Vec<String>,
+    ) -> Result<BTreeSet<String>, ConnectorError> {
         let now = self.client.clock.elapsed();
         let known = {
             let cache = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,9 +110,12 @@ impl HubSpot {
         if self.wants_contacts(kind)
             && let Some(block) = object.associations.get("contacts")
         {
-            properties.insert(CONTACTS.into(), Value::Refs(associations::in_order(block.results.iter().filter_map(|to| {
-                Some((to.id.clone()?, to.label.as_deref().is_some_and(|label| label.contains("primary"))))
-            }))));
+            properties.insert(
+                CONTACTS.into(),
+                Value::Refs(associations::in_order(block.results.iter().filter_map(|to| {
+                    Some((to.id.clone()?, to.label.as_deref().is_some_and(|label| label.contains("primary"))))
+                }))),
+            );
         }
         let absorbed = text("hs_merged_object_ids").unwrap_or_default();
         Ok(Record {
@@ -331,7 +344,9 @@ pub async fn find(
         let read = batch_read(hubspot, call, kind, &inputs, Some(&hubspot.options.marker_property), false).await;
         let objects = match read {
             // The create was interrupted before the property itself was made: no record can carry it.
-            Err(ConnectorError::Rejected { .. }) if marker::look(hubspot, call, kind).await?.is_none() => return Ok(vec![None; markers.len()]),
+            Err(ConnectorError::Rejected { .. }) if marker::look(hubspot, call, kind).await?.is_none() => {
+                return Ok(vec![None; markers.len()]);
+            }
             read => read?,
         };
         for record in hubspot.records(call, kind, objects).await? {

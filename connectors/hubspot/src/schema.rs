@@ -22,7 +22,11 @@ pub async fn check(hubspot: &HubSpot) -> Result<Identity, ConnectorError> {
     let path = hubspot.options.api_version.account();
     let account: Account = hubspot.client.ask(Ask::get(&path, CALL.lane)).await?.json()?;
     let portal = account.portal_id.ok_or_else(|| ConnectorError::Malformed { path: "portalId".into() })?;
-    let mut items = vec![CheckItem { name: "access token".into(), ok: true, detail: format!("accepted; HubSpot account {portal}") }];
+    let mut items = vec![CheckItem {
+        name: "access token".into(),
+        ok: true,
+        detail: format!("accepted; HubSpot account {portal}"),
+    }];
     for kind in hubspot.options.select.keys().copied() {
         items.push(may_read(hubspot, kind).await?);
         items.push(marker_item(hubspot, kind).await?);
@@ -34,7 +38,9 @@ pub async fn check(hubspot: &HubSpot) -> Result<Identity, ConnectorError> {
         ok: offset.num_seconds().abs() < 30,
         detail: match offset.num_seconds() {
             0 => "agrees with HubSpot's".into(),
-            seconds => format!("HubSpot's clock is {seconds} s from ours; it is allowed for, but set this machine's clock"),
+            seconds => {
+                format!("HubSpot's clock is {seconds} s from ours; it is allowed for, but set this machine's clock")
+            }
         },
     });
     items.push(CheckItem {
@@ -85,7 +91,11 @@ async fn marker_item(hubspot: &HubSpot, kind: Kind) -> Result<CheckItem, Connect
             ok: false,
             detail: format!("the property `{property}` exists but is not unique; set another `marker_property`"),
         }),
-        Ok(None) => Ok(CheckItem { name, ok: true, detail: format!("the property `{property}` will be made before the first create") }),
+        Ok(None) => Ok(CheckItem {
+            name,
+            ok: true,
+            detail: format!("the property `{property}` will be made before the first create"),
+        }),
         Err(ConnectorError::Forbidden(why)) => Ok(CheckItem { name, ok: false, detail: why }),
         Err(error) => Err(error),
     }
@@ -99,9 +109,10 @@ async fn mapped_properties(hubspot: &HubSpot, kind: Kind) -> Result<Vec<CheckIte
         .map(|name| CheckItem {
             name: format!("property {name} of {}", plural(kind)),
             ok: false,
-            detail: "is mapped but HubSpot does not have it: restore it there or take it out of the mapping; nothing is \
+            detail:
+                "is mapped but HubSpot does not have it: restore it there or take it out of the mapping; nothing is \
                      cleared meanwhile"
-                .into(),
+                    .into(),
         })
         .collect())
 }
@@ -111,7 +122,8 @@ pub async fn discover(hubspot: &HubSpot) -> Result<Schema, ConnectorError> {
     let version = &hubspot.options.api_version;
     let path = version.pipelines();
     let pipelines: List<Pipeline> = hubspot.client.ask(Ask::get(&path, CALL.lane)).await?.json()?;
-    let mut schema = Schema { pipelines: in_order(pipelines.results)?, owners: owners(hubspot).await?, ..Schema::default() };
+    let mut schema =
+        Schema { pipelines: in_order(pipelines.results)?, owners: owners(hubspot).await?, ..Schema::default() };
     for kind in hubspot.options.select.keys() {
         schema.properties.insert(*kind, hubspot.properties(CALL, *kind).await?);
     }
@@ -137,7 +149,11 @@ fn in_order(mut pipelines: Vec<Pipeline>) -> Result<Vec<PipelineInfo>, Connector
                 let closed = text("isClosed").map_or(probability == 0 || probability == 100, |flag| flag == "true");
                 Ok(StageInfo { id: stage.id.clone(), label: stage.label.clone(), probability, closed })
             });
-            Ok(PipelineInfo { id: pipeline.id, label: pipeline.label, stages: stages.collect::<Result<_, ConnectorError>>()? })
+            Ok(PipelineInfo {
+                id: pipeline.id,
+                label: pipeline.label,
+                stages: stages.collect::<Result<_, ConnectorError>>()?,
+            })
         })
         .collect()
 }
@@ -175,7 +191,11 @@ async fn owners(hubspot: &HubSpot) -> Result<Vec<OwnerInfo>, ConnectorError> {
 
 impl HubSpot {
     /// The definitions of a kind's properties, by name.
-    pub(crate) async fn properties(&self, call: Call, kind: Kind) -> Result<BTreeMap<String, PropertyInfo>, ConnectorError> {
+    pub(crate) async fn properties(
+        &self,
+        call: Call,
+        kind: Kind,
+    ) -> Result<BTreeMap<String, PropertyInfo>, ConnectorError> {
         let path = self.options.api_version.properties(kind);
         let list: List<Property> = self.client.ask(Ask::get(&path, call.lane)).await?.json()?;
         Ok(list
@@ -190,8 +210,12 @@ impl HubSpot {
                     ("enumeration", "checkbox") => PropertyType::Choices,
                     _ => PropertyType::Text,
                 };
-                let read_only = property.calculated || property.modification_metadata.is_some_and(|m| m.read_only_value);
-                (property.name, PropertyInfo { label: property.label, kind, read_only, unique: property.has_unique_value })
+                let read_only =
+                    property.calculated || property.modification_metadata.is_some_and(|m| m.read_only_value);
+                (
+                    property.name,
+                    PropertyInfo { label: property.label, kind, read_only, unique: property.has_unique_value },
+                )
             })
             .collect())
     }

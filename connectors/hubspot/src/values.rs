@@ -22,7 +22,11 @@ pub fn read(kind: PropertyType, text: Option<&str>) -> Value {
         PropertyType::Date => read_date(text).map(Value::Date),
         PropertyType::Time => read_time(text).map(Value::Time),
         PropertyType::Choices => Some(Value::Choices(
-            text.split(';').map(str::trim).filter(|choice| !choice.is_empty()).map(|choice| choice.replace('\0', "")).collect(),
+            text.split(';')
+                .map(str::trim)
+                .filter(|choice| !choice.is_empty())
+                .map(|choice| choice.replace('\0', ""))
+                .collect(),
         )),
     };
     typed.unwrap_or_else(|| Value::text(text))

@@ -17,16 +17,30 @@ const TOLERANCE_MS: i64 = 300_000;
 
 /// The escapes that HubSpot decodes in the address before it signs it; all others stay.
 const DECODED: [(&str, &str); 12] = [
-    ("%3A", ":"), ("%2F", "/"), ("%3F", "?"), ("%40", "@"), ("%21", "!"), ("%24", "$"),
-    ("%27", "'"), ("%28", "("), ("%29", ")"), ("%2A", "*"), ("%2C", ","), ("%3B", ";"),
+    ("%3A", ":"),
+    ("%2F", "/"),
+    ("%3F", "?"),
+    ("%40", "@"),
+    ("%21", "!"),
+    ("%24", "$"),
+    ("%27", "'"),
+    ("%28", "("),
+    ("%29", ")"),
+    ("%2A", "*"),
+    ("%2C", ","),
+    ("%3B", ";"),
 ];
 
 /// Verifies the signature on the raw bytes and reads the events.
-pub fn hints(secret: Option<&Secret>, accept_v1: bool, request: &WebhookRequest<'_>) -> Result<Vec<Hint>, WebhookError> {
+pub fn hints(
+    secret: Option<&Secret>,
+    accept_v1: bool,
+    request: &WebhookRequest<'_>,
+) -> Result<Vec<Hint>, WebhookError> {
     verify(secret.ok_or(WebhookError::NoSecret)?, accept_v1, request)?;
     let mut json = serde_json::Deserializer::from_slice(request.body);
-    let events: Vec<Event> =
-        serde_path_to_error::deserialize(&mut json).map_err(|error| WebhookError::Malformed { path: error.path().to_string() })?;
+    let events: Vec<Event> = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| WebhookError::Malformed { path: error.path().to_string() })?;
     Ok(events.iter().flat_map(of_event).collect())
 }
 
@@ -59,7 +73,11 @@ fn verify(secret: &Secret, accept_v1: bool, request: &WebhookRequest<'_>) -> Res
         ));
     }
     let right = sign_v1(secret, request.body);
-    if bool::from(right.as_bytes().ct_eq(signature.to_ascii_lowercase().as_bytes())) { Ok(()) } else { Err(WebhookError::BadSignature) }
+    if bool::from(right.as_bytes().ct_eq(signature.to_ascii_lowercase().as_bytes())) {
+        Ok(())
+    } else {
+        Err(WebhookError::BadSignature)
+    }
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -100,7 +118,9 @@ pub fn sign_v1(secret: &Secret, body: &[u8]) -> String {
 
 /// The records an event is about. An event of a type we do not know is about none.
 fn of_event(event: &Event) -> Vec<Hint> {
-    let Some((object, what)) = event.subscription_type.as_deref().and_then(|name| name.split_once('.')) else { return Vec::new() };
+    let Some((object, what)) = event.subscription_type.as_deref().and_then(|name| name.split_once('.')) else {
+        return Vec::new();
+    };
     let kind = match (object, event.object_type_id.as_deref()) {
         ("deal", _) | ("object", Some("0-3")) => Kind::Deal,
         ("contact", _) | ("object", Some("0-1")) => Kind::Contact,
@@ -150,10 +170,17 @@ mod tests {
     const SECRET: &str = "11111111-2222-4333-8444-555555555555";
     const B1: &str = r#"[{"eventId":9001,"subscriptionId":77,"portalId":4242,"appId":1357,"occurredAt":1795300000000,"subscriptionType":"deal.propertyChange","attemptNumber":0,"objectId":880001,"propertyName":"dealstage","propertyValue":"closedwon","changeSource":"CRM_UI"}]"#;
 
-    const B2: &str = r#"[{"eventId":9002,"objectId":880002,"subscriptionType":"deal.creation","note":"Café Zürich – €"}]"#;
+    const B2: &str =
+        r#"[{"eventId":9002,"objectId":880002,"subscriptionType":"deal.creation","note":"Café Zürich – €"}]"#;
 
     fn request<'a>(headers: &'a HeaderMap, uri: &'a str, body: &'a [u8], now: i64) -> WebhookRequest<'a> {
-        WebhookRequest { method: "POST", uri, headers, body, received_at: DateTime::from_timestamp_millis(now).unwrap() }
+        WebhookRequest {
+            method: "POST",
+            uri,
+            headers,
+            body,
+            received_at: DateTime::from_timestamp_millis(now).unwrap(),
+        }
     }
 
     fn signed(signature: &str, stamp: i64) -> HeaderMap {
@@ -182,7 +209,12 @@ mod tests {
         let odd = "https://hooks.sync.example/hubspot/cb?ref=a%3Ab%2Fc%40d%2Ce&sp=x%20y%26z%3D1";
         for (uri, body, stamp, signature) in [
             (plain, B1, 1_795_300_000_500, "YyTBc1fwW4rNGs/XCPvOfhUgK02X5igpFY1685yIXrc="),
-            ("https://hooks.sync.example/hubspot/cb?tenant=a1", B2, 1_795_300_001_000, "NV0QNjI62P+H3fs1M6xw2IEJYCak01mzUWT6IaAE3WA="),
+            (
+                "https://hooks.sync.example/hubspot/cb?tenant=a1",
+                B2,
+                1_795_300_001_000,
+                "NV0QNjI62P+H3fs1M6xw2IEJYCak01mzUWT6IaAE3WA=",
+            ),
             (odd, "[]", 1_795_300_002_000, "FzF5ln5sIaRs+q0MlBoqKTsQiKR9+3u3qc9Y2tfedp4="),
             (odd, "[]", 1_795_300_002_000, "H1zU/h/VyUxsv471MtJhQ9JBgljPi7AgNXLeV5LYPoY="),
         ] {
@@ -202,10 +234,16 @@ mod tests {
         assert_eq!(at(1_795_300_300_501), Err(WebhookError::Expired(300)));
         assert_eq!(at(stamp - 300_001), Err(WebhookError::Expired(-300)));
         let altered = B1.replace("closedwon", "closedwoN");
-        assert_eq!(verify(&secret, true, &request(&headers, uri, altered.as_bytes(), stamp)), Err(WebhookError::BadSignature));
+        assert_eq!(
+            verify(&secret, true, &request(&headers, uri, altered.as_bytes(), stamp)),
+            Err(WebhookError::BadSignature)
+        );
         let mut twice = headers.clone();
         twice.append("x-hubspot-signature-v3", "AAAA".parse().unwrap());
-        assert!(matches!(verify(&secret, false, &request(&twice, uri, B1.as_bytes(), stamp)), Err(WebhookError::Unsigned(_))));
+        assert!(matches!(
+            verify(&secret, false, &request(&twice, uri, B1.as_bytes(), stamp)),
+            Err(WebhookError::Unsigned(_))
+        ));
     }
 
     #[test]
@@ -227,13 +265,20 @@ mod tests {
         };
         let deal = |ids: &[&str]| ids.iter().map(|id| (Kind::Deal, (*id).to_owned())).collect::<Vec<_>>();
         assert_eq!(of(r#"{"subscriptionType":"deal.propertyChange","objectId":31550001}"#), deal(&["31550001"]));
-        assert_eq!(of(r#"{"subscriptionType":"object.propertyChange","objectId":1,"objectTypeId":"0-3"}"#), deal(&["1"]));
         assert_eq!(
-            of(r#"{"subscriptionType":"deal.merge","objectId":40,"primaryObjectId":1,"mergedObjectIds":[2],"newObjectId":40}"#),
+            of(r#"{"subscriptionType":"object.propertyChange","objectId":1,"objectTypeId":"0-3"}"#),
+            deal(&["1"])
+        );
+        assert_eq!(
+            of(
+                r#"{"subscriptionType":"deal.merge","objectId":40,"primaryObjectId":1,"mergedObjectIds":[2],"newObjectId":40}"#
+            ),
             deal(&["1", "2", "40"])
         );
         assert_eq!(
-            of(r#"{"subscriptionType":"deal.associationChange","associationType":"DEAL_TO_CONTACT","fromObjectId":1,"toObjectId":7}"#),
+            of(
+                r#"{"subscriptionType":"deal.associationChange","associationType":"DEAL_TO_CONTACT","fromObjectId":1,"toObjectId":7}"#
+            ),
             deal(&["1"])
         );
         assert_eq!(of(r#"{"subscriptionType":"ticket.creation","objectId":1}"#), vec![]);

@@ -87,8 +87,11 @@ impl World {
         for name in asked {
             let Some(to) = super::routes::kind_of(name) else { continue };
             let label = format!("{}_to_{}", kind.as_str(), to.as_str());
-            let results: Vec<Json> =
-                self.linked(kind, to, id).into_iter().map(|other| json!({ "id": other.to_string(), "type": label })).collect();
+            let results: Vec<Json> = self
+                .linked(kind, to, id)
+                .into_iter()
+                .map(|other| json!({ "id": other.to_string(), "type": label }))
+                .collect();
             if !results.is_empty() {
                 record["associations"][crate::paths::plural(to)] = json!({ "results": results });
             }
@@ -163,7 +166,10 @@ impl World {
     fn write_links(&mut self, from: Kind, to: Kind, default: bool, list: &[Json]) -> Answer {
         let (mut results, mut errors) = (Vec::new(), Vec::new());
         for input in list {
-            let end = |end: &str| text_of(input.pointer(&format!("/{end}/id")).or_else(|| input.pointer(&format!("/_{end}/id")))).parse::<u64>();
+            let end = |end: &str| {
+                text_of(input.pointer(&format!("/{end}/id")).or_else(|| input.pointer(&format!("/_{end}/id"))))
+                    .parse::<u64>()
+            };
             let (Ok(a), Ok(b)) = (end("from"), end("to")) else {
                 return Err(Refusal::new(400, "VALIDATION_ERROR", "from and to need an id"));
             };

@@ -22,15 +22,26 @@ impl World {
     pub(super) fn furnish(&mut self) {
         let string = ("string", "text");
         let deal = [
-            ("dealname", string), ("description", ("string", "textarea")), ("amount", ("number", "number")),
-            ("deal_currency_code", string), ("closedate", ("datetime", "date")), ("pipeline", ("enumeration", "select")),
-            ("dealstage", ("enumeration", "radio")), ("closed_lost_reason", ("string", "textarea")),
-            ("closed_won_reason", ("string", "textarea")), ("hubspot_owner_id", ("enumeration", "select")),
+            ("dealname", string),
+            ("description", ("string", "textarea")),
+            ("amount", ("number", "number")),
+            ("deal_currency_code", string),
+            ("closedate", ("datetime", "date")),
+            ("pipeline", ("enumeration", "select")),
+            ("dealstage", ("enumeration", "radio")),
+            ("closed_lost_reason", ("string", "textarea")),
+            ("closed_won_reason", ("string", "textarea")),
+            ("hubspot_owner_id", ("enumeration", "select")),
             ("dealtype", string),
         ];
         let contact = [
-            ("firstname", string), ("lastname", string), ("email", string), ("phone", ("string", "phonenumber")),
-            ("company", string), ("lifecyclestage", string), ("hubspot_owner_id", ("enumeration", "select")),
+            ("firstname", string),
+            ("lastname", string),
+            ("email", string),
+            ("phone", ("string", "phonenumber")),
+            ("company", string),
+            ("lifecyclestage", string),
+            ("hubspot_owner_id", ("enumeration", "select")),
         ];
         let company = [("name", string), ("domain", string), ("phone", ("string", "phonenumber"))];
         for (kind, list) in [(Kind::Deal, &deal[..]), (Kind::Contact, &contact[..]), (Kind::Company, &company[..])] {
@@ -62,7 +73,14 @@ impl World {
         }
     }
 
-    fn define(&mut self, kind: Kind, name: &str, (kind_of, field_type): (String, String), unique: bool, read_only: bool) {
+    fn define(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        (kind_of, field_type): (String, String),
+        unique: bool,
+        read_only: bool,
+    ) {
         let definition = PropertyDef {
             name: name.into(),
             label: name.replace('_', " "),
@@ -105,7 +123,14 @@ impl World {
         self.owners.push(OwnerDef { id, email: email.into(), first: first.into(), last: last.into(), archived: false });
     }
 
-    pub(super) fn properties_route(&mut self, kind: Kind, method: &str, rest: &[&str], query: &Query, body: &Json) -> Answer {
+    pub(super) fn properties_route(
+        &mut self,
+        kind: Kind,
+        method: &str,
+        rest: &[&str],
+        query: &Query,
+        body: &Json,
+    ) -> Answer {
         match (method, rest) {
             ("GET", []) => {
                 let archived = query.flag("archived");
@@ -119,21 +144,30 @@ impl World {
                     .collect();
                 Ok((200, json!({ "results": list })))
             }
-            ("GET", ["groups"]) => Ok((200, json!({ "results": [{ "name": "dealinformation", "label": "Deal information", "displayOrder": 0, "archived": false }] }))),
+            ("GET", ["groups"]) => Ok((
+                200,
+                json!({ "results": [{ "name": "dealinformation", "label": "Deal information", "displayOrder": 0, "archived": false }] }),
+            )),
             ("GET", [name]) => {
                 let found = self.definitions.get(&kind).and_then(|all| all.get(*name));
-                let found = found.filter(|d| !d.archived && d.usable_from <= self.now).ok_or_else(Refusal::not_found)?;
+                let found =
+                    found.filter(|d| !d.archived && d.usable_from <= self.now).ok_or_else(Refusal::not_found)?;
                 Ok((200, self.property_json(found)))
             }
             ("POST", []) => self.create_property(kind, body),
             ("PATCH", [name]) => {
                 let label = text_of(body.get("label"));
-                let definition = self.definitions.get_mut(&kind).and_then(|all| all.get_mut(*name)).ok_or_else(Refusal::not_found)?;
+                let definition = self
+                    .definitions
+                    .get_mut(&kind)
+                    .and_then(|all| all.get_mut(*name))
+                    .ok_or_else(Refusal::not_found)?;
                 if !label.is_empty() {
                     definition.label = label;
                 }
                 if let Some(options) = body.get("options").and_then(Json::as_array) {
-                    definition.options = options.iter().map(|o| (text_of(o.get("value")), text_of(o.get("label")))).collect();
+                    definition.options =
+                        options.iter().map(|o| (text_of(o.get("value")), text_of(o.get("label")))).collect();
                 }
                 let definition = definition.clone();
                 Ok((200, self.property_json(&definition)))
@@ -156,7 +190,8 @@ impl World {
             // Making an archived name again brings the old definition back.
             Some(old) if old.archived => old.archived = false,
             Some(_) => {
-                let mut refusal = Refusal::new(409, "OBJECT_ALREADY_EXISTS", format!("A property named {name} already exists."));
+                let mut refusal =
+                    Refusal::new(409, "OBJECT_ALREADY_EXISTS", format!("A property named {name} already exists."));
                 refusal.body["subCategory"] = "Properties.PROPERTY_WITH_NAME_EXISTS".into();
                 return Err(refusal);
             }
@@ -173,7 +208,8 @@ impl World {
                     unique,
                     read_only: false,
                     options: Vec::new(),
-                    usable_from: self.now + TimeDelta::milliseconds(i64::try_from(self.settings.property_delay_ms).unwrap_or(0)),
+                    usable_from: self.now
+                        + TimeDelta::milliseconds(i64::try_from(self.settings.property_delay_ms).unwrap_or(0)),
                     archived: false,
                     name: name.clone(),
                 };
@@ -209,7 +245,8 @@ impl World {
             })
         };
         let pipeline_json = |order: usize, pipeline: &PipelineDef| {
-            let stages: Vec<Json> = pipeline.stages.iter().enumerate().map(|(order, stage)| stage_json(order, stage)).collect();
+            let stages: Vec<Json> =
+                pipeline.stages.iter().enumerate().map(|(order, stage)| stage_json(order, stage)).collect();
             json!({
                 "id": pipeline.id, "label": pipeline.label, "displayOrder": order, "archived": false, "createdAt": at, "updatedAt": at,
                 "stages": stages,
@@ -218,12 +255,14 @@ impl World {
         let find = |id: &str| self.pipelines.iter().find(|p| p.id == id).ok_or_else(Refusal::not_found);
         match (method, rest) {
             ("GET", []) => {
-                let list: Vec<Json> = self.pipelines.iter().enumerate().map(|(order, p)| pipeline_json(order, p)).collect();
+                let list: Vec<Json> =
+                    self.pipelines.iter().enumerate().map(|(order, p)| pipeline_json(order, p)).collect();
                 Ok((200, json!({ "results": list })))
             }
             ("GET", [id]) => Ok((200, pipeline_json(0, find(id)?))),
             ("GET", [id, "stages"]) => {
-                let stages: Vec<Json> = find(id)?.stages.iter().enumerate().map(|(order, stage)| stage_json(order, stage)).collect();
+                let stages: Vec<Json> =
+                    find(id)?.stages.iter().enumerate().map(|(order, stage)| stage_json(order, stage)).collect();
                 Ok((200, json!({ "results": stages })))
             }
             ("DELETE", [id, "stages", stage]) => {
@@ -231,7 +270,8 @@ impl World {
                     deal.archived.is_none() && deal.properties.get("dealstage").is_some_and(|s| s == stage)
                 });
                 if used {
-                    let mut refusal = Refusal::new(400, "VALIDATION_ERROR", "The stage is in use and can not be deleted.");
+                    let mut refusal =
+                        Refusal::new(400, "VALIDATION_ERROR", "The stage is in use and can not be deleted.");
                     refusal.body["subCategory"] = "PipelineError.STAGE_ID_IN_USE".into();
                     return Err(refusal);
                 }
@@ -286,7 +326,10 @@ impl World {
     pub(super) fn oauth(&mut self, rest: &[&str], form: &Query) -> Answer {
         let field = |name: &str| form.text(name).unwrap_or_default();
         let refuse = |status: &str, error: &str, text: &str| {
-            Err(Refusal { status: 400, body: json!({ "error": error, "error_description": text, "status": status, "message": text }) })
+            Err(Refusal {
+                status: 400,
+                body: json!({ "error": error, "error_description": text, "status": status, "message": text }),
+            })
         };
         if field("client_id") != self.settings.client_id {
             return refuse("BAD_CLIENT_ID", "invalid_client", "missing or unknown client id");
@@ -300,7 +343,11 @@ impl World {
                     return refuse("BAD_GRANT_TYPE", "unsupported_grant_type", "unknown grant type");
                 }
                 if self.refresh_token.as_deref() != Some(field("refresh_token").as_str()) {
-                    return refuse("BAD_REFRESH_TOKEN", "invalid_grant", "refresh token is invalid, expired or revoked");
+                    return refuse(
+                        "BAD_REFRESH_TOKEN",
+                        "invalid_grant",
+                        "refresh token is invalid, expired or revoked",
+                    );
                 }
                 let access = format!("sandbox-{:016x}", self.rng.random::<u64>());
                 let life = i64::try_from(self.settings.token_seconds).unwrap_or(1_800);

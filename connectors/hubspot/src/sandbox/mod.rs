@@ -64,7 +64,6 @@ impl Sandbox {
     }
 
     /// The API, and the control routes `/__faults`, `/__settings`, `/__clock` and `/__stats`.
-    #[must_use]
     pub fn router(&self) -> Router {
         routes::router(self.clone())
     }

@@ -18,7 +18,9 @@ type Answer = Result<(u16, Json), Refusal>;
 pub fn names(value: Option<&Json>) -> Vec<String> {
     match value {
         Some(Json::Array(list)) => list.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
-        Some(Json::String(text)) => text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        Some(Json::String(text)) => {
+            text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -27,7 +29,16 @@ fn default_names(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Contact => &["firstname", "lastname", "email", "createdate", "lastmodifieddate", "hs_object_id"],
         Kind::Company => &["name", "domain", "createdate", "hs_lastmodifieddate", "hs_object_id"],
-        _ => &["dealname", "amount", "closedate", "pipeline", "dealstage", "createdate", "hs_lastmodifieddate", "hs_object_id"],
+        _ => &[
+            "dealname",
+            "amount",
+            "closedate",
+            "pipeline",
+            "dealstage",
+            "createdate",
+            "hs_lastmodifieddate",
+            "hs_object_id",
+        ],
     }
 }
 
@@ -41,7 +52,11 @@ pub fn wire(world: &World, kind: Kind, object: &Object, asked: &[String], with_h
         asked.iter().map(String::as_str).chain(basics).collect()
     };
     for name in wanted {
-        let known = world.definitions.get(&kind).and_then(|all| all.get(name)).is_some_and(|d| !d.archived && d.usable_from <= world.now);
+        let known = world
+            .definitions
+            .get(&kind)
+            .and_then(|all| all.get(name))
+            .is_some_and(|d| !d.archived && d.usable_from <= world.now);
         match object.properties.get(name) {
             _ if !known => {}
             Some(value) => {
@@ -105,7 +120,11 @@ fn inputs(body: &Json, most: usize) -> Result<&Vec<Json>, Refusal> {
     let list = body.get("inputs").and_then(Json::as_array);
     let list = list.ok_or_else(|| Refusal::new(400, "VALIDATION_ERROR", "Invalid input JSON: inputs are missing"))?;
     if list.len() > most {
-        return Err(Refusal::new(400, "VALIDATION_ERROR", format!("The maximum number of inputs supported in a batch request is {most}.")));
+        return Err(Refusal::new(
+            400,
+            "VALIDATION_ERROR",
+            format!("The maximum number of inputs supported in a batch request is {most}."),
+        ));
     }
     Ok(list)
 }
@@ -141,7 +160,8 @@ impl World {
         let from: u64 = query.text("after").and_then(|after| after.parse().ok()).unwrap_or(0);
         let associations = query.list("associations");
         let Some(all) = self.objects.get(&kind) else { return Ok((200, json!({ "results": [] }))) };
-        let mut page = all.range(from..).map(|(_, object)| object).filter(|object| object.archived.is_some() == archived);
+        let mut page =
+            all.range(from..).map(|(_, object)| object).filter(|object| object.archived.is_some() == archived);
         let results: Vec<Json> = page
             .by_ref()
             .take(limit)
@@ -192,7 +212,11 @@ impl World {
             .flatten()
             .filter_map(|link| text_of(link.pointer("/to/id")).parse().ok())
             .collect();
-        if kind == Kind::Deal && links.iter().any(|contact| !self.is_live(Kind::Contact, *contact) && !self.is_live(Kind::Company, *contact)) {
+        if kind == Kind::Deal
+            && links
+                .iter()
+                .any(|contact| !self.is_live(Kind::Contact, *contact) && !self.is_live(Kind::Company, *contact))
+        {
             return Err(Refusal::new(400, "VALIDATION_ERROR", "Invalid association: the target does not exist"));
         }
         let id = self.create(kind, &properties_of(input)?, Change::Api)?;
@@ -207,7 +231,8 @@ impl World {
 
     fn answer(&self, kind: Kind, id: u64, asked: &[String]) -> Json {
         self.object(kind, id).map_or(Json::Null, |object| {
-            let all: Vec<String> = if asked.is_empty() { object.properties.keys().cloned().collect() } else { asked.to_vec() };
+            let all: Vec<String> =
+                if asked.is_empty() { object.properties.keys().cloned().collect() } else { asked.to_vec() };
             wire(self, kind, object, &all, &[])
         })
     }
@@ -231,9 +256,16 @@ impl World {
                 "The maximum number of inputs supported in a batch request for property histories is 50",
             ));
         }
-        let (asked, id_property, archived) = (names(body.get("properties")), text_of(body.get("idProperty")), query.flag("archived"));
-        if !id_property.is_empty() && !self.definitions.get(&kind).is_some_and(|all| all.get(&id_property).is_some_and(|d| d.unique)) {
-            return Err(Refusal::new(400, "VALIDATION_ERROR", format!("idProperty {id_property} is a non-unique or unknown property")));
+        let (asked, id_property, archived) =
+            (names(body.get("properties")), text_of(body.get("idProperty")), query.flag("archived"));
+        if !id_property.is_empty()
+            && !self.definitions.get(&kind).is_some_and(|all| all.get(&id_property).is_some_and(|d| d.unique))
+        {
+            return Err(Refusal::new(
+                400,
+                "VALIDATION_ERROR",
+                format!("idProperty {id_property} is a non-unique or unknown property"),
+            ));
         }
         let (mut results, mut missing) = (Vec::new(), Vec::new());
         for input in list {
@@ -333,8 +365,12 @@ impl World {
             }
         }
         for name in properties_of(input)?.keys() {
-            if !self.definitions.get(&kind).is_some_and(|all| all.get(name).is_some_and(|d| !d.archived)) {
-                return Err(Refusal::invalid(name, "PROPERTY_DOESNT_EXIST", &format!("Property \"{name}\" does not exist")));
+            if self.definitions.get(&kind).is_none_or(|all| all.get(name).is_none_or(|d| d.archived)) {
+                return Err(Refusal::invalid(
+                    name,
+                    "PROPERTY_DOESNT_EXIST",
+                    &format!("Property \"{name}\" does not exist"),
+                ));
             }
         }
         Ok(())
@@ -363,7 +399,9 @@ impl World {
             }
             _ => {
                 let id_property = id_property
-                    .filter(|name| self.definitions.get(&kind).is_some_and(|all| all.get(*name).is_some_and(|d| d.unique)))
+                    .filter(|name| {
+                        self.definitions.get(&kind).is_some_and(|all| all.get(*name).is_some_and(|d| d.unique))
+                    })
                     .ok_or_else(|| Refusal::new(400, "VALIDATION_ERROR", "idProperty must name a unique property"))?;
                 let mut properties = properties_of(input)?;
                 properties.entry(id_property.to_owned()).or_insert_with(|| key.clone());

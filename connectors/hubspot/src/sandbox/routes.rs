@@ -140,17 +140,21 @@ impl Asked {
     }
 
     fn is_write(&self) -> bool {
-        match (self.method.as_str(), self.segments().as_slice()) {
-            ("GET", _) | (_, [.., "search"] | [.., "read"] | ["oauth", ..]) => false,
-            _ => true,
-        }
+        !matches!(
+            (self.method.as_str(), self.segments().as_slice()),
+            ("GET", _) | (_, [.., "search"] | [.., "read"] | ["oauth", ..])
+        )
     }
 }
 
 /// One path for every generation: `/crm/objects/2026-09/deals`, `/crm/v3/objects/deals` and `/crm/v4/objects/deals`
 /// are all `objects/deals`.
 fn canonical(path: &str) -> Vec<String> {
-    let decode = |part: &str| url::form_urlencoded::parse(part.replace('+', "%2B").as_bytes()).map(|(key, _)| key.into_owned()).collect::<String>();
+    let decode = |part: &str| {
+        url::form_urlencoded::parse(part.replace('+', "%2B").as_bytes())
+            .map(|(key, _)| key.into_owned())
+            .collect::<String>()
+    };
     let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
     let is_version = |part: &str| {
         (part.starts_with('v') && part[1..].chars().all(|c| c.is_ascii_digit()))
@@ -158,10 +162,10 @@ fn canonical(path: &str) -> Vec<String> {
     };
     let mut rest = parts.into_iter();
     let mut canonical = Vec::new();
-    if let Some(first) = rest.next() {
-        if first != "crm" {
-            canonical.push(first);
-        }
+    if let Some(first) = rest.next()
+        && first != "crm"
+    {
+        canonical.push(first);
     }
     let mut versions = 0;
     for part in rest {
@@ -180,7 +184,9 @@ async fn answer(State(sandbox): State<Sandbox>, request: Request) -> Response {
         .headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer ").map(str::to_owned));
-    let Ok(body) = axum::body::to_bytes(body, 16 * 1024 * 1024).await else { return StatusCode::PAYLOAD_TOO_LARGE.into_response() };
+    let Ok(body) = axum::body::to_bytes(body, 16 * 1024 * 1024).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
     let asked = Asked {
         method: parts.method,
         path: canonical(parts.uri.path()),
@@ -208,7 +214,8 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
         return (Fate::Answered, false);
     }
     let slow = world.chance(faults.slow);
-    let gateway = |status: u16| Refusal { status, body: json!({ "status": "error", "message": "upstream is unavailable" }) };
+    let gateway =
+        |status: u16| Refusal { status, body: json!({ "status": "error", "message": "upstream is unavailable" }) };
     let oauth = asked.path.first().is_some_and(|first| first == "oauth");
     let fate = if world.chance(faults.lost_request) {
         Fate::Swallowed
@@ -285,11 +292,20 @@ async fn with_faults(sandbox: Sandbox, asked: Asked) -> Response {
 
 /// The route with ids left out, for the counters.
 fn route_name(asked: &Asked) -> String {
-    asked.path.iter().map(|part| if part.chars().all(|c| c.is_ascii_digit()) { "{id}" } else { part }).collect::<Vec<_>>().join("/")
+    asked
+        .path
+        .iter()
+        .map(|part| if part.chars().all(|c| c.is_ascii_digit()) { "{id}" } else { part })
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 fn unauthorized() -> Refusal {
-    Refusal::new(401, "INVALID_AUTHENTICATION", "Authentication credentials not found. This API supports OAuth 2.0 authentication.")
+    Refusal::new(
+        401,
+        "INVALID_AUTHENTICATION",
+        "Authentication credentials not found. This API supports OAuth 2.0 authentication.",
+    )
 }
 
 fn handle(world: &mut World, asked: &Asked) -> Response {
@@ -309,7 +325,11 @@ fn authorise(world: &World, asked: &Asked) -> Result<(), Refusal> {
         match world.tokens.get(token) {
             None => return Err(unauthorized()),
             Some(ends) if *ends <= world.now => {
-                return Err(Refusal::new(401, "EXPIRED_AUTHENTICATION", "The OAuth token used to make this call expired."));
+                return Err(Refusal::new(
+                    401,
+                    "EXPIRED_AUTHENTICATION",
+                    "The OAuth token used to make this call expired.",
+                ));
             }
             Some(_) => {}
         }
@@ -318,9 +338,9 @@ fn authorise(world: &World, asked: &Asked) -> Result<(), Refusal> {
     if world.settings.scopes.contains(&scope) {
         return Ok(());
     }
-    let mut refusal = Refusal::new(403, "MISSING_SCOPES", "This app hasn't been granted all required scopes to make this call.");
-    refusal.body["errors"] =
-        json!([{ "message": "One or more of the following scopes are required.", "context": { "requiredGranularScopes": [scope] } }]);
+    let mut refusal =
+        Refusal::new(403, "MISSING_SCOPES", "This app hasn't been granted all required scopes to make this call.");
+    refusal.body["errors"] = json!([{ "message": "One or more of the following scopes are required.", "context": { "requiredGranularScopes": [scope] } }]);
     refusal.body["links"] = json!({ "scopes": "https://developers.hubspot.com/scopes" });
     Err(refusal)
 }
@@ -379,17 +399,27 @@ fn dispatch(world: &mut World, asked: &Asked) -> Result<(u16, Json), Refusal> {
             world.stats.archived += 1;
             Ok((204, Json::Null))
         }
-        ("GET", ["objects", from, id, "associations", to]) => world.associations_of(kind(from)?, number(id)?, kind(to)?, query),
+        ("GET", ["objects", from, id, "associations", to]) => {
+            world.associations_of(kind(from)?, number(id)?, kind(to)?, query)
+        }
         ("PUT", ["objects", from, a, "associations", "default", to, b]) => {
             world.associate_pair(kind(from)?, number(a)?, kind(to)?, number(b)?, true)
         }
-        ("PUT", ["objects", from, a, "associations", to, b]) => world.associate_pair(kind(from)?, number(a)?, kind(to)?, number(b)?, false),
+        ("PUT", ["objects", from, a, "associations", to, b]) => {
+            world.associate_pair(kind(from)?, number(a)?, kind(to)?, number(b)?, false)
+        }
         ("DELETE", ["objects", from, a, "associations", to, b]) => {
             let (from, _, a, b) = (kind(from)?, kind(to)?, number(a)?, number(b)?);
-            if from == Kind::Deal { world.dissociate(a, b, super::Change::Api) } else { world.dissociate(b, a, super::Change::Api) }
+            if from == Kind::Deal {
+                world.dissociate(a, b, super::Change::Api)
+            } else {
+                world.dissociate(b, a, super::Change::Api)
+            }
             Ok((204, Json::Null))
         }
-        ("POST", ["associations", from, to, "batch", verb @ ..]) => world.association_batch(kind(from)?, kind(to)?, verb, &body),
+        ("POST", ["associations", from, to, "batch", verb @ ..]) => {
+            world.association_batch(kind(from)?, kind(to)?, verb, &body)
+        }
         ("GET", ["associations", from, _, "labels"]) => world.association_labels(kind(from)?),
         _ => Err(Refusal::not_found()),
     }

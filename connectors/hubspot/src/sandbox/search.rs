@@ -56,7 +56,9 @@ impl World {
         let groups = body.get("filterGroups").and_then(Json::as_array).cloned().unwrap_or_default();
         let filters: Vec<Vec<Filter>> = groups
             .iter()
-            .map(|group| group.get("filters").and_then(Json::as_array).into_iter().flatten().map(Filter::parse).collect())
+            .map(|group| {
+                group.get("filters").and_then(Json::as_array).into_iter().flatten().map(Filter::parse).collect()
+            })
             .collect::<Result<_, _>>()?;
         let total: usize = filters.iter().map(Vec::len).sum();
         if filters.len() > 5 || filters.iter().any(|group| group.len() > 6) || total > 18 {
@@ -74,7 +76,9 @@ impl World {
         let rows = self.index.rows.get(&kind).unwrap_or(&empty);
         let mut hits: Vec<(&u64, &Row)> = rows
             .iter()
-            .filter(|(_, (properties, ..))| filters.is_empty() || filters.iter().any(|group| group.iter().all(|f| f.holds(properties))))
+            .filter(|(_, (properties, ..))| {
+                filters.is_empty() || filters.iter().any(|group| group.iter().all(|f| f.holds(properties)))
+            })
             .collect();
         sort(&mut hits, body.get("sorts"));
         let asked = names(body.get("properties"));
@@ -155,13 +159,30 @@ impl Filter {
         };
         let operator = text("operator");
         let known = [
-            "EQ", "NEQ", "LT", "LTE", "GT", "GTE", "BETWEEN", "IN", "NOT_IN", "HAS_PROPERTY", "NOT_HAS_PROPERTY",
-            "CONTAINS_TOKEN", "NOT_CONTAINS_TOKEN",
+            "EQ",
+            "NEQ",
+            "LT",
+            "LTE",
+            "GT",
+            "GTE",
+            "BETWEEN",
+            "IN",
+            "NOT_IN",
+            "HAS_PROPERTY",
+            "NOT_HAS_PROPERTY",
+            "CONTAINS_TOKEN",
+            "NOT_CONTAINS_TOKEN",
         ];
         if !known.contains(&operator.as_str()) {
             return Err(Refusal::new(400, "VALIDATION_ERROR", "unknown operator"));
         }
-        Ok(Self { property: text("propertyName"), operator, value: text("value"), high: text("highValue"), values: names(json.get("values")) })
+        Ok(Self {
+            property: text("propertyName"),
+            operator,
+            value: text("value"),
+            high: text("highValue"),
+            values: names(json.get("values")),
+        })
     }
 
     fn holds(&self, properties: &Properties) -> bool {
@@ -170,7 +191,7 @@ impl Filter {
             (Some(a), Some(b)) => a == b,
             _ => a.eq_ignore_ascii_case(b),
         };
-        let against = |other: &str| Some(magnitude(have?)?.partial_cmp(&magnitude(other)?)?);
+        let against = |other: &str| magnitude(have?)?.partial_cmp(&magnitude(other)?);
         match self.operator.as_str() {
             "EQ" => have.is_some_and(|have| same(have, &self.value)),
             "NEQ" => have.is_some_and(|have| !same(have, &self.value)),
@@ -179,7 +200,8 @@ impl Filter {
             "GT" => against(&self.value).is_some_and(std::cmp::Ordering::is_gt),
             "GTE" => against(&self.value).is_some_and(std::cmp::Ordering::is_ge),
             "BETWEEN" => {
-                against(&self.value).is_some_and(std::cmp::Ordering::is_ge) && against(&self.high).is_some_and(std::cmp::Ordering::is_le)
+                against(&self.value).is_some_and(std::cmp::Ordering::is_ge)
+                    && against(&self.high).is_some_and(std::cmp::Ordering::is_le)
             }
             "IN" => have.is_some_and(|have| self.values.iter().any(|value| *value == have.to_lowercase())),
             "NOT_IN" => have.is_none_or(|have| !self.values.iter().any(|value| *value == have.to_lowercase())),

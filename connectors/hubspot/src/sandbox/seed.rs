@@ -17,12 +17,48 @@ pub struct Clinic {
 }
 
 const FIRST: [&str; 20] = [
-    "Ada", "Björn", "Chloé", "D'Angelo", "Eleni", "Farid", "Gráinne", "Hüseyin", "Ines", "José María", "Kwame", "Lý",
-    "Māui", "Nuria", "Oluwaseun", "Priya", "Quentin", "Ракель", "Søren", "Ximena",
+    "Ada",
+    "Björn",
+    "Chloé",
+    "D'Angelo",
+    "Eleni",
+    "Farid",
+    "Gráinne",
+    "Hüseyin",
+    "Ines",
+    "José María",
+    "Kwame",
+    "Lý",
+    "Māui",
+    "Nuria",
+    "Oluwaseun",
+    "Priya",
+    "Quentin",
+    "Ракель",
+    "Søren",
+    "Ximena",
 ];
 const LAST: [&str; 20] = [
-    "O'Neill", "van der Berg", "Nguyễn", "Smith-Jones", "de la Cruz", "Ó Súilleabháin", "Łukasiewicz", "Ng", "Ünal",
-    "Andersson", "García Márquez", "Null", "Test", "St. James", "Björk", "Tanaka 田中", "Müller", "Ibn Khaldun", "Zhou", "X",
+    "O'Neill",
+    "van der Berg",
+    "Nguyễn",
+    "Smith-Jones",
+    "de la Cruz",
+    "Ó Súilleabháin",
+    "Łukasiewicz",
+    "Ng",
+    "Ünal",
+    "Andersson",
+    "García Márquez",
+    "Null",
+    "Test",
+    "St. James",
+    "Björk",
+    "Tanaka 田中",
+    "Müller",
+    "Ibn Khaldun",
+    "Zhou",
+    "X",
 ];
 const TREATMENTS: [&str; 6] = ["botox", "filler", "laser", "peel", "hydrafacial", "consultation"];
 
@@ -37,11 +73,22 @@ impl World {
         self.add_pipeline(
             "71002",
             "Wholesale",
-            &[("9101", "Enquiry", 0.1), ("9102", "Sample sent", 0.5), ("9103", "Ordered", 1.0), ("9104", "No fit", 0.0)],
+            &[
+                ("9101", "Enquiry", 0.1),
+                ("9102", "Sample sent", 0.5),
+                ("9103", "Ordered", 1.0),
+                ("9104", "No fit", 0.0),
+            ],
         );
         self.add_property(Kind::Deal, "treatment_interest", "enumeration", "checkbox", &TREATMENTS);
         self.add_property(Kind::Deal, "lead_score", "number", "number", &[]);
-        self.add_property(Kind::Deal, "lead_source", "enumeration", "select", &["web", "walk-in", "referral", "campaign"]);
+        self.add_property(
+            Kind::Deal,
+            "lead_source",
+            "enumeration",
+            "select",
+            &["web", "walk-in", "referral", "campaign"],
+        );
         let contacts: Vec<u64> = (0..clinic.contacts).filter_map(|n| self.seed_contact(n)).collect();
         for n in 0..clinic.deals {
             self.seed_deal(n, &contacts);
@@ -78,7 +125,7 @@ impl World {
             ("pipeline".to_owned(), pipeline.id.clone()),
             ("dealstage".to_owned(), stage.id.clone()),
             ("amount".to_owned(), format!("{amount:.2}")),
-            ("deal_currency_code".to_owned(), if n % 7 == 0 { "EUR" } else { "USD" }.to_owned()),
+            ("deal_currency_code".to_owned(), if n.is_multiple_of(7) { "EUR" } else { "USD" }.to_owned()),
             ("closedate".to_owned(), iso(self.now + TimeDelta::days(days))),
             ("hubspot_owner_id".to_owned(), owner.to_string()),
             ("treatment_interest".to_owned(), treatment.to_owned()),

@@ -87,7 +87,10 @@ impl Default for Settings {
         let scopes = ["crm.objects.deals", "crm.objects.contacts", "crm.objects.companies"]
             .iter()
             .flat_map(|scope| [format!("{scope}.read"), format!("{scope}.write")])
-            .chain(["crm.objects.owners.read", "crm.schemas.deals.write", "crm.schemas.contacts.write", "oauth"].map(str::to_owned))
+            .chain(
+                ["crm.objects.owners.read", "crm.schemas.deals.write", "crm.schemas.contacts.write", "oauth"]
+                    .map(str::to_owned),
+            )
             .collect();
         Self {
             portal_id: 4242,

@@ -32,7 +32,14 @@ impl Outbox {
 }
 
 impl World {
-    pub(super) fn outbox_event(&mut self, kind: Kind, id: u64, what: &str, by: Change, details: impl FnOnce(&mut Json)) {
+    pub(super) fn outbox_event(
+        &mut self,
+        kind: Kind,
+        id: u64,
+        what: &str,
+        by: Change,
+        details: impl FnOnce(&mut Json),
+    ) {
         if self.outbox.target.is_none() {
             return;
         }
@@ -76,7 +83,9 @@ impl World {
         }
         if batch.is_empty() {
             let first = self.outbox.due.keys().next();
-            return Err(first.map(|(at, _)| (*at - self.now).to_std().unwrap_or_default().max(Duration::from_millis(1))));
+            return Err(
+                first.map(|(at, _)| (*at - self.now).to_std().unwrap_or_default().max(Duration::from_millis(1)))
+            );
         }
         Ok((batch, target, secret))
     }
@@ -84,7 +93,8 @@ impl World {
     fn failed_delivery(&mut self, batch: Vec<(Json, u32)>) {
         for (mut event, attempt) in batch {
             if attempt < self.settings.webhook_retries {
-                let spread = self.settings.webhook_retry_seconds * 1_000 / u64::from(self.settings.webhook_retries.max(1));
+                let spread =
+                    self.settings.webhook_retry_seconds * 1_000 / u64::from(self.settings.webhook_retries.max(1));
                 let wait = self.rng.random_range(1..=spread.max(1));
                 event["attemptNumber"] = (attempt + 1).into();
                 self.queue(event, attempt + 1, TimeDelta::milliseconds(i64::try_from(wait).unwrap_or(i64::MAX)));
@@ -128,7 +138,14 @@ impl Sandbox {
     }
 }
 
-async fn post(sandbox: &Sandbox, batch: &[(Json, u32)], target: &str, secret: &Secret, transport: &dyn Transport, timeout: Duration) -> bool {
+async fn post(
+    sandbox: &Sandbox,
+    batch: &[(Json, u32)],
+    target: &str,
+    secret: &Secret,
+    transport: &dyn Transport,
+    timeout: Duration,
+) -> bool {
     let events: Vec<&Json> = batch.iter().map(|(event, _)| event).collect();
     let body = Bytes::from(serde_json::to_vec(&events).unwrap_or_default());
     let (stamp, v3) = sandbox.with_quietly(|world| (world.now.timestamp_millis(), world.settings.webhook_v3));

@@ -31,7 +31,10 @@ pub struct Refusal {
 impl Refusal {
     pub(super) fn new(status: u16, category: &str, message: impl Into<String>) -> Self {
         let message: String = message.into();
-        Self { status, body: json!({ "status": "error", "message": message, "correlationId": "sandbox", "category": category }) }
+        Self {
+            status,
+            body: json!({ "status": "error", "message": message, "correlationId": "sandbox", "category": category }),
+        }
     }
 
     pub(super) fn not_found() -> Self {
@@ -213,7 +216,8 @@ impl World {
     /// Every value that was ever stated for a property of a record, oldest first.
     #[must_use]
     pub fn stated(&self, kind: Kind, id: u64, property: &str) -> Vec<String> {
-        let history = self.objects.get(&kind).and_then(|all| all.get(&id)).and_then(|object| object.history.get(property));
+        let history =
+            self.objects.get(&kind).and_then(|all| all.get(&id)).and_then(|object| object.history.get(property));
         history.into_iter().flatten().map(|entry| entry.value.clone()).collect()
     }
 
@@ -255,7 +259,11 @@ impl World {
             properties.entry("pipeline".into()).or_insert_with(|| "default".into());
             for needed in ["dealname", "dealstage"] {
                 if properties.get(needed).is_none_or(String::is_empty) {
-                    return Err(Refusal::invalid(needed, "MISSING_REQUIRED_PROPERTY", "a required property was not set"));
+                    return Err(Refusal::invalid(
+                        needed,
+                        "MISSING_REQUIRED_PROPERTY",
+                        "a required property was not set",
+                    ));
                 }
             }
         }
@@ -299,17 +307,36 @@ impl World {
         Ok(())
     }
 
-    fn validated(&mut self, kind: Kind, id: u64, given: &Properties, existing: Option<u64>, by: Change) -> Result<Properties, Refusal> {
+    fn validated(
+        &mut self,
+        kind: Kind,
+        id: u64,
+        given: &Properties,
+        existing: Option<u64>,
+        by: Change,
+    ) -> Result<Properties, Refusal> {
         let mut clean = Properties::new();
         for (name, value) in given {
-            let Some(definition) = self.definitions.get(&kind).and_then(|all| all.get(name)).filter(|d| !d.archived && d.usable_from <= self.now)
+            let Some(definition) = self
+                .definitions
+                .get(&kind)
+                .and_then(|all| all.get(name))
+                .filter(|d| !d.archived && d.usable_from <= self.now)
             else {
-                return Err(Refusal::invalid(name, "PROPERTY_DOESNT_EXIST", &format!("Property \"{name}\" does not exist")));
+                return Err(Refusal::invalid(
+                    name,
+                    "PROPERTY_DOESNT_EXIST",
+                    &format!("Property \"{name}\" does not exist"),
+                ));
             };
             if definition.read_only && by != Change::Calculated {
                 return Err(Refusal::invalid(name, "READ_ONLY_VALUE", &format!("{name} is a read only property")));
             }
-            let value = if self.settings.trim_text && definition.kind == "string" { value.trim().to_owned() } else { value.clone() };
+            let value = if self.settings.trim_text && definition.kind == "string" {
+                value.trim().to_owned()
+            } else {
+                value.clone()
+            };
             let value = check_type(definition, &value, self.settings.normalise_numbers)?;
             clean.insert(name.clone(), value);
         }
@@ -321,7 +348,10 @@ impl World {
     }
 
     fn check_deal(&mut self, existing: Option<u64>, clean: &mut Properties, by: Change) -> Result<(), Refusal> {
-        let old = existing.and_then(|id| self.object(Kind::Deal, id)).map(|object| object.properties.clone()).unwrap_or_default();
+        let old = existing
+            .and_then(|id| self.object(Kind::Deal, id))
+            .map(|object| object.properties.clone())
+            .unwrap_or_default();
         let now_or = |name: &str| clean.get(name).or_else(|| old.get(name)).cloned().unwrap_or_default();
         if clean.contains_key("pipeline") || clean.contains_key("dealstage") {
             let (pipeline, stage) = (now_or("pipeline"), now_or("dealstage"));
@@ -330,7 +360,8 @@ impl World {
                 let name = if known.is_some() { "dealstage" } else { "pipeline" };
                 return Err(Refusal::invalid(name, "INVALID_OPTION", "the value was not one of the allowed options"));
             };
-            let was_closed = self.stage_of(&old).is_some_and(|(closed, probability)| closed && probability == stage.probability);
+            let was_closed =
+                self.stage_of(&old).is_some_and(|(closed, probability)| closed && probability == stage.probability);
             let sets_it = by == Change::Person || self.settings.close_date_on_api_move;
             if stage.closed && !was_closed && sets_it && !clean.contains_key("closedate") {
                 clean.insert("closedate".into(), iso(self.now));
@@ -339,7 +370,11 @@ impl World {
         if let Some(code) = clean.get("deal_currency_code").filter(|code| !code.is_empty()) {
             let known = *code == self.settings.company_currency || self.settings.additional_currencies.contains(code);
             if !known {
-                return Err(Refusal::invalid("deal_currency_code", "INVALID_OPTION", "the currency is not one of the account's"));
+                return Err(Refusal::invalid(
+                    "deal_currency_code",
+                    "INVALID_OPTION",
+                    "the currency is not one of the account's",
+                ));
             }
         }
         Ok(())
@@ -363,7 +398,11 @@ impl World {
 
     fn check_unique(&self, kind: Kind, id: u64, existing: Option<u64>, clean: &Properties) -> Result<(), Refusal> {
         for (name, value) in clean.iter().filter(|(name, value)| !value.is_empty() && self.is_unique(kind, name)) {
-            let Some(owner) = self.unique.get(&self.unique_key(kind, name, value)).filter(|owner| Some(**owner) != existing) else { continue };
+            let Some(owner) =
+                self.unique.get(&self.unique_key(kind, name, value)).filter(|owner| Some(**owner) != existing)
+            else {
+                continue;
+            };
             if name == "email" {
                 return Err(Refusal::new(409, "CONFLICT", format!("Contact already exists. Existing ID: {owner}")));
             }
@@ -475,8 +514,11 @@ impl World {
         self.index.settle(self.now);
         let purge = self.now - TimeDelta::days(self.settings.purge_days);
         for (kind, all) in &mut self.objects {
-            let gone: Vec<u64> =
-                all.values().filter(|object| object.archived.is_some_and(|at| at < purge)).map(|object| object.id).collect();
+            let gone: Vec<u64> = all
+                .values()
+                .filter(|object| object.archived.is_some_and(|at| at < purge))
+                .map(|object| object.id)
+                .collect();
             for id in gone {
                 all.remove(&id);
                 self.unique.retain(|(of, ..), owner| of != kind || *owner != id);
@@ -505,7 +547,8 @@ impl World {
     /// 404 for a record that is not there.
     pub fn archive(&mut self, kind: Kind, id: u64, by: Change) -> Result<(), Refusal> {
         let now = self.now;
-        let Some(object) = self.objects.get_mut(&kind).and_then(|all| all.get_mut(&id)).filter(|object| object.archived.is_none())
+        let Some(object) =
+            self.objects.get_mut(&kind).and_then(|all| all.get_mut(&id)).filter(|object| object.archived.is_none())
         else {
             return Err(Refusal::not_found());
         };
@@ -523,7 +566,8 @@ impl World {
     /// # Errors
     /// 404 for a record that is not in the bin.
     pub fn restore(&mut self, kind: Kind, id: u64) -> Result<(), Refusal> {
-        let Some(object) = self.objects.get_mut(&kind).and_then(|all| all.get_mut(&id)).filter(|object| object.archived.is_some())
+        let Some(object) =
+            self.objects.get_mut(&kind).and_then(|all| all.get_mut(&id)).filter(|object| object.archived.is_some())
         else {
             return Err(Refusal::not_found());
         };
@@ -660,7 +704,8 @@ fn check_type(definition: &PropertyDef, value: &str, normalise: bool) -> Result<
     if value.is_empty() {
         return Ok(String::new());
     }
-    let refuse = |code: &str| Err(Refusal::invalid(&definition.name, code, "the value does not fit the property's type"));
+    let refuse =
+        |code: &str| Err(Refusal::invalid(&definition.name, code, "the value does not fit the property's type"));
     match definition.kind.as_str() {
         "number" => match value.parse::<rust_decimal::Decimal>() {
             Ok(number) if normalise => Ok(number.normalize().to_string()),
@@ -681,7 +726,11 @@ fn check_type(definition: &PropertyDef, value: &str, normalise: bool) -> Result<
         "bool" => refuse("INVALID_BOOLEAN"),
         "enumeration" if !definition.options.is_empty() => {
             let known = |choice: &str| definition.options.iter().any(|(option, _)| option == choice);
-            if value.split(';').filter(|choice| !choice.is_empty()).all(known) { Ok(value.to_owned()) } else { refuse("INVALID_OPTION") }
+            if value.split(';').filter(|choice| !choice.is_empty()).all(known) {
+                Ok(value.to_owned())
+            } else {
+                refuse("INVALID_OPTION")
+            }
         }
         _ if definition.name == "email" && !value.contains('@') => refuse("INVALID_EMAIL"),
         _ if value.chars().count() > 65_536 => refuse("PROPERTY_VALUE_TOO_LONG"),

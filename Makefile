@@ -1,0 +1,39 @@
+# Everything a newcomer needs: `make demo` shows it alive, `make test` proves it.
+
+SEEDS ?= 2000
+SEED  ?= 1
+export RUST_BACKTRACE ?= 0
+
+.PHONY: demo test check lint simulate test-long test-sdk doc tools
+
+demo: ## A HubSpot account, a daemon, and people at work on both sides.
+	cargo run --quiet -- demo
+
+check: lint ## The inner loop: format, clippy, unit tests, the merge table and the laws.
+	cargo test --workspace --lib
+	cargo test --test it laws structure
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+test: tools lint ## Everything, on SQLite and on a PostgreSQL of its own.
+	cargo test --workspace --lib
+	tests/with-postgres cargo test --test it -- --nocapture
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+test-long: tools ## More seeds, more kills.
+	SEEDS=20000 KILLS=100 tests/with-postgres cargo test --release --test it -- --nocapture
+
+simulate: ## SEED= and SEEDS= choose.
+	cargo run --release --quiet -- simulate --seed $(SEED) --seeds $(SEEDS)
+
+
+test-sdk: tools ## HubSpot's official client libraries against the sandbox.
+	tests/sdk/run
+
+doc:
+	cargo doc --workspace --no-deps --open
+
+tools: ## Installs what is missing: PostgreSQL and curl, from the system's packages.
+	@tests/install-tools

@@ -1,0 +1,119 @@
+//! The doors of the real program, with a stranger's hands: wrong keys, wrong tokens, wrong sizes, forged messages.
+
+use crate::process::{Place, TOKEN, postgres};
+
+fn text(output: &std::process::Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_first_day() {
+    let place = Place::new(60, 250, "sqlite://tandem.db");
+    let first = place.run_ok(&["sync", "--once", "--format", "json"]);
+    let first: serde_json::Value = serde_json::from_str(&first).unwrap();
+    assert_eq!(first["connections"][0]["pulled"]["created"], 310);
+    let exported = place.run_ok(&["export", "opportunities"]);
+    assert_eq!(exported.lines().count(), 250);
+    let second: serde_json::Value =
+        serde_json::from_str(&place.run_ok(&["sync", "--once", "--format", "json"])).unwrap();
+    assert_eq!(second["converged"], true);
+    assert_eq!(second["connections"][0]["pushed"], serde_json::json!({"created": 0, "updated": 0, "deleted": 0}));
+    assert_eq!(place.run_ok(&["export", "opportunities"]), exported, "the same bytes");
+    assert!(place.run_ok(&["audit"]).contains("No drift"));
+    assert!(place.run_ok(&["export", "opportunities", "--format", "csv"]).starts_with("id,account,name,status"));
+}
+
+#[test]
+fn a_plan_is_what_happens_and_a_stale_one_is_refused() {
+    let place = Place::new(3, 5, "sqlite://tandem.db");
+    place.run_ok(&["sync", "--once"]);
+    let deal = place.export()[0]["external_ids"][0]["id"].as_str().unwrap().to_owned();
+    let path = format!("/crm/objects/2026-09/deals/{deal}");
+    place.vendor("POST", "/__settings", r#"{"search_lag_ms": [0, 0], "recompute_seconds": 0}"#);
+    place.vendor("PATCH", &path, r#"{"properties": {"dealname": "seen in the plan"}}"#);
+    let file = place.folder.path().join("p.json");
+    let file = file.to_str().unwrap();
+    let plan = place.run_ok(&["plan", "--out", file]);
+    assert!(plan.contains("seen in the plan"), "{plan}");
+    assert!(!place.run_ok(&["export", "opportunities"]).contains("seen in the plan"), "a plan writes nothing");
+    place.vendor("PATCH", &path, r#"{"properties": {"dealname": "changed since"}}"#);
+    assert_eq!(place.run(&["apply", file]).status.code(), Some(5), "stale");
+    place.run_ok(&["plan", "--out", file]);
+    place.run_ok(&["apply", file]);
+    assert!(place.run_ok(&["export", "opportunities"]).contains("changed since"));
+}
+
+#[test]
+fn what_an_operator_gets_wrong_is_named() {
+    let place = Place::new(1, 1, "sqlite://tandem.db");
+    place.configure("polll_seconds = 5");
+    let told = text(&place.run(&["sync", "--once"]));
+    assert!(told.contains("polll_seconds"), "{told}");
+    place.configure("");
+    let output = place.command().env_remove("MASTER_KEY").args(["sync", "--once"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("the environment variable MASTER_KEY is not set"), "{}", text(&output));
+    let output = place.command().env("HUBSPOT_TOKEN", "pat-wrong-canary").args(["sync", "--once"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "people must act: {}", text(&output));
+    assert!(text(&output).contains("HubSpot refuses this access token"), "{}", text(&output));
+    assert!(!text(&output).contains("canary"), "a token is never printed");
+    assert_eq!(place.run(&["sync"]).status.code(), Some(2), "usage");
+    let nowhere = place.command().args(["--config", "/nowhere.toml", "doctor"]).output().unwrap();
+    assert!(text(&nowhere).contains("there is no configuration file /nowhere.toml"), "{}", text(&nowhere));
+    place.run_ok(&["sync", "--once"]);
+}
+
+#[test]
+fn a_forged_or_huge_webhook_is_refused_and_a_signed_one_arrives() {
+    let place = Place::new(2, 3, "sqlite://tandem.db");
+    let _daemon = place.serve();
+    place.until("the import is done", || {
+        place.get("/api/v1/opportunities").unwrap_or_default().matches("\"status\"").count() == 3
+    });
+    let body = r#"[{"subscriptionType":"deal.propertyChange","objectId":31550001,"portalId":4242}]"#;
+    let forged = ["-H", "X-HubSpot-Signature-v3: Zm9yZ2Vk", "-H", "X-HubSpot-Request-Timestamp: 1", "-d", body];
+    assert_eq!(place.api("POST", "/webhooks/hubspot", &forged).unwrap().0, 401);
+    assert_eq!(place.api("POST", "/webhooks/hubspot", &["-d", body]).unwrap().0, 401);
+    assert_eq!(place.api("POST", "/webhooks/nobody", &["-d", body]).unwrap().0, 404);
+    let huge = place.folder.path().join("huge");
+    std::fs::write(&huge, vec![b'x'; 10 * 1024 * 1024]).unwrap();
+    let data = format!("@{}", huge.display());
+    assert_eq!(place.api("POST", "/webhooks/hubspot", &["-H", "Expect:", "--data-binary", &data]).unwrap().0, 413);
+    // The sandbox signs what it sends; polling is an hour away here, so only the webhook can have brought it.
+    place.vendor("PATCH", "/crm/objects/2026-09/deals/31550001", r#"{"properties": {"dealname": "told by webhook"}}"#);
+    place.until("the webhook brought the change", || {
+        place.get("/api/v1/opportunities").unwrap_or_default().contains("told by webhook")
+    });
+}
+
+#[test]
+fn strangers_and_other_accounts_are_kept_out() {
+    let place = Place::new(1, 1, "sqlite://tandem.db");
+    let _daemon = place.serve();
+    let url = format!("http://127.0.0.1:{}/api/v1/opportunities", place.port);
+    let (status, body) = place.request("GET", &url, "guess", &[]).unwrap();
+    assert_eq!(status, 401);
+    assert!(body.contains("this token is not known"), "{body}");
+    assert_eq!(place.api("GET", "/api/v1/opportunities", &["-H", "Tandem-Account: other"]).unwrap().0, 404);
+    let made = place.run_ok(&["token", "create"]);
+    assert_eq!(place.request("GET", &url, made.trim(), &[]).unwrap().0, 200);
+    assert_eq!(place.api("GET", "/api/v1/opportunities/01a20249-2d4d-7008-8fa3-fa30a0684c75", &[]).unwrap().0, 404);
+    assert!(!place.get("/metrics").unwrap_or_default().contains(TOKEN));
+    let second = place.run(&["sync", "--once"]);
+    assert_eq!(second.status.code(), Some(1), "a second engine refuses to start: {}", text(&second));
+    assert!(text(&second).contains("another Tandem already works on"), "{}", text(&second));
+}
+
+#[test]
+fn vx_20_an_external_reference_is_unique_in_an_account_on_both_databases() {
+    for url in [Some("sqlite://tandem.db".to_owned()), postgres("reference")].into_iter().flatten() {
+        let place = Place::new(1, 1, &url);
+        let _daemon = place.serve();
+        let body = r#"{"name": "a", "external_reference": "ERP-1"}"#;
+        let post = ["-H", "content-type: application/json", "-d", body];
+        assert_eq!(place.api("POST", "/api/v1/opportunities", &post).unwrap().0, 201);
+        let (status, answer) = place.api("POST", "/api/v1/opportunities", &post).unwrap();
+        assert_eq!(status, 409);
+        assert!(answer.contains("external_reference_taken"), "{answer}");
+    }
+}

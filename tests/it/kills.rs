@@ -1,0 +1,102 @@
+//! `kill -9` of the real daemon under load: nothing is lost, nothing is made twice (promises 2, 3, 5).
+
+use std::collections::BTreeMap;
+
+use crate::process::{Place, postgres};
+
+/// Kills of one run; `KILLS` asks for more.
+fn kills() -> u32 {
+    std::env::var("KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(10)
+}
+
+fn killed_under_load(url: &str) {
+    let place = Place::new(40, 60, url);
+    // The vendor is slow at times, so that a kill finds calls under way.
+    place.vendor(
+        "POST",
+        "/__faults",
+        r#"{"slow": 0.3, "latency_ms": 120, "lost_answer": 0.02, "unavailable_after": 0.05}"#,
+    );
+    let mut acknowledged: BTreeMap<String, String> = BTreeMap::new();
+    for round in 0..kills() {
+        let mut daemon = place.serve();
+        for n in 0..6 {
+            let name = format!("made here {round}-{n}");
+            let body = format!(r#"{{"name": "{name}"}}"#);
+            let answer =
+                place.api("POST", "/api/v1/opportunities", &["-H", "content-type: application/json", "-d", &body]);
+            if let Some((201, text)) = answer {
+                let made: serde_json::Value = serde_json::from_str(&text).unwrap();
+                acknowledged.insert(made["id"].as_str().unwrap().to_owned(), name);
+            }
+            // Edits of earlier ones keep updates under way as well.
+            if let Some((id, name)) = acknowledged.iter_mut().nth(n)
+                && let Some(text) = place.get(&format!("/api/v1/opportunities/{id}"))
+            {
+                let seen: serde_json::Value = serde_json::from_str(&text).unwrap();
+                let next = format!("{} again {round}", seen["name"].as_str().unwrap());
+                let tag = format!("If-Match: \"{}\"", seen["version"]);
+                let body = format!(r#"{{"name": "{next}"}}"#);
+                let path = format!("/api/v1/opportunities/{id}");
+                let answer =
+                    place.api("PATCH", &path, &["-H", &tag, "-H", "content-type: application/json", "-d", &body]);
+                if answer.is_some_and(|(status, _)| status == 200) {
+                    *name = next;
+                }
+            }
+        }
+        // On Unix this is SIGKILL: no handler runs, no lease is given back.
+        daemon.0.kill().unwrap();
+        daemon.0.wait().unwrap();
+    }
+    place.vendor("POST", "/__faults", "{}");
+    let daemon = place.serve();
+    place.until("everything is written and read back", || {
+        let waiting = place.get("/api/v1/connections").unwrap_or_default();
+        waiting.contains("\"backlog\":0")
+    });
+    drop(daemon);
+    let ours = place.export();
+    for (id, name) in &acknowledged {
+        let found = ours.iter().find(|deal| deal["id"] == id.as_str());
+        let found = found.unwrap_or_else(|| panic!("{id} was acknowledged and is lost"));
+        assert_eq!(found["name"], name.as_str(), "an acknowledged edit is lost");
+        assert_eq!(found["external_ids"].as_array().unwrap().len(), 1, "{name} has its one record at the vendor");
+    }
+    // Everything at the vendor is one of ours, and nothing is there twice.
+    let mut there = 0;
+    let mut markers: BTreeMap<String, u32> = BTreeMap::new();
+    let mut after = String::new();
+    loop {
+        let page = place.vendor(
+            "GET",
+            &format!("/crm/objects/2026-09/deals?limit=100&properties=tandem_id,dealname{after}"),
+            "",
+        );
+        for deal in page["results"].as_array().unwrap() {
+            there += 1;
+            if let Some(marker) = deal["properties"]["tandem_id"].as_str() {
+                *markers.entry(marker.to_owned()).or_default() += 1;
+            }
+        }
+        match page["paging"]["next"]["after"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(there, ours.len(), "as many deals there as here");
+    assert!(markers.values().all(|count| *count == 1), "a deal was made twice");
+    assert_eq!(markers.len(), acknowledged.len().max(markers.len()));
+}
+
+#[test]
+fn kill_9_under_load_loses_nothing_and_doubles_nothing_on_sqlite() {
+    killed_under_load("sqlite://tandem.db");
+}
+
+#[test]
+fn kill_9_under_load_loses_nothing_and_doubles_nothing_on_postgresql() {
+    if let Some(url) = postgres("kills") {
+        killed_under_load(&url);
+    }
+}

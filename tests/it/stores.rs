@@ -1,0 +1,403 @@
+//! One behaviour, three stores: memory, SQLite, PostgreSQL.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tandem::{
+    model::{
+        Conflict, ConflictState, Contact, Dirty, Failure, Intent, IntentOp, IntentState, Key, Link, LinkState,
+        LocalRecord, Mark, Name, Opportunity, RecordId, Winner,
+        ids::{ConflictId, FailureId, IntentId, RunId},
+    },
+    store::{By, Commit, Fence, Op, StoreError, SyncStore, Taken, memory::MemoryStore, seal::Sealer, sql::SqlStore},
+};
+use tandem_contract::{Cursor, ExternalId, Kind, Value, Version};
+use uuid::Uuid;
+
+use crate::process::postgres;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(1_795_000_000_123_456).unwrap() + TimeDelta::seconds(seconds)
+}
+
+fn record(n: u128) -> RecordId {
+    RecordId(Uuid::from_u128(n + 1))
+}
+
+fn deal(n: u128, version: i64) -> Opportunity {
+    Opportunity { version, name: format!("deal {n} v{version}"), ..Opportunity::new(record(n), at(0)) }
+}
+
+fn put(deal: Opportunity, expected: i64, slot: Option<&str>) -> Op {
+    Op::PutRecord { record: LocalRecord::Deal(deal), expected, slot: slot.map(str::to_owned) }
+}
+
+fn link(n: u128, external: &str) -> Link {
+    Link {
+        connection: name("hubspot"),
+        kind: Kind::Deal,
+        local: record(n),
+        external: ExternalId::new(external).unwrap(),
+        state: LinkState::Linked,
+        base: BTreeMap::new(),
+        version: Version { token: None, updated_at: Some(at(3)) },
+        holds: BTreeMap::new(),
+        rewrites: BTreeMap::new(),
+        missing_since: None,
+    }
+}
+
+fn put_link(link: Link) -> Op {
+    Op::PutLink { link, system: "hubspot".into(), remote_account: "4242".into() }
+}
+
+fn mark(key: Key, due: i64, priority: i64) -> Op {
+    Op::Mark(Mark { connection: name("hubspot"), kind: Kind::Deal, key, due_at: at(due), priority })
+}
+
+fn intent(n: u128, local: u128) -> Intent {
+    Intent {
+        id: IntentId(Uuid::from_u128(900 + n)),
+        connection: name("hubspot"),
+        kind: Kind::Deal,
+        local: record(local),
+        op: IntentOp::Create { marker: "m".into() },
+        rows: BTreeMap::new(),
+        state: IntentState::Planned,
+        sent_at: None,
+        closes_at: None,
+        run: RunId(Uuid::nil()),
+    }
+}
+
+fn commit(ops: Vec<Op>) -> Commit {
+    Commit { account: name("a"), fence: None, ops }
+}
+
+async fn sqlite() -> (tempfile::TempDir, Arc<dyn SyncStore>) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("t.db").display());
+    let store = SqlStore::open(&url, Sealer::new(&Sealer::new_key()).unwrap()).await.unwrap();
+    (folder, Arc::new(store))
+}
+
+async fn on_postgres(test: &str) -> Option<Arc<dyn SyncStore>> {
+    let url = postgres(test)?;
+    Some(Arc::new(SqlStore::open(&url, Sealer::new(&Sealer::new_key()).unwrap()).await.unwrap()))
+}
+
+/// The list of behaviours, once: each runs on every store, so none can be forgotten on one.
+macro_rules! behaviours {
+    ($($name:ident),* $(,)?) => { $(
+        mod $name {
+            #[tokio::test]
+            async fn memory() {
+                super::behaviour::$name(std::sync::Arc::new(super::MemoryStore::new())).await;
+            }
+            #[tokio::test]
+            async fn sqlite() {
+                let (_folder, store) = super::sqlite().await;
+                super::behaviour::$name(store).await;
+            }
+            #[tokio::test]
+            async fn postgresql() {
+                if let Some(store) = super::on_postgres(stringify!($name)).await {
+                    super::behaviour::$name(store).await;
+                }
+            }
+        }
+    )* };
+}
+
+behaviours!(
+    a_commit_happens_wholly_or_not_at_all,
+    a_stale_version_is_refused,
+    an_active_place_is_taken_once,
+    an_external_id_stands_for_one_record,
+    a_mark_raised_during_work_survives_it,
+    parents_and_urgent_marks_come_first,
+    one_intent_is_open_per_record,
+    a_fenced_engine_commits_nothing,
+    a_lease_is_taken_once_and_taken_over_when_it_ended,
+    the_same_conflict_is_recorded_once,
+    a_failure_is_counted_not_repeated,
+    accounts_do_not_see_each_other,
+);
+
+mod behaviour {
+    use super::*;
+
+    type Store = Arc<dyn SyncStore>;
+
+    pub async fn a_commit_happens_wholly_or_not_at_all(store: Store) {
+        store.commit(commit(vec![put(deal(1, 1), 0, None)])).await.unwrap();
+        let cursor = Op::PutCursor { connection: name("hubspot"), stream: "s".into(), cursor: Cursor("1".into()) };
+        let bad = commit(vec![put(deal(2, 1), 0, None), cursor, put(deal(1, 3), 2, None)]);
+        assert!(store.commit(bad).await.is_err());
+        assert!(store.records(&name("a"), Kind::Deal, &[record(2)]).await.unwrap().is_empty());
+        assert_eq!(store.cursor(&name("a"), &name("hubspot"), "s").await.unwrap(), None);
+    }
+
+    pub async fn a_stale_version_is_refused(store: Store) {
+        store.commit(commit(vec![put(deal(1, 1), 0, None)])).await.unwrap();
+        store.commit(commit(vec![put(deal(1, 2), 1, None)])).await.unwrap();
+        assert!(matches!(store.commit(commit(vec![put(deal(1, 2), 1, None)])).await, Err(StoreError::Stale { .. })));
+        assert!(matches!(store.commit(commit(vec![put(deal(1, 1), 0, None)])).await, Err(StoreError::Stale { .. })));
+        let stored = store.records(&name("a"), Kind::Deal, &[record(1)]).await.unwrap();
+        assert_eq!(stored, vec![LocalRecord::Deal(deal(1, 2))]);
+    }
+
+    pub async fn an_active_place_is_taken_once(store: Store) {
+        store.commit(commit(vec![put(deal(1, 1), 0, Some("c/p"))])).await.unwrap();
+        let second = store.commit(commit(vec![put(deal(2, 1), 0, Some("c/p"))])).await;
+        assert!(matches!(second, Err(StoreError::Taken { what: Taken::ActivePlace })));
+        store.commit(commit(vec![put(deal(1, 2), 1, None)])).await.unwrap();
+        store.commit(commit(vec![put(deal(2, 1), 0, Some("c/p"))])).await.unwrap();
+    }
+
+    pub async fn an_external_id_stands_for_one_record(store: Store) {
+        store.commit(commit(vec![put_link(link(1, "77"))])).await.unwrap();
+        assert!(matches!(
+            store.commit(commit(vec![put_link(link(2, "77"))])).await,
+            Err(StoreError::Taken { what: Taken::ExternalId })
+        ));
+        store.commit(commit(vec![put_link(link(1, "78"))])).await.unwrap();
+        store.commit(commit(vec![put_link(link(2, "77"))])).await.unwrap();
+        let ids = [ExternalId::new("77").unwrap()];
+        let found = store.links(&name("a"), &name("hubspot"), Kind::Deal, By::External(&ids)).await.unwrap();
+        assert_eq!(found, vec![link(2, "77")]);
+        assert_eq!(store.count_links(&name("a"), &name("hubspot"), Kind::Deal).await.unwrap(), 2);
+    }
+
+    pub async fn a_mark_raised_during_work_survives_it(store: Store) {
+        let key = Key::Local(record(1));
+        store.commit(commit(vec![mark(key.clone(), 5, 3)])).await.unwrap();
+        let claimed = store.due(&name("a"), &name("hubspot"), at(5), 10).await.unwrap();
+        store.commit(commit(vec![mark(key.clone(), 2, 1)])).await.unwrap();
+        let finish = |dirty: Dirty| Op::Finish { connection: name("hubspot"), dirty };
+        store.commit(commit(vec![finish(claimed[0].clone())])).await.unwrap();
+        let again = store.due(&name("a"), &name("hubspot"), at(5), 10).await.unwrap();
+        assert_eq!((again.len(), again[0].due_at, again[0].priority), (1, at(2), 1));
+        store.commit(commit(vec![finish(again[0].clone())])).await.unwrap();
+        assert_eq!(store.next_due(&name("a"), &name("hubspot")).await.unwrap(), None);
+    }
+
+    pub async fn parents_and_urgent_marks_come_first(store: Store) {
+        let contact = Op::Mark(Mark {
+            connection: name("hubspot"),
+            kind: Kind::Contact,
+            key: Key::Local(record(9)),
+            due_at: at(3),
+            priority: 4,
+        });
+        store
+            .commit(commit(vec![mark(Key::Local(record(1)), 1, 3), mark(Key::Local(record(2)), 2, 0), contact]))
+            .await
+            .unwrap();
+        let due = |limit| {
+            let store = store.clone();
+            async move { store.due(&name("a"), &name("hubspot"), at(9), limit).await.unwrap() }
+        };
+        let first = due(10).await;
+        assert_eq!(first.iter().map(|d| d.kind).collect::<Vec<_>>(), vec![Kind::Contact]);
+        store.commit(commit(vec![Op::Finish { connection: name("hubspot"), dirty: first[0].clone() }])).await.unwrap();
+        assert_eq!(due(1).await[0].key, Key::Local(record(2)), "urgent before early");
+        assert_eq!(due(10).await.len(), 2);
+    }
+
+    pub async fn one_intent_is_open_per_record(store: Store) {
+        store.commit(commit(vec![Op::PutIntent(intent(1, 1))])).await.unwrap();
+        assert!(matches!(
+            store.commit(commit(vec![Op::PutIntent(intent(2, 1))])).await,
+            Err(StoreError::Taken { what: Taken::Intent })
+        ));
+        let mut sent = intent(1, 1);
+        (sent.state, sent.sent_at) = (IntentState::Sent, Some(at(4)));
+        store.commit(commit(vec![Op::PutIntent(sent.clone())])).await.unwrap();
+        assert_eq!(store.intents(&name("a"), &name("hubspot"), Kind::Deal, &[record(1)]).await.unwrap(), vec![sent]);
+        store.commit(commit(vec![Op::DropIntent(intent(1, 1).id)])).await.unwrap();
+        store.commit(commit(vec![Op::PutIntent(intent(2, 1))])).await.unwrap();
+    }
+
+    pub async fn a_fenced_engine_commits_nothing(store: Store) {
+        let take = |owner: &'static str, now: i64| {
+            let store = store.clone();
+            async move { store.take_lease(7, &name("a"), &name("hubspot"), owner, at(now), at(now + 30)).await.unwrap() }
+        };
+        let old = take("one", 0).await.unwrap();
+        let new = take("two", 31).await.unwrap();
+        assert!(new > old);
+        let by = |epoch| Commit {
+            fence: Some(Fence { connection: name("hubspot"), epoch }),
+            ..commit(vec![Op::PutCursor {
+                connection: name("hubspot"),
+                stream: "s".into(),
+                cursor: Cursor(epoch.to_string()),
+            }])
+        };
+        assert!(matches!(store.commit(by(old)).await, Err(StoreError::Fenced)));
+        store.commit(by(new)).await.unwrap();
+        assert_eq!(store.cursor(&name("a"), &name("hubspot"), "s").await.unwrap(), Some(Cursor(new.to_string())));
+    }
+
+    pub async fn a_lease_is_taken_once_and_taken_over_when_it_ended(store: Store) {
+        let take = |owner: &'static str, now: i64| {
+            let store = store.clone();
+            async move { store.take_lease(7, &name("a"), &name("hubspot"), owner, at(now), at(now + 30)).await.unwrap() }
+        };
+        let epoch = take("one", 0).await.unwrap();
+        assert_eq!(take("two", 29).await, None);
+        assert!(store.renew_lease(7, "one", epoch, at(60)).await.unwrap());
+        assert_eq!(take("two", 40).await, None);
+        assert!(take("two", 60).await.unwrap() > epoch);
+        assert!(!store.renew_lease(7, "one", epoch, at(90)).await.unwrap());
+    }
+
+    pub async fn the_same_conflict_is_recorded_once(store: Store) {
+        let conflict = |n: u128| Conflict {
+            id: ConflictId(Uuid::from_u128(n)),
+            connection: name("hubspot"),
+            kind: Kind::Deal,
+            record: record(1),
+            row: "name".into(),
+            fields: vec!["name".into()],
+            base: vec![Value::text("a")],
+            local: vec![Value::text("b")],
+            remote: vec![Value::text("c")],
+            winner: Winner::Nobody,
+            rule: "ask".into(),
+            state: ConflictState::Open,
+            at: at(0),
+        };
+        store.commit(commit(vec![Op::AddConflict(conflict(1))])).await.unwrap();
+        store.commit(commit(vec![Op::AddConflict(conflict(2))])).await.unwrap();
+        assert_eq!(store.conflicts(&name("a"), true, 10).await.unwrap(), vec![conflict(1)]);
+        let decided = Conflict { state: ConflictState::Resolved, winner: Winner::Local, ..conflict(1) };
+        store.commit(commit(vec![Op::PutConflict(decided.clone())])).await.unwrap();
+        assert_eq!(store.conflicts(&name("a"), true, 10).await.unwrap(), vec![]);
+        assert_eq!(store.conflict(&name("a"), conflict(1).id).await.unwrap(), Some(decided));
+    }
+
+    pub async fn a_failure_is_counted_not_repeated(store: Store) {
+        let failure = |n: u128, seconds| Failure {
+            id: FailureId(Uuid::from_u128(n)),
+            connection: name("hubspot"),
+            kind: Kind::Deal,
+            key: Key::Local(record(1)).to_string(),
+            row: "name".into(),
+            code: "rejected".into(),
+            message: "the vendor refuses it".into(),
+            first_at: at(seconds),
+            last_at: at(seconds),
+            attempts: 1,
+        };
+        store.commit(commit(vec![Op::PutFailure(failure(1, 0))])).await.unwrap();
+        store.commit(commit(vec![Op::PutFailure(failure(2, 9))])).await.unwrap();
+        let all = store.failures(&name("a"), 10).await.unwrap();
+        assert_eq!(
+            (all.len(), all[0].id, all[0].attempts, all[0].first_at, all[0].last_at),
+            (1, failure(1, 0).id, 2, at(0), at(9))
+        );
+        let drop =
+            Op::DropFailures { connection: name("hubspot"), kind: Kind::Deal, key: Key::Local(record(1)), row: None };
+        store.commit(commit(vec![drop])).await.unwrap();
+        assert_eq!(store.failures(&name("a"), 10).await.unwrap(), vec![]);
+    }
+
+    pub async fn accounts_do_not_see_each_other(store: Store) {
+        let contact = Contact { email: Some("Ada@Example.com ".into()), ..Contact::new(record(5), at(0)) };
+        let ops = vec![
+            put(deal(1, 1), 0, Some("c/p")),
+            Op::PutRecord { record: LocalRecord::Contact(contact), expected: 0, slot: None },
+            put_link(link(1, "77")),
+            mark(Key::Local(record(1)), 0, 0),
+        ];
+        store.commit(commit(ops.clone())).await.unwrap();
+        store.commit(Commit { account: name("b"), ..commit(ops) }).await.unwrap();
+        let stranger = name("c");
+        assert!(store.records(&stranger, Kind::Deal, &[record(1)]).await.unwrap().is_empty());
+        assert!(
+            store.links(&stranger, &name("hubspot"), Kind::Deal, By::Local(&[record(1)])).await.unwrap().is_empty()
+        );
+        assert!(store.due(&stranger, &name("hubspot"), at(9), 10).await.unwrap().is_empty());
+        let emails = ["ada@example.com".to_owned()];
+        assert!(store.contacts_by_email(&stranger, &emails).await.unwrap().is_empty());
+        assert_eq!(store.contacts_by_email(&name("b"), &emails).await.unwrap(), vec![(emails[0].clone(), record(5))]);
+    }
+}
+
+/// Random operations, one stream on two stores: every answer and every read must be the same.
+async fn same_on_random_operations(other: Arc<dyn SyncStore>, streams: u64) {
+    for seed in 0..streams {
+        let memory: Arc<dyn SyncStore> = Arc::new(MemoryStore::new());
+        let account = name(&format!("d{seed}"));
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut versions: BTreeMap<u128, i64> = BTreeMap::new();
+        for _ in 0..40 {
+            let ops: Vec<Op> = (0..rng.random_range(1..4)).map(|_| random_op(&mut rng, &versions)).collect();
+            let commit = Commit { account: account.clone(), fence: None, ops: ops.clone() };
+            let (a, b) = (memory.commit(commit.clone()).await, other.commit(commit).await);
+            assert_eq!(a.is_ok(), b.is_ok(), "seed {seed}: {ops:?}\n memory: {a:?}\n other: {b:?}");
+            if a.is_ok() {
+                for op in &ops {
+                    if let Op::PutRecord { record, .. } = op {
+                        versions.insert(record.id().0.as_u128() - 1, record.version());
+                    }
+                }
+            }
+            let ids: Vec<RecordId> = (0..4).map(record).collect();
+            let sorted = |mut all: Vec<LocalRecord>| {
+                all.sort_by_key(LocalRecord::id);
+                all
+            };
+            let read = |store: Arc<dyn SyncStore>| {
+                let (account, ids) = (account.clone(), ids.clone());
+                async move {
+                    let hubspot = name("hubspot");
+                    let records = sorted(store.records(&account, Kind::Deal, &ids).await.unwrap());
+                    let links = store.link_page(&account, &hubspot, Kind::Deal, None, 99).await.unwrap();
+                    let due = store.due(&account, &hubspot, at(99), 99).await.unwrap();
+                    let due: Vec<_> = due.into_iter().map(|d| (d.key, d.due_at, d.priority)).collect();
+                    let intents = store.open_intents(&account, &hubspot).await.unwrap();
+                    (records, links, due, intents)
+                }
+            };
+            assert_eq!(read(memory.clone()).await, read(other.clone()).await, "seed {seed}: {ops:?}");
+        }
+    }
+}
+
+fn random_op(rng: &mut StdRng, versions: &BTreeMap<u128, i64>) -> Op {
+    let n = rng.random_range(0..4_u128);
+    let slots = [None, Some("x"), Some("y")];
+    match rng.random_range(0..7) {
+        0 | 1 => {
+            let known = versions.get(&n).copied().unwrap_or(0);
+            let expected = if rng.random_bool(0.85) { known } else { known + 1 };
+            put(deal(n, expected + 1), expected, slots[rng.random_range(0..3)])
+        }
+        2 => put_link(link(n, &rng.random_range(1..6).to_string())),
+        3 => Op::RemoveLink { connection: name("hubspot"), kind: Kind::Deal, local: record(n) },
+        4 => mark(Key::Local(record(n)), rng.random_range(0..9), rng.random_range(0..4)),
+        5 => Op::PutIntent(intent(rng.random_range(0..3), n)),
+        _ => Op::DropIntent(IntentId(Uuid::from_u128(900 + rng.random_range(0..3_u128)))),
+    }
+}
+
+#[tokio::test]
+async fn memory_and_sqlite_are_one_store() {
+    let (_folder, store) = sqlite().await;
+    same_on_random_operations(store, 40).await;
+}
+
+#[tokio::test]
+async fn memory_and_postgresql_are_one_store() {
+    if let Some(store) = on_postgres("differential").await {
+        same_on_random_operations(store, 40).await;
+    }
+}

@@ -1,0 +1,67 @@
+//! The house keeps its floors: each room knows only those below it.
+
+use std::{fs, path::Path};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(ROOT).unwrap().display().to_string();
+            found.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+fn below(folder: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    sources(&Path::new(ROOT).join(folder), &mut found);
+    found
+}
+
+/// What a room may not know.
+fn forbids(folder: &str, words: &[&str]) {
+    for (name, text) in below(folder) {
+        for word in words {
+            let used =
+                text.lines().filter(|line| !line.trim_start().starts_with("//")).find(|line| line.contains(word));
+            assert!(used.is_none(), "{name} must not know `{word}`: {}", used.unwrap_or_default().trim());
+        }
+    }
+}
+
+#[test]
+fn every_room_knows_only_those_below_it() {
+    forbids("connectors/contract/src", &["tandem_hubspot", "tandem::", "sqlx"]);
+    forbids("connectors/hubspot/src", &["tandem::", "sqlx"]);
+    forbids("src/model", &["sqlx", "tokio", "async ", "crate::sync", "crate::api", "tandem_hubspot"]);
+    forbids("src/store", &["crate::sync", "crate::api", "crate::command", "tandem_hubspot"]);
+    forbids("src/sync", &["sqlx", "crate::api", "crate::command", "axum", "tandem_hubspot"]);
+    forbids("src/api", &["sqlx::", "crate::command", "tandem_hubspot"]);
+}
+
+#[test]
+fn the_core_sees_no_clock_and_does_no_io() {
+    for file in ["plan.rs", "lens.rs", "presence.rs", "mapping.rs"] {
+        let text = fs::read_to_string(Path::new(ROOT).join("src/sync").join(file)).unwrap();
+        for word in ["async ", "SyncStore", "dyn Clock", "std::fs"] {
+            assert!(!text.contains(word), "src/sync/{file} must not know `{word}`");
+        }
+    }
+}
+
+#[test]
+fn both_databases_have_the_same_migrations() {
+    let names = |folder: &str| {
+        let mut names: Vec<String> = fs::read_dir(Path::new(ROOT).join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("migrations/sqlite"), names("migrations/postgres"));
+}
