@@ -334,7 +334,7 @@ fn runs(ops: Vec<Op>) -> Vec<Vec<Op>> {
     let removes_links = ops.iter().any(|op| matches!(op, Op::RemoveLink { .. }));
     for op in ops {
         match op {
-            Op::PutRecord { expected: 0, .. } => records.push(op),
+            Op::PutRecord { .. } => records.push(op),
             Op::PutLink { .. } if !removes_links => links.push(op),
             op => rest.push(op),
         }

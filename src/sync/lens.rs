@@ -177,6 +177,13 @@ impl Directory {
         self.stages.contains_key(&(pipeline.to_owned(), stage.to_owned()))
     }
 
+    /// Where a record starts that names no stage: the default stage of the first pipeline.
+    #[must_use]
+    pub fn default_position(&self) -> Option<(PipelineId, StageId)> {
+        let pipeline = self.pipelines.values().next()?;
+        Some((pipeline.id, pipeline.default_stage()?.id))
+    }
+
     /// How far on a local stage is: closed beats open, then the probability.
     fn rank(&self, values: &[Value]) -> (StageKind, u8) {
         let found = (|| {
@@ -428,13 +435,12 @@ fn get_position(remote: &[Value], old: &[Value], directory: &Directory) -> Value
     let status = match map.kind {
         StageKind::Open => Status::Open,
         StageKind::Won => Status::Won,
-        // The vendor has no word for it; we keep ours while the record stays where it was.
-        StageKind::Lost if was == Status::Abandoned && same_stage => Status::Abandoned,
+        // The vendor has no word for it; we keep ours while the record stays where it was and its reason is stated.
+        StageKind::Lost if was == Status::Abandoned && same_stage && !reason.is_blank() => Status::Abandoned,
         StageKind::Lost => Status::Lost,
     };
     let (closed_at, expected) = if status.is_closed() {
-        let kept = if was.is_closed() { old[CLOSED_AT].clone() } else { Value::Null };
-        (if close_date.is_blank() { kept } else { close_date.clone() }, old[EXPECTED].clone())
+        (close_date.clone(), old[EXPECTED].clone())
     } else {
         let day = match close_date {
             Value::Time(at) => Value::Date(at.with_timezone(&directory.timezone).date_naive()),
@@ -444,7 +450,7 @@ fn get_position(remote: &[Value], old: &[Value], directory: &Directory) -> Value
     };
     let reason = match status {
         Status::Lost => reason.clone(),
-        Status::Abandoned if reason.as_text() == Some(ABANDONED) => old[LOST_REASON].clone(),
+        Status::Abandoned if reason.as_text() == Some(ABANDONED) => Value::Null,
         Status::Abandoned => reason.clone(),
         Status::Open | Status::Won => Value::Null,
     };

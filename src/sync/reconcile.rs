@@ -942,7 +942,7 @@ impl Reconciler {
     }
 
     fn plan_create(&self, kind: Kind, lens: &Lens, context: Context<'_>, began: DateTime<Utc>, decided: &mut Decided) {
-        let Some(local) = decided.work.local.clone() else { return self.finish_all(decided) };
+        let Some(mut local) = decided.work.local.clone() else { return self.finish_all(decided) };
         if let Some(intent) = decided.work.intent.take() {
             // The marker is unique at the vendor: of two creates one is refused, so trying again is safe at once.
             decided.ops.push(Op::DropIntent(intent.id));
@@ -950,6 +950,17 @@ impl Reconciler {
         let quarantined = local.as_opportunity().is_some_and(|deal| deal.quarantined);
         if !self.writes() || quarantined {
             return self.finish_all(decided);
+        }
+        // Made here before any pipeline was known.
+        if let LocalRecord::Deal(deal) = &mut local
+            && deal.position.stage.is_none()
+            && let Some((pipeline, stage)) = context.directory.default_position()
+        {
+            let expected = deal.version;
+            (deal.position.pipeline, deal.position.stage) = (Some(pipeline), Some(stage));
+            local.touch(began);
+            let slot = self.slot(&local);
+            decided.ops.push(Op::PutRecord { record: local.clone(), expected, slot });
         }
         let mut rows = BTreeMap::new();
         let (mut needs, mut failures) = (Vec::new(), Vec::new());

@@ -1,6 +1,6 @@
 //! The doors of the real program, with a stranger's hands: wrong keys, wrong tokens, wrong sizes, forged messages.
 
-use crate::process::{Place, TOKEN, postgres};
+use crate::process::{Place, TOKEN, postgres, program};
 
 fn text(output: &std::process::Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -58,7 +58,7 @@ fn what_an_operator_gets_wrong_is_named() {
     assert!(text(&output).contains("HubSpot refuses this access token"), "{}", text(&output));
     assert!(!text(&output).contains("canary"), "a token is never printed");
     assert_eq!(place.run(&["sync"]).status.code(), Some(2), "usage");
-    let nowhere = place.command().args(["--config", "/nowhere.toml", "doctor"]).output().unwrap();
+    let nowhere = program().args(["--config", "/nowhere.toml", "doctor"]).output().unwrap();
     assert!(text(&nowhere).contains("there is no configuration file /nowhere.toml"), "{}", text(&nowhere));
     place.run_ok(&["sync", "--once"]);
 }

@@ -33,7 +33,8 @@ pub struct Place {
     _sandbox: Running,
 }
 
-fn program() -> Command {
+/// The program, with nothing of this process's environment.
+pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command
