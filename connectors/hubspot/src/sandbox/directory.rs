@@ -325,6 +325,9 @@ impl World {
 
     pub(super) fn oauth(&mut self, rest: &[&str], form: &Query) -> Answer {
         let field = |name: &str| form.text(name).unwrap_or_default();
+        if let [kind @ ("access-tokens" | "refresh-tokens"), token] = rest {
+            return self.token_info(kind, token);
+        }
         let refuse = |status: &str, error: &str, text: &str| {
             Err(Refusal {
                 status: 400,
@@ -373,5 +376,26 @@ impl World {
             }
             _ => Err(Refusal::not_found()),
         }
+    }
+
+    /// The older way to ask about a token, which HubSpot's client libraries still use.
+    fn token_info(&self, kind: &str, token: &str) -> Answer {
+        let ends = self.tokens.get(token).copied();
+        let known = if kind == "access-tokens" {
+            ends.is_some_and(|ends| ends > self.now)
+        } else {
+            self.refresh_token.as_deref() == Some(token)
+        };
+        if !known {
+            return Err(Refusal::not_found());
+        }
+        let left = ends.map_or(0, |ends| (ends - self.now).num_seconds());
+        Ok((
+            200,
+            json!({
+                "token": token, "hub_id": self.settings.portal_id, "user_id": 77_001, "app_id": 1_357, "scopes": self.settings.scopes,
+                "client_id": self.settings.client_id, "expires_in": left, "token_type": if kind == "access-tokens" { "access" } else { "refresh" },
+            }),
+        ))
     }
 }

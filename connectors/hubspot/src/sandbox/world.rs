@@ -280,9 +280,9 @@ impl World {
             archived: None,
         };
         self.objects.entry(kind).or_default().insert(id, object);
-        self.store(kind, id, &clean, by);
         self.set_quietly(kind, id, "createdate", iso(self.now));
         self.set_quietly(kind, id, "hs_object_id", id.to_string());
+        self.store(kind, id, &clean, by);
         self.outbox_event(kind, id, "creation", by, |event| event["changeFlag"] = "CREATED".into());
         Ok(id)
     }
