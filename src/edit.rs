@@ -10,11 +10,11 @@ use tandem_contract::{Kind, Value};
 
 use crate::{
     model::{
-        Account, Conflict, ConflictState, Ids, Invalid, Key, LocalRecord, Mark, Name, Pipeline, Position, Reason,
-        RecordId, Stamp, Status, Winner,
+        Account, Conflict, ConflictState, Failure, HoldKind, Ids, Invalid, Key, LocalRecord, Mark, Name, Pipeline,
+        Position, Reason, RecordId, Stamp, Status, Winner,
         ids::{RunId, StageId},
     },
-    store::{Commit, Op, StoreError, SyncStore},
+    store::{By, Commit, Op, StoreError, SyncStore},
     sync::reconcile::{history_ops, slot},
 };
 
@@ -188,6 +188,34 @@ impl Desk<'_> {
         ops.extend(self.marks(conflict.kind, conflict.record));
         self.commit(ops).await?;
         Ok(conflict)
+    }
+
+    /// Tries a record that failed again now: its rows on hold for a refused value come off it.
+    ///
+    /// # Errors
+    /// [`EditError`]; nothing is stored then.
+    pub async fn retry(&self, failure: &Failure) -> Result<(), EditError> {
+        let key: Key = failure.key.parse().map_err(|_| EditError::NotFound("failure"))?;
+        let (account, connection) = (&self.account.name, &failure.connection);
+        let mut ops =
+            vec![Op::DropFailures { connection: connection.clone(), kind: failure.kind, key: key.clone(), row: None }];
+        let row = self.store.connection(account, connection).await?;
+        if let (Key::Local(id), Some(row)) = (&key, row) {
+            for mut link in self.store.links(account, connection, failure.kind, By::Local(&[*id])).await? {
+                link.holds.retain(|_, hold| hold.kind != HoldKind::Parked);
+                let remote_account = row.remote_account.clone().unwrap_or_default();
+                ops.push(Op::PutLink { link, system: row.system.clone(), remote_account });
+            }
+        }
+        let priority = Reason::Operator.priority();
+        ops.push(Op::Mark(Mark {
+            connection: connection.clone(),
+            kind: failure.kind,
+            key,
+            due_at: self.now,
+            priority,
+        }));
+        self.commit(ops).await
     }
 
     async fn load(&self, kind: Kind, id: RecordId) -> Result<LocalRecord, EditError> {

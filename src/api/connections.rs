@@ -18,8 +18,8 @@ use super::{
     values,
 };
 use crate::{
-    model::{Conflict, ConflictState, Key, Mark, Reason, Winner},
-    store::{Commit, Op, SyncStore},
+    model::{Conflict, ConflictState, Winner},
+    store::SyncStore,
     sync::connection::Connection,
 };
 
@@ -332,20 +332,7 @@ pub async fn retry(
     let failure =
         store.failures(&account.name, usize::MAX >> 1).await?.into_iter().find(|failure| failure.id.to_string() == id);
     let failure = failure.ok_or_else(|| Problem::not_found("failure"))?;
-    let key: Key = failure.key.parse().map_err(|_| Problem::not_found("failure"))?;
-    let now = door.0.installation.clock.now();
-    let connection = failure.connection.clone();
-    let ops = vec![
-        Op::DropFailures { connection: connection.clone(), kind: failure.kind, key: key.clone(), row: None },
-        Op::Mark(Mark {
-            connection: connection.clone(),
-            kind: failure.kind,
-            key,
-            due_at: now,
-            priority: Reason::Operator.priority(),
-        }),
-    ];
-    store.commit(Commit { account: account.name.clone(), fence: None, ops }).await?;
-    door.ring(&[connection]);
+    door.0.installation.desk(&account, &[]).retry(&failure).await?;
+    door.ring(&[failure.connection]);
     Ok(StatusCode::ACCEPTED)
 }

@@ -10,7 +10,7 @@ use tandem_contract::{Kind, Value};
 use super::{Exit, Global, account};
 use crate::{
     installation::Installation,
-    model::{Conflict, Key, Mark, Name, Reason, RecordId, Winner},
+    model::{Conflict, Name, RecordId, Winner},
     store::{By, Commit, Op, SyncStore},
 };
 
@@ -148,23 +148,8 @@ pub async fn retry(global: &Global, which: &str) -> anyhow::Result<Exit> {
             if which != "all" && failure.id.to_string() != which {
                 continue;
             }
-            let key: Key = failure.key.parse()?;
-            let ops = vec![
-                Op::DropFailures {
-                    connection: failure.connection.clone(),
-                    kind: failure.kind,
-                    key: key.clone(),
-                    row: None,
-                },
-                Op::Mark(Mark {
-                    connection: failure.connection,
-                    kind: failure.kind,
-                    key,
-                    due_at: installation.clock.now(),
-                    priority: Reason::Operator.priority(),
-                }),
-            ];
-            installation.store.commit(Commit { account: account.clone(), fence: None, ops }).await?;
+            let desk_account = super::account(&installation, Some(account))?;
+            installation.desk(desk_account, &[]).retry(&failure).await?;
             count += 1;
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
+use tracing::{error, info};
 
 use super::{Exit, Global};
 use crate::{api::Door, installation::Installation, sync::engine::Engine};
@@ -52,11 +52,11 @@ pub async fn run(
     info!(%listen, connections = engines.len(), "serving");
     let (tasks, hard) = (TaskTracker::new(), CancellationToken::new());
     for engine in engines {
-        let (stop, hard) = (stop.clone(), hard.clone());
+        let (stop, hard, engine) = (stop.clone(), hard.clone(), Arc::new(engine));
         tasks.spawn(async move {
             // An engine that is dropped in the middle leaves its intents behind; they say what was under way.
             tokio::select! {
-                () = engine.run() => {}
+                () = keep_running(engine) => {}
                 () = stop.cancelled() => {}
                 () = hard.cancelled() => {}
             }
@@ -73,6 +73,19 @@ pub async fn run(
     installation.store.close().await;
     info!(drained, "stopped");
     Ok(Exit::Done)
+}
+
+/// An engine does not end by itself. Should one panic, that is logged and it starts again from what is stored.
+async fn keep_running(engine: Arc<Engine>) {
+    loop {
+        let running = engine.clone();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { running.run().await });
+        let ended = tasks.join_next().await;
+        let panicked = ended.is_some_and(|ended| ended.is_err());
+        error!(connection = %engine.connection().name, panicked, "an engine ended; it is started again: please report this");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
 }
 
 /// Ends with Ctrl-C or SIGTERM.

@@ -81,6 +81,10 @@ impl Conflict {
     pub fn fingerprint(&self) -> String {
         let text =
             serde_json::to_string(&(&self.connection, self.kind, self.record, &self.row, &self.local, &self.remote));
+        if self.state == ConflictState::Open {
+            // A question that comes up again is asked again.
+            return self.id.to_string();
+        }
         crate::model::digest(text.unwrap_or_default().as_bytes())
     }
 }

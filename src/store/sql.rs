@@ -249,8 +249,13 @@ impl SqlStore {
     async fn carry_out(&self, tx: &mut Tx, commit: Commit) -> Result<(), StoreError> {
         let account = commit.account.as_str().to_owned();
         if let Some(fence) = &commit.fence {
+            // SQLite has one writer. On PostgreSQL the row is held, so that nobody takes over in the middle.
+            let sql = match tx {
+                Tx::Sqlite(_) => "SELECT epoch FROM connection WHERE account = $1 AND name = $2",
+                Tx::Postgres(_) => "SELECT epoch FROM connection WHERE account = $1 AND name = $2 FOR SHARE",
+            };
             let epoch: Option<(i64,)> = on_tx!(tx, c, Db => {
-                sqlx::query_as("SELECT epoch FROM connection WHERE account = $1 AND name = $2")
+                sqlx::query_as(sql)
                     .bind(&account).bind(fence.connection.as_str()).fetch_optional(&mut **c).await
             })
             .map_err(refused)?;

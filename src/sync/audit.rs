@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use tandem_contract::{Call, Cursor, ExternalId, Kind, Lane, Record, Seen};
+use tandem_contract::{Call, Cursor, ExternalId, Kind, Lane, Record, Seen, Value};
 
 use super::{
     plan::remote_values,
@@ -107,8 +107,12 @@ impl Reconciler {
                 continue;
             };
             let differs = lens.rows.iter().any(|row| {
-                let (Some(now), Some(base)) = (remote_values(row, record), link.base.get(&row.name)) else {
-                    return false;
+                let Some(now) = remote_values(row, record) else { return false };
+                let Some(base) = link.base.get(&row.name) else {
+                    // Never agreed on: of interest if either side has something to say.
+                    let says = |values: &[Value]| !values.iter().all(Value::is_blank);
+                    let ours = locals.get(&link.local).is_some_and(|local| says(&local.values(&row.fields)));
+                    return !link.holds.contains_key(&row.name) && (ours || says(&now));
                 };
                 let ours = locals.get(&link.local).map(|local| local.values(&row.fields));
                 !link.holds.contains_key(&row.name) && (now != base.1 || ours.is_some_and(|ours| ours != base.0))

@@ -92,9 +92,6 @@ impl Connection {
     #[must_use]
     pub fn shard(&self, remote_account: &str) -> i64 {
         let digest = crate::model::digest(format!("{}|{remote_account}", self.connector.system()).as_bytes());
-        i64::from_str_radix(&digest[..8], 16).unwrap_or(0) % SHARDS
+        i64::from_str_radix(&digest[..15], 16).unwrap_or(0)
     }
 }
-
-/// Virtual shards.
-pub const SHARDS: i64 = 4_096;

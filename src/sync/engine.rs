@@ -262,6 +262,12 @@ impl Engine {
     async fn work(&self, running: &mut Running) -> Result<bool, EngineError> {
         self.keep_lease(running).await?;
         let (account, name) = (&self.connection.account.name, &self.connection.name);
+        if let Some(row) = self.shared.store.connection(account, name).await? {
+            if row.state == ConnectionState::Paused {
+                return Err(EngineError::Paused(row.reason.unwrap_or_else(|| "the connection was paused".into())));
+            }
+            running.row = row;
+        }
         let due = self.shared.store.due(account, name, self.shared.clock.now(), BATCH).await?;
         let Some(kind) = due.first().map(|dirty| dirty.kind) else { return Ok(false) };
         match running.reconciler.batch(kind, due.clone(), BTreeMap::new(), Vec::new(), Lane::Propagate).await {

@@ -14,6 +14,8 @@ use crate::{
 
 /// Over how long effects are added up.
 const WINDOW: TimeDelta = TimeDelta::minutes(10);
+/// How long an approval lets a class through.
+const APPROVED_FOR: TimeDelta = TimeDelta::hours(1);
 /// Until when held work waits, unless a person decides.
 const HELD: TimeDelta = TimeDelta::days(3_650);
 
@@ -56,7 +58,7 @@ impl Guard {
 
     /// Lets a class through for an hour.
     pub fn approve(&mut self, class: &str, now: DateTime<Utc>) {
-        self.approved_until.insert(class.to_owned(), now + TimeDelta::hours(1));
+        self.approved_until.insert(class.to_owned(), now + APPROVED_FOR);
     }
 
     /// Counts one effect; true if it is one too many.
@@ -84,10 +86,14 @@ impl Reconciler {
     pub(super) async fn guarded(&self, kind: Kind, outgoing: Vec<Outgoing>) -> Result<Vec<Outgoing>, StoreError> {
         let now = self.clock.now();
         let links = self.store.count_links(&self.connection.account.name, &self.connection.name, kind).await?;
+        let events = self.store.guard_events(&self.connection.account.name, &self.connection.name).await?;
         let mut held: BTreeMap<String, Vec<Outgoing>> = BTreeMap::new();
         let mut free = Vec::new();
         {
             let mut guard = self.guard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            for event in events.iter().filter(|event| event.state == "approved" && now - event.at < APPROVED_FOR) {
+                guard.approve(&event.class, event.at);
+            }
             for one in outgoing {
                 let tripped = classes(&one)
                     .into_iter()

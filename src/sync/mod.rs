@@ -6,15 +6,18 @@
 
 pub mod audit;
 pub mod connection;
+mod decide;
 pub mod engine;
 pub mod guard;
 pub mod intake;
 pub mod lens;
 pub mod mapping;
+mod merges;
 pub mod plan;
 pub mod presence;
 pub mod preview;
 mod push;
+mod read;
 pub mod reconcile;
 pub mod summary;
 mod takeover;

@@ -36,6 +36,8 @@ pub enum OnFirstLink {
 
 /// Two statements nearer than this are taken to be at the same time.
 const UNCERTAIN: TimeDelta = TimeDelta::milliseconds(1_500);
+/// How much earlier than we sent it, by the vendor's clock, a statement may be and still be our own.
+const SLACK: TimeDelta = TimeDelta::seconds(60);
 /// How often a row may be rewritten to the same value in a day before we stop fighting.
 const REWRITES: u32 = 3;
 
@@ -191,7 +193,11 @@ impl Planner<'_, '_> {
         self.plan.holds.insert(self.row.name.clone(), None);
         match answer {
             Winner::Remote => self.take_in(local, remote),
-            _ => self.push_out(local.to_vec(), remote.to_vec()),
+            _ => {
+                // From now on theirs is what we saw and ours has moved: should this write fail, the next try is a plain push.
+                self.plan.base.insert(self.row.name.clone(), Base(Vec::new(), remote.to_vec()));
+                self.push_out(local.to_vec(), remote.to_vec());
+            }
         }
     }
 
@@ -202,7 +208,8 @@ impl Planner<'_, '_> {
             (false, true) if self.row.direction == Direction::Out => self.push_out(local, remote),
             (false, true) => self.take_in(&local, &remote),
             (true, _) if self.row.same(&local, &remote, self.snapshot.context) => self.rebase(local, remote),
-            (true, false) if self.row.direction == Direction::In => self.take_in(&local, &remote),
+            (true, _) if self.row.direction == Direction::In => self.take_in(&local, &remote),
+            (true, true) if self.row.direction == Direction::Out => self.push_out(local, remote),
             (true, false) => self.push_out(local, remote),
             (true, true) => self.conflict(base.0.clone(), local, remote),
         }
@@ -418,9 +425,9 @@ pub fn overwrites(
                 continue;
             }
             let Some(statements) = history.get(property) else { continue };
-            let Some(ours) = statements.iter().position(|statement| statement.value == written.want[index]) else {
-                continue;
-            };
+            let recent = |at: DateTime<Utc>| intent.sent_at.is_none_or(|sent| at - skew >= sent - SLACK);
+            let ours = statements.iter().position(|one| one.value == written.want[index] && recent(one.at));
+            let Some(ours) = ours else { continue };
             let Some(before) = statements.get(ours + 1) else { continue };
             if before.value != written.seen[index] && !(before.value.is_blank() && written.seen[index].is_blank()) {
                 foreign[index] = before.value.clone();

@@ -9,7 +9,8 @@ use tracing::{info, warn};
 use super::{
     lens::{Context, Lens},
     plan::overwrites,
-    reconcile::{Reconciler, SyncError, written_properties},
+    read::written_properties,
+    reconcile::{Reconciler, SyncError},
 };
 use crate::{
     model::{

@@ -269,17 +269,20 @@ mod behaviour {
             base: vec![Value::text("a")],
             local: vec![Value::text("b")],
             remote: vec![Value::text("c")],
-            winner: Winner::Nobody,
-            rule: "ask".into(),
-            state: ConflictState::Open,
+            winner: Winner::Remote,
+            rule: "newest".into(),
+            state: ConflictState::Decided,
             at: at(0),
         };
         store.commit(commit(vec![Op::AddConflict(conflict(1))])).await.unwrap();
         store.commit(commit(vec![Op::AddConflict(conflict(2))])).await.unwrap();
-        assert_eq!(store.conflicts(&name("a"), true, 10).await.unwrap(), vec![conflict(1)]);
+        assert_eq!(store.conflicts(&name("a"), false, 10).await.unwrap(), vec![conflict(1)]);
+        // A question that comes up a second time is asked a second time.
+        let asked = |n| Conflict { state: ConflictState::Open, winner: Winner::Nobody, ..conflict(n) };
+        store.commit(commit(vec![Op::AddConflict(asked(3)), Op::AddConflict(asked(4))])).await.unwrap();
+        assert_eq!(store.conflicts(&name("a"), true, 10).await.unwrap(), vec![asked(4), asked(3)]);
         let decided = Conflict { state: ConflictState::Resolved, winner: Winner::Local, ..conflict(1) };
         store.commit(commit(vec![Op::PutConflict(decided.clone())])).await.unwrap();
-        assert_eq!(store.conflicts(&name("a"), true, 10).await.unwrap(), vec![]);
         assert_eq!(store.conflict(&name("a"), conflict(1).id).await.unwrap(), Some(decided));
     }
 

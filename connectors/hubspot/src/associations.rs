@@ -72,19 +72,25 @@ pub async fn read(
 }
 
 /// Links deals to contacts. Repeating it changes nothing.
-pub async fn link(hubspot: &HubSpot, call: Call, pairs: &[(String, String)]) -> Result<(), ConnectorError> {
+///
+/// Answers false if HubSpot refused some of them (207): then what is there must be read.
+pub async fn link(hubspot: &HubSpot, call: Call, pairs: &[(String, String)]) -> Result<bool, ConnectorError> {
+    let mut all = true;
     let path = hubspot.options.api_version.associations("associate/default");
     for chunk in pairs.chunks(WRITE_BATCH) {
         let inputs: Vec<Json> =
             chunk.iter().map(|(deal, contact)| json!({ "from": { "id": deal }, "to": { "id": contact } })).collect();
         let ask = Ask::post(&path, json!({ "inputs": inputs }), call.lane).bucket(ASSOCIATIONS).writes();
-        hubspot.client.ask(ask).await?;
+        all &= hubspot.client.ask(ask).await?.status != http::StatusCode::MULTI_STATUS;
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Removes links between deals and contacts. Repeating it changes nothing.
-pub async fn unlink(hubspot: &HubSpot, call: Call, pairs: &[(String, String)]) -> Result<(), ConnectorError> {
+///
+/// Answers false if HubSpot refused some of them (207): then what is there must be read.
+pub async fn unlink(hubspot: &HubSpot, call: Call, pairs: &[(String, String)]) -> Result<bool, ConnectorError> {
+    let mut all = true;
     let path = hubspot.options.api_version.associations("archive");
     let mut by_deal: BTreeMap<&str, Vec<Json>> = BTreeMap::new();
     for (deal, contact) in pairs {
@@ -93,9 +99,9 @@ pub async fn unlink(hubspot: &HubSpot, call: Call, pairs: &[(String, String)]) -
     let inputs: Vec<Json> = by_deal.into_iter().map(|(deal, to)| json!({ "from": { "id": deal }, "to": to })).collect();
     for chunk in inputs.chunks(ARCHIVE_BATCH) {
         let ask = Ask::post(&path, json!({ "inputs": chunk }), call.lane).bucket(ASSOCIATIONS).writes();
-        hubspot.client.ask(ask).await?;
+        all &= hubspot.client.ask(ask).await?.status != http::StatusCode::MULTI_STATUS;
     }
-    Ok(())
+    Ok(all)
 }
 
 #[cfg(test)]

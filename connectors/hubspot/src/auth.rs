@@ -100,7 +100,7 @@ impl Auth {
         }
         let access = Secret::new(answer.access_token);
         // A minute early, or at half of a very short life.
-        let life = Duration::from_secs(answer.expires_in);
+        let life = Duration::from_secs(answer.expires_in.min(86_400));
         current.ends_at = clock.elapsed() + life.saturating_sub(Duration::from_secs(60)).max(life / 2);
         current.access = Some(access.clone());
         current.refresh = renewed.or(Some(refresh));

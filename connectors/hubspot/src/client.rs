@@ -25,6 +25,8 @@ pub const ASSOCIATIONS: Bucket = Bucket(2);
 
 /// How often a call that was certainly not carried out (429, 423) is repeated before the engine takes over.
 const REPEATS: u32 = 3;
+/// A vendor that asks for more than a day means something else: an hour too many is harmless, years are not.
+const LONGEST_WAIT: u64 = 86_400;
 
 pub struct Client {
     base_url: Url,
@@ -192,7 +194,7 @@ impl Client {
     /// of HubSpot's own client libraries. 423 is held about two seconds.
     fn penalty(&self, answer: &HttpResponse, attempt: u32) -> Duration {
         let stated = answer.headers.get(header::RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
-        if let Some(seconds) = stated {
+        if let Some(seconds) = stated.map(|seconds| seconds.min(LONGEST_WAIT)) {
             return Duration::from_secs(seconds);
         }
         if answer.status == StatusCode::LOCKED {
@@ -227,13 +229,16 @@ fn refusal(answer: &HttpResponse, writes: bool) -> ConnectorError {
         477 => {
             let wait = answer.headers.get(header::RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
             ConnectorError::RateLimited {
-                retry_after: Some(Duration::from_secs(wait.unwrap_or(3_600))),
+                retry_after: Some(Duration::from_secs(wait.unwrap_or(3_600).min(LONGEST_WAIT))),
                 policy: "the account is being moved to another data centre".into(),
             }
         }
         522 | 525 | 526 => ConnectorError::NotSent(format!("HubSpot answered {status}")),
         500.. if writes => ConnectorError::OutcomeUnknown(format!("HubSpot answered {status}")),
         500.. => ConnectorError::NotSent(format!("HubSpot answered {status}")),
+        // A proxy in between, not HubSpot.
+        300..=399 | 408 if writes => ConnectorError::OutcomeUnknown(format!("something in between answered {status}")),
+        300..=399 | 408 => ConnectorError::NotSent(format!("something in between answered {status}")),
         _ => rejection(&entry, status),
     }
 }

@@ -226,29 +226,46 @@ impl Batch<'_> {
         if touched.is_empty() {
             return;
         }
-        let mut done = Ok(());
-        if !add.is_empty() {
-            done = associations::link(self.hubspot, self.call, &add).await;
-        }
-        if done.is_ok() && !remove.is_empty() {
-            done = associations::unlink(self.hubspot, self.call, &remove).await;
-        }
-        for (index, want) in touched {
+        let done = self.relink(&add, &remove, &touched).await;
+        for (index, _) in touched {
             match &done {
-                Ok(()) => {
-                    if let Some(Pushed::Written { properties, .. }) = outcomes.get_mut(&index) {
-                        properties.insert(CONTACTS.into(), Value::Refs(want));
+                Ok(stored) => {
+                    if let (Some(Pushed::Written { properties, .. }), Some(refs)) =
+                        (outcomes.get_mut(&index), stored.get(&index))
+                    {
+                        properties.insert(CONTACTS.into(), Value::Refs(refs.clone()));
                     }
                 }
                 // The properties were written and the contacts perhaps not: read again.
                 Err(error) => {
-                    outcomes.insert(
-                        index,
-                        Pushed::Failed(ConnectorError::OutcomeUnknown(format!("linking the contacts: {error}"))),
-                    );
+                    let why = format!("linking the contacts: {error}");
+                    outcomes.insert(index, Pushed::Failed(ConnectorError::OutcomeUnknown(why)));
                 }
             }
         }
+    }
+
+    /// Links and unlinks; answers what is stored, which is read back where HubSpot refused some of it.
+    async fn relink(
+        &self,
+        add: &[(String, String)],
+        remove: &[(String, String)],
+        touched: &[(usize, Vec<String>)],
+    ) -> Result<BTreeMap<usize, Vec<String>>, ConnectorError> {
+        let mut all = true;
+        if !add.is_empty() {
+            all &= associations::link(self.hubspot, self.call, add).await?;
+        }
+        if all && !remove.is_empty() {
+            all &= associations::unlink(self.hubspot, self.call, remove).await?;
+        }
+        if all {
+            return Ok(touched.iter().cloned().collect());
+        }
+        let deal = |index: usize| target(&self.writes[index]).unwrap_or_default().to_owned();
+        let deals: Vec<String> = touched.iter().map(|(index, _)| deal(*index)).collect();
+        let there = associations::read(self.hubspot, self.call, &deals).await?;
+        Ok(touched.iter().map(|(index, _)| (*index, there.get(&deal(*index)).cloned().unwrap_or_default())).collect())
     }
 
     fn fail_all(&self, chunk: &[usize], error: ConnectorError, outcomes: &mut BTreeMap<usize, Pushed>) {

@@ -1,0 +1,585 @@
+//! From what was read to what is to be stored and written, record by record.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tandem_contract::{Fetched, Kind, Record, Value};
+use tracing::warn;
+
+use super::reconcile::{Decided, PATIENCE, Reconciler, SECOND_LOOK, Tally, Work, history_ops, slot};
+use super::{
+    lens::{Context, Direction, Lens},
+    plan::{Clash, FieldPlan, Snapshot, overwrites, plan, remote_values},
+    presence::{self, Here, Step, There},
+    push::Outgoing,
+};
+use crate::{
+    model::{
+        Conflict, ConflictState, Dirty, Failure, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord,
+        Mark, Reason, RecordId, Stamp, Winner,
+        ids::{ConflictId, FailureId, IntentId},
+    },
+    store::Op,
+};
+
+/// A deal whose contact did not come goes on without it, and says so.
+const CONTACT_MISSING: &str = "the record's contact is not linked yet, see that contact's own failure; the record goes on without it and the next audit looks again";
+
+struct MergeResult {
+    is_new: bool,
+    revived: bool,
+    expected: i64,
+    changed: bool,
+    open: bool,
+    before: LocalRecord,
+    sent: Option<Intent>,
+}
+
+impl Reconciler {
+    pub(super) fn snapshot<'a>(
+        &self,
+        lens: &'a Lens,
+        context: Context<'a>,
+        began: DateTime<Utc>,
+        work: &'a Work,
+        local: &'a LocalRecord,
+        remote: &'a Record,
+    ) -> Snapshot<'a> {
+        let intent = work.intent.as_ref().filter(|intent| intent.state == IntentState::Sent);
+        Snapshot {
+            lens,
+            context,
+            link: work.link.as_ref(),
+            local,
+            remote,
+            intent,
+            history: work.history.as_ref(),
+            answers: &work.answers,
+            on_first_link: self.connection.on_first_link,
+            may_push: self.writes() && !still_open(intent, began),
+            skew: self.skew,
+            now: began,
+        }
+    }
+
+    /// What one record needs.
+    pub(super) fn decide(
+        &self,
+        kind: Kind,
+        lens: &Lens,
+        context: Context<'_>,
+        began: DateTime<Utc>,
+        work: Work,
+    ) -> Decided {
+        let here = match &work.local {
+            None => Here::Unknown,
+            Some(local) if local.is_deleted() => Here::Deleted,
+            Some(_) => Here::Present,
+        };
+        let there = self.there(lens, began, &work);
+        let edited_here = work.link.as_ref().zip(work.local.as_ref()).is_some_and(|(link, local)| {
+            lens.rows.iter().any(|row| link.base.get(&row.name).is_some_and(|base| base.0 != local.values(&row.fields)))
+        });
+        let step = presence::decide(
+            here,
+            there,
+            work.link.as_ref().map(|link| link.state),
+            edited_here,
+            self.connection.on_remote_delete,
+            self.connection.on_local_delete,
+        );
+        let mut decided = Decided { ops: Vec::new(), outgoing: None, needs: Vec::new(), tally: Tally::default(), work };
+        if decided.work.external.is_some() && decided.work.fetched.is_none() {
+            // Not read, for whatever reason: that is no answer, and nothing is finished on it.
+            let until = self.later(decided.work.dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0));
+            self.defer_all(&mut decided, until, true);
+            return decided;
+        }
+        match step {
+            Step::Merge | Step::Revive | Step::TakeIn => {
+                self.merge_fields(kind, lens, context, began, step, &mut decided)
+            }
+            Step::Create => self.plan_create(kind, lens, context, began, &mut decided),
+            Step::ArchiveRemote => self.plan_archive(kind, began, &mut decided),
+            Step::Forbidden => {
+                let until = began + TimeDelta::hours(1);
+                if let Some(first) = decided.work.dirty.first().cloned() {
+                    let text = "the vendor does not let us see this record: grant access to it, or take it out of the connection's filter";
+                    decided.ops.push(self.failure(kind, &first.key, "", "forbidden", text.into()));
+                    decided.tally.failed += 1;
+                }
+                self.defer_all(&mut decided, until, true);
+            }
+            Step::Nothing => self.finish_all(&mut decided),
+            Step::LookAgain | Step::Missing | Step::Unlink | Step::Tombstone | Step::DeleteLocal => {
+                self.end_of_link(step, began, &mut decided);
+            }
+        }
+        decided
+    }
+
+    pub(super) fn there(&self, lens: &Lens, began: DateTime<Utc>, work: &Work) -> There {
+        match &work.fetched {
+            None => There::Unknown,
+            Some(Fetched::Found(record) | Fetched::MergedInto(record)) => There::Found {
+                edited: work.link.as_ref().is_some_and(|link| {
+                    lens.rows.iter().any(|row| {
+                        let now = remote_values(row, record);
+                        let ours =
+                            work.intent.as_ref().and_then(|intent| intent.rows.get(&row.name)).map(|row| &row.want);
+                        link.base.get(&row.name).zip(now).is_some_and(|(base, now)| base.1 != now && Some(&now) != ours)
+                    })
+                }),
+            },
+            Some(Fetched::Archived) => There::Archived,
+            Some(Fetched::Gone) => There::Gone {
+                again: work
+                    .link
+                    .as_ref()
+                    .and_then(|link| link.missing_since)
+                    .is_some_and(|since| began - since >= SECOND_LOOK),
+            },
+            Some(Fetched::Forbidden) => There::Forbidden,
+        }
+    }
+
+    pub(super) fn finish_all(&self, decided: &mut Decided) {
+        let done: Vec<Op> = decided.work.dirty.drain(..).map(|dirty| self.finish(dirty)).collect();
+        decided.ops.extend(done);
+    }
+
+    pub(super) fn defer_all(&self, decided: &mut Decided, until: DateTime<Utc>, failed: bool) {
+        let put_off: Vec<Op> = decided.work.dirty.drain(..).map(|dirty| self.defer(dirty, until, failed)).collect();
+        decided.ops.extend(put_off);
+    }
+
+    pub(super) fn failure(&self, kind: Kind, key: &Key, row: &str, code: &str, message: String) -> Op {
+        let now = self.clock.now();
+        Op::PutFailure(Failure {
+            id: FailureId(self.ids.next(now)),
+            connection: self.connection.name.clone(),
+            kind,
+            key: key.to_string(),
+            row: row.into(),
+            code: code.into(),
+            message,
+            first_at: now,
+            last_at: now,
+            attempts: 1,
+        })
+    }
+
+    pub(super) fn put_link(&self, link: Link) -> Op {
+        Op::PutLink {
+            link,
+            system: self.connection.connector.system().into(),
+            remote_account: self.remote_account.clone(),
+        }
+    }
+
+    /// The one active place a record takes, where the account's policy has such places (AX-02).
+    pub(super) fn slot(&self, record: &LocalRecord) -> Option<String> {
+        slot(self.connection.account.profile.policy().uniqueness, record)
+    }
+
+    pub(super) fn conflict(&self, kind: Kind, record: RecordId, clash: Clash) -> Conflict {
+        let now = self.clock.now();
+        Conflict {
+            id: ConflictId(self.ids.next(now)),
+            connection: self.connection.name.clone(),
+            kind,
+            record,
+            row: clash.row,
+            fields: clash.fields,
+            base: clash.base,
+            local: clash.local,
+            remote: clash.remote,
+            winner: clash.winner,
+            rule: clash.rule.into(),
+            state: if clash.winner == Winner::Nobody { ConflictState::Open } else { ConflictState::Decided },
+            at: now,
+        }
+    }
+
+    /// Both sides have it: merge field by field.
+    pub(super) fn merge_fields(
+        &self,
+        kind: Kind,
+        lens: &Lens,
+        context: Context<'_>,
+        began: DateTime<Utc>,
+        step: Step,
+        decided: &mut Decided,
+    ) {
+        let Some(Fetched::Found(remote) | Fetched::MergedInto(remote)) = decided.work.fetched.clone() else { return };
+        let is_new = step == Step::TakeIn;
+        if is_new
+            && (self.connection.direction == Direction::Out || !self.connection.filter.admits(kind, lens, &remote))
+        {
+            return self.finish_all(decided);
+        }
+        let fresh = RecordId(self.ids.next(began));
+        let Some(mut local) = decided
+            .work
+            .local
+            .clone()
+            .or_else(|| LocalRecord::new(kind, fresh, remote_created(&remote).unwrap_or(began)))
+        else {
+            return self.finish_all(decided);
+        };
+        let expected = if is_new { 0 } else { local.version() };
+        let revived = step == Step::Revive;
+        if revived {
+            local.set_deleted(None);
+        }
+        let sent = decided.work.intent.clone().filter(|intent| intent.state == IntentState::Sent);
+        let open = still_open(sent.as_ref(), began);
+        let mut plan = plan(&self.snapshot(lens, context, began, &decided.work, &local, &remote));
+        // What our own late-acknowledged write replaced.
+        if let (Some(intent), Some(history)) = (&sent, &decided.work.history) {
+            for found in overwrites(intent, lens, history, &local, context, self.skew) {
+                if let Some((values, at)) = found.revert
+                    && !plan.takes.iter().any(|(row, ..)| *row == found.clash.row)
+                {
+                    plan.takes.push((found.clash.row.clone(), found.clash.fields.clone(), values, Some(at)));
+                    plan.waits = true;
+                }
+                plan.clashes.push(found.clash);
+            }
+        }
+        let before = local.clone();
+        let changed = self.take(&plan, &mut local, began);
+        self.store_merge(
+            kind,
+            MergeResult { is_new, revived, expected, changed, open, before, sent },
+            plan,
+            local,
+            &remote,
+            began,
+            decided,
+        );
+    }
+
+    /// Applies the values to be taken in; answers whether anything changed.
+    pub(super) fn take(&self, plan: &FieldPlan, local: &mut LocalRecord, began: DateTime<Utc>) -> bool {
+        for (_, fields, values, at) in &plan.takes {
+            let stamp = Stamp { at: at.unwrap_or(began), by: self.connection.name.to_string() };
+            // The plan tried these values on a copy; what does not fit is not in it.
+            if let Err(invalid) = local.set(fields, values, &stamp) {
+                warn!(field = invalid.field, "a planned value does not fit");
+            }
+        }
+        !plan.takes.is_empty()
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one transaction, each used once")]
+    fn store_merge(
+        &self,
+        kind: Kind,
+        result: MergeResult,
+        plan: FieldPlan,
+        mut local: LocalRecord,
+        remote: &Record,
+        began: DateTime<Utc>,
+        decided: &mut Decided,
+    ) {
+        let MergeResult { is_new, revived, expected, changed, open, before, sent } = result;
+        if (changed || revived) && !is_new {
+            local.touch(began);
+        }
+        if is_new || changed || revived {
+            if let LocalRecord::Deal(deal) = &mut local
+                && deal.quarantined
+                && deal.position.status.is_closed()
+            {
+                deal.quarantined = false;
+            }
+            let slot = self.slot(&local);
+            decided.ops.push(Op::PutRecord { record: local.clone(), expected, slot });
+            if !is_new {
+                decided.ops.extend(self.history_of(kind, &before, &local, began));
+                decided.tally.updated += 1;
+            } else {
+                decided.tally.created += 1;
+            }
+            decided.ops.extend(self.mark_siblings(kind, local.id(), began));
+        }
+        let key = Key::Local(local.id());
+        let mut link = decided.work.link.clone().unwrap_or_else(|| Link {
+            connection: self.connection.name.clone(),
+            kind,
+            local: local.id(),
+            external: remote.id.clone(),
+            state: LinkState::Linked,
+            base: BTreeMap::new(),
+            version: remote.version.clone(),
+            holds: BTreeMap::new(),
+            rewrites: BTreeMap::new(),
+            missing_since: None,
+        });
+        link.base.extend(plan.base);
+        let mut released: Vec<String> = Vec::new();
+        let mut asked: BTreeMap<String, ConflictId> = BTreeMap::new();
+        for clash in plan.clashes {
+            let conflict = self.conflict(kind, local.id(), clash);
+            if conflict.state == ConflictState::Open {
+                asked.insert(conflict.row.clone(), conflict.id);
+            }
+            decided.tally.conflicts += 1;
+            decided.ops.push(Op::AddConflict(conflict));
+        }
+        for (row, hold) in plan.holds {
+            match hold {
+                Some(mut hold) => {
+                    hold.conflict = asked.get(&row).copied();
+                    link.holds.insert(row, hold);
+                }
+                None => {
+                    link.rewrites.remove(&row);
+                    link.holds.remove(&row);
+                    released.push(row);
+                }
+            }
+        }
+        // What is solved is taken off the list: rows that came off hold, and the record's own earlier tries.
+        let whole = decided
+            .work
+            .dirty
+            .iter()
+            .filter(|dirty| dirty.attempts > 0)
+            .map(|dirty| (dirty.key.clone(), String::new()));
+        let solved: Vec<(Key, String)> = released.into_iter().map(|row| (key.clone(), row)).chain(whole).collect();
+        decided.ops.extend(solved.into_iter().map(|(key, row)| Op::DropFailures {
+            connection: self.connection.name.clone(),
+            kind,
+            key,
+            row: Some(row),
+        }));
+        for (row, code, message) in plan.failures {
+            decided.ops.push(self.failure(kind, &key, &row, code, message));
+            decided.tally.failed += 1;
+        }
+        link.state = LinkState::Linked;
+        link.missing_since = None;
+        link.external = remote.id.clone();
+        link.version = remote.version.clone();
+        if decided.work.link.as_ref() != Some(&link) {
+            decided.ops.push(self.put_link(link.clone()));
+        }
+        // A create is settled by finding its record; an update by a read that began after its window closed.
+        let settled = decided.work.intent.take().filter(|intent| !open || matches!(intent.op, IntentOp::Create { .. }));
+        if let Some(intent) = &settled {
+            decided.ops.push(Op::DropIntent(intent.id));
+        }
+        if !plan.needs.is_empty() {
+            if decided.work.dirty.iter().all(|dirty| dirty.attempts < PATIENCE) {
+                decided.needs = plan.needs;
+                let until = self.patience(&decided.work.dirty);
+                return self.defer_all(decided, until, true);
+            }
+            decided.ops.push(self.failure(kind, &key, "contact", "contact_missing", CONTACT_MISSING.into()));
+            decided.tally.failed += 1;
+        }
+        if !plan.pushes.is_empty() {
+            let intent = Intent {
+                id: IntentId(self.ids.next(began)),
+                connection: self.connection.name.clone(),
+                kind,
+                local: local.id(),
+                op: IntentOp::Update { external: remote.id.clone(), version: remote.version.clone() },
+                rows: plan.pushes,
+                state: IntentState::Planned,
+                sent_at: None,
+                closes_at: None,
+                run: self.run,
+            };
+            decided.ops.push(Op::PutIntent(intent.clone()));
+            decided.outgoing =
+                Some(Outgoing { intent, link: Some(link), local, dirty: std::mem::take(&mut decided.work.dirty) });
+            return;
+        }
+        match sent.filter(|_| settled.is_none()).and_then(|intent| intent.closes_at) {
+            // Look again when the late window is over.
+            Some(closes_at) => self.defer_all(decided, closes_at, false),
+            None if plan.waits && self.writes() => self.defer_all(decided, began, false),
+            None => self.finish_all(decided),
+        }
+    }
+
+    /// How long a record waits for another one: not at all at first, since parents are worked on first.
+    pub(super) fn patience(&self, dirty: &[Dirty]) -> DateTime<Utc> {
+        let attempts = dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0);
+        if attempts < 2 { self.clock.now() } else { self.later(attempts) }
+    }
+
+    pub(super) fn history_of(
+        &self,
+        kind: Kind,
+        before: &LocalRecord,
+        after: &LocalRecord,
+        now: DateTime<Utc>,
+    ) -> Vec<Op> {
+        let by = self.connection.name.to_string();
+        history_ops(kind, before, after, &by, now, self.run)
+    }
+
+    pub(super) fn mark_siblings(&self, kind: Kind, local: RecordId, now: DateTime<Utc>) -> Vec<Op> {
+        let mark = |connection: &crate::model::Name| {
+            Op::Mark(Mark {
+                connection: connection.clone(),
+                kind,
+                key: Key::Local(local),
+                due_at: now,
+                priority: Reason::Propagate.priority(),
+            })
+        };
+        self.connection.siblings.iter().map(mark).collect()
+    }
+
+    pub(super) fn plan_create(
+        &self,
+        kind: Kind,
+        lens: &Lens,
+        context: Context<'_>,
+        began: DateTime<Utc>,
+        decided: &mut Decided,
+    ) {
+        let Some(mut local) = decided.work.local.clone() else { return self.finish_all(decided) };
+        if let Some(intent) = decided.work.intent.take() {
+            // The marker is unique at the vendor: of two creates one is refused, so trying again is safe at once.
+            decided.ops.push(Op::DropIntent(intent.id));
+        }
+        let quarantined = local.as_opportunity().is_some_and(|deal| deal.quarantined);
+        if !self.writes() || quarantined {
+            return self.finish_all(decided);
+        }
+        // Made here before any pipeline was known.
+        if let LocalRecord::Deal(deal) = &mut local
+            && deal.position.stage.is_none()
+            && let Some((pipeline, stage)) = context.directory.default_position()
+        {
+            let expected = deal.version;
+            (deal.position.pipeline, deal.position.stage) = (Some(pipeline), Some(stage));
+            local.touch(began);
+            let slot = self.slot(&local);
+            decided.ops.push(Op::PutRecord { record: local.clone(), expected, slot });
+        }
+        let mut rows = BTreeMap::new();
+        let (mut needs, mut failures) = (Vec::new(), Vec::new());
+        for row in lens.rows.iter().filter(|row| row.direction != Direction::In) {
+            let values = local.values(&row.fields);
+            let nothing: Vec<Value> = row
+                .properties
+                .iter()
+                .map(|(name, _)| if name.starts_with("associations.") { Value::Refs(Vec::new()) } else { Value::Null })
+                .collect();
+            match row.put(&values, &nothing, context) {
+                Ok(want) => {
+                    rows.insert(row.name.clone(), crate::model::IntentRow { local: values, seen: nothing, want });
+                }
+                Err(super::lens::Unfit::Wait(need)) => needs.push(need),
+                Err(super::lens::Unfit::Park(code, message)) => failures.push((row.name.clone(), code, message)),
+            }
+        }
+        if !needs.is_empty() && decided.work.dirty.iter().all(|dirty| dirty.attempts < PATIENCE) {
+            decided.needs = needs;
+            let until = self.patience(&decided.work.dirty);
+            return self.defer_all(decided, until, true);
+        }
+        let key = Key::Local(local.id());
+        // Without a position a deal cannot be made; any other field that does not fit is left out and shown.
+        let essential = failures.iter().any(|(row, ..)| row == "position");
+        for (row, code, message) in failures {
+            decided.ops.push(self.failure(kind, &key, &row, code, message));
+            decided.tally.failed += 1;
+        }
+        if essential {
+            return self.finish_all(decided);
+        }
+        let intent = Intent {
+            id: IntentId(self.ids.next(began)),
+            connection: self.connection.name.clone(),
+            kind,
+            local: local.id(),
+            op: IntentOp::Create { marker: self.connection.marker(local.id()) },
+            rows,
+            state: IntentState::Planned,
+            sent_at: None,
+            closes_at: None,
+            run: self.run,
+        };
+        decided.ops.push(Op::PutIntent(intent.clone()));
+        decided.outgoing = Some(Outgoing { intent, link: None, local, dirty: std::mem::take(&mut decided.work.dirty) });
+    }
+
+    pub(super) fn plan_archive(&self, kind: Kind, began: DateTime<Utc>, decided: &mut Decided) {
+        let (Some(link), Some(local)) = (decided.work.link.clone(), decided.work.local.clone()) else {
+            return self.finish_all(decided);
+        };
+        if !self.writes() {
+            return self.finish_all(decided);
+        }
+        if let Some(intent) = decided.work.intent.take() {
+            if still_open(Some(&intent).filter(|intent| intent.state == IntentState::Sent), began) {
+                return self.defer_all(decided, intent.closes_at.unwrap_or(began), false);
+            }
+            decided.ops.push(Op::DropIntent(intent.id));
+        }
+        let intent = Intent {
+            id: IntentId(self.ids.next(began)),
+            connection: self.connection.name.clone(),
+            kind,
+            local: local.id(),
+            op: IntentOp::Archive { external: link.external.clone() },
+            rows: BTreeMap::new(),
+            state: IntentState::Planned,
+            sent_at: None,
+            closes_at: None,
+            run: self.run,
+        };
+        decided.ops.push(Op::PutIntent(intent.clone()));
+        decided.outgoing =
+            Some(Outgoing { intent, link: Some(link), local, dirty: std::mem::take(&mut decided.work.dirty) });
+    }
+
+    pub(super) fn end_of_link(&self, step: Step, began: DateTime<Utc>, decided: &mut Decided) {
+        let Some(mut link) = decided.work.link.clone() else { return self.finish_all(decided) };
+        if let Some(intent) = decided.work.intent.take() {
+            decided.ops.push(Op::DropIntent(intent.id));
+        }
+        match step {
+            Step::LookAgain => {
+                let since = *link.missing_since.get_or_insert(began);
+                decided.ops.push(self.put_link(link));
+                return self.defer_all(decided, since + SECOND_LOOK, false);
+            }
+            Step::Missing => link.state = LinkState::RemoteMissing,
+            Step::Unlink => link.state = LinkState::Unlinked,
+            _ => link.state = LinkState::Tombstoned,
+        }
+        decided.tally.deleted += 1;
+        if step == Step::DeleteLocal
+            && let Some(mut local) = decided.work.local.clone()
+        {
+            let expected = local.version();
+            local.set_deleted(Some(began));
+            local.touch(began);
+            decided.ops.extend(self.mark_siblings(link.kind, local.id(), began));
+            decided.ops.push(Op::PutRecord { record: local, expected, slot: None });
+        }
+        decided.ops.push(self.put_link(link));
+        self.finish_all(decided);
+    }
+}
+
+/// True while a write whose outcome is not known may still land after a read that began at `began`.
+fn still_open(intent: Option<&Intent>, began: DateTime<Utc>) -> bool {
+    intent.is_some_and(|intent| intent.closes_at.is_none_or(|closes_at| began <= closes_at))
+}
+
+fn remote_created(remote: &Record) -> Option<DateTime<Utc>> {
+    match remote.property("createdate") {
+        Value::Time(at) => Some(at),
+        _ => None,
+    }
+}

@@ -1,0 +1,144 @@
+//! Records that were merged at the vendor: aliases, links that move, and records of ours that become one.
+
+use chrono::{DateTime, Utc};
+use tandem_contract::{ExternalId, Fetched, Kind};
+
+use super::reconcile::{Reconciler, SyncError, Work, history_ops};
+use crate::{
+    model::{Key, Link, LocalRecord, Mark, Reason},
+    store::{By, Op, StoreError},
+};
+
+impl Reconciler {
+    /// A survivor that is seen before the news of its merge: the records it absorbed are linked here.
+    pub(super) async fn recognise_merges(&self, kind: Kind, works: &mut [Work]) -> Result<(), StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        for work in
+            works.iter_mut().filter(|work| work.link.is_none() && work.dirty.iter().any(|dirty| dirty.generation > 0))
+        {
+            let Some(Fetched::Found(record)) = &work.fetched else { continue };
+            if record.absorbed.is_empty() {
+                continue;
+            }
+            let link = self.store.links(account, name, kind, By::External(&record.absorbed)).await?.pop();
+            if let Some(link) = link {
+                work.local = self.store.records(account, kind, &[link.local]).await?.pop();
+                work.external = Some(link.external.clone());
+                work.fetched = Some(Fetched::MergedInto(record.clone()));
+                work.link = Some(link);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that live on as others, one after the other: the id is an alias from now on, and the link moves to the
+    /// survivor. If both had a record here, the older of ours survives and the other keeps a pointer to it.
+    pub(super) async fn follow_merges(&self, kind: Kind, works: Vec<Work>) -> Result<(), SyncError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        for mut work in works {
+            let Some(Fetched::MergedInto(survivor)) = work.fetched.take() else { continue };
+            let now = self.clock.now();
+            let mut ops = Vec::new();
+            if let Some(old) = work.external.clone() {
+                ops.push(Op::PutAlias { connection: name.clone(), kind, old, new: survivor.id.clone() });
+            }
+            // An earlier one of this round may have moved it.
+            let link = match &work.local {
+                Some(local) => self.store.links(account, name, kind, By::Local(&[local.id()])).await?.pop(),
+                None => None,
+            };
+            if let (None, Some(local)) = (&link, &work.local) {
+                ops.extend(self.merge_unlinked(kind, local.clone(), &survivor.id, now).await?);
+            }
+            if let (Some(mut link), Some(local)) = (link, work.local.take()) {
+                for intent in self.store.intents(account, name, kind, &[link.local]).await? {
+                    ops.push(Op::DropIntent(intent.id));
+                }
+                let other = self
+                    .store
+                    .links(account, name, kind, By::External(std::slice::from_ref(&survivor.id)))
+                    .await?
+                    .pop();
+                match other {
+                    None => {
+                        link.external = survivor.id.clone();
+                        ops.push(self.put_link(link));
+                    }
+                    Some(other) if other.local == link.local => {}
+                    Some(other) => {
+                        if let Some(theirs) = self.store.records(account, kind, &[other.local]).await?.pop() {
+                            ops.extend(self.merge_locals(kind, (link, local), (other, theirs), now));
+                        }
+                    }
+                }
+            }
+            let priority = Reason::Propagate.priority();
+            ops.push(Op::Mark(Mark {
+                connection: name.clone(),
+                kind,
+                key: Key::External(survivor.id),
+                due_at: now,
+                priority,
+            }));
+            ops.extend(work.dirty.drain(..).map(|dirty| self.finish(dirty)));
+            self.store.commit(self.commit_of(ops)).await?;
+        }
+        Ok(())
+    }
+
+    /// A record of ours whose half at the vendor was merged before we ever linked it.
+    pub(super) async fn merge_unlinked(
+        &self,
+        kind: Kind,
+        mut lost: LocalRecord,
+        survivor: &ExternalId,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Op>, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let Some(kept) =
+            self.store.links(account, name, kind, By::External(std::slice::from_ref(survivor))).await?.pop()
+        else {
+            return Ok(Vec::new());
+        };
+        let mut ops: Vec<Op> = self
+            .store
+            .intents(account, name, kind, &[lost.id()])
+            .await?
+            .iter()
+            .map(|intent| Op::DropIntent(intent.id))
+            .collect();
+        let expected = lost.version();
+        if let Some(kept) = self.store.records(account, kind, &[kept.local]).await?.pop() {
+            ops.extend(history_ops(kind, &lost, &kept, "merge", now, self.run));
+        }
+        lost.set_merged_into(kept.local, now);
+        lost.touch(now);
+        ops.extend(self.mark_siblings(kind, lost.id(), now));
+        ops.push(Op::PutRecord { record: lost, expected, slot: None });
+        Ok(ops)
+    }
+
+    pub(super) fn merge_locals(
+        &self,
+        kind: Kind,
+        mine: (Link, LocalRecord),
+        other: (Link, LocalRecord),
+        now: DateTime<Utc>,
+    ) -> Vec<Op> {
+        let (target, older_first) = (other.0.external.clone(), mine.1.created_at() <= other.1.created_at());
+        let ((mut kept_link, kept), (lost_link, mut lost)) = if older_first { (mine, other) } else { (other, mine) };
+        let connection = self.connection.name.clone();
+        let expected = lost.version();
+        lost.set_merged_into(kept.id(), now);
+        lost.touch(now);
+        kept_link.external = target;
+        let mut ops = vec![
+            Op::RemoveLink { connection: connection.clone(), kind, local: lost_link.local },
+            Op::PutRecord { record: lost.clone(), expected, slot: None },
+            self.put_link(kept_link),
+        ];
+        ops.extend(history_ops(kind, &lost, &kept, "merge", now, self.run));
+        ops.extend(self.mark_siblings(kind, lost.id(), now));
+        ops
+    }
+}

@@ -1,0 +1,434 @@
+//! Reading both sides of a batch: links, our records, the vendor's, open intents, histories, people's answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use tandem_contract::{Call, ConnectorError, ExternalId, Fetched, Kind, Record, Value};
+use tracing::debug;
+
+use super::reconcile::{Reconciler, SyncError, Work};
+use super::{
+    lens::{Context, Lens, People},
+    plan::plan,
+};
+use crate::{
+    model::{ConflictState, Dirty, Intent, IntentOp, IntentState, Key, Link, LocalRecord, RecordId},
+    store::{By, StoreError},
+};
+
+impl Reconciler {
+    /// Everything a decision looks at: links, our records, the vendor's, open intents, histories, people's answers. If a
+    /// record was merged away, the rest is not read: merges are followed first.
+    pub(super) async fn read_both_sides(
+        &self,
+        call: Call,
+        kind: Kind,
+        lens: &Lens,
+        dirty: Vec<Dirty>,
+        seen: BTreeMap<ExternalId, Record>,
+        began: DateTime<Utc>,
+    ) -> Result<Vec<Work>, SyncError> {
+        let merged = |works: &[Work]| works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_))));
+        let mut works = self.resolve(kind, dirty, seen).await?;
+        self.fetch(call, kind, &mut works).await?;
+        self.recognise_merges(kind, &mut works).await?;
+        if merged(&works) {
+            return Ok(works);
+        }
+        self.adopt(kind, lens, &mut works).await?;
+        self.load_intents(kind, &mut works).await?;
+        self.probe_creates(call, kind, &mut works).await?;
+        if merged(&works) {
+            return Ok(works);
+        }
+        self.read_histories(call, kind, lens, &mut works).await?;
+        self.load_answers(&mut works).await?;
+        let people = self.people(kind, lens, &works).await?;
+        let directory = self.directory();
+        let context = Context { directory: &directory, people: &people };
+        self.read_conflict_times(call, kind, lens, context, began, &mut works).await?;
+        Ok(works)
+    }
+
+    /// Turns keys into records: aliases followed, links and our records loaded, two keys of one record joined.
+    pub(super) async fn resolve(
+        &self,
+        kind: Kind,
+        dirty: Vec<Dirty>,
+        mut seen: BTreeMap<ExternalId, Record>,
+    ) -> Result<Vec<Work>, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let externals: Vec<ExternalId> = dirty
+            .iter()
+            .filter_map(|d| match &d.key {
+                Key::External(id) => Some(id.clone()),
+                Key::Local(_) => None,
+            })
+            .collect();
+        let aliases: BTreeMap<ExternalId, ExternalId> =
+            self.store.aliases(account, name, kind, &externals).await?.into_iter().collect();
+        let canonical = |id: &ExternalId| {
+            let mut id = id.clone();
+            while let Some(next) = aliases.get(&id) {
+                id = next.clone();
+            }
+            id
+        };
+        let canonicals: Vec<ExternalId> = externals.iter().map(canonical).collect();
+        let locals: Vec<RecordId> = dirty
+            .iter()
+            .filter_map(|d| match &d.key {
+                Key::Local(id) => Some(*id),
+                Key::External(_) => None,
+            })
+            .collect();
+        let mut links: BTreeMap<RecordId, Link> = BTreeMap::new();
+        if !canonicals.is_empty() {
+            links.extend(
+                self.store
+                    .links(account, name, kind, By::External(&canonicals))
+                    .await?
+                    .into_iter()
+                    .map(|l| (l.local, l)),
+            );
+        }
+        if !locals.is_empty() {
+            links.extend(
+                self.store.links(account, name, kind, By::Local(&locals)).await?.into_iter().map(|l| (l.local, l)),
+            );
+        }
+        let by_external: BTreeMap<ExternalId, RecordId> =
+            links.values().map(|link| (link.external.clone(), link.local)).collect();
+        let wanted: BTreeSet<RecordId> = links.keys().copied().chain(locals).collect();
+        let wanted: Vec<RecordId> = wanted.into_iter().collect();
+        let mut records: BTreeMap<RecordId, LocalRecord> =
+            self.store.records(account, kind, &wanted).await?.into_iter().map(|record| (record.id(), record)).collect();
+        let mut works: BTreeMap<Key, Work> = BTreeMap::new();
+        for dirty in dirty {
+            let (local, external) = match &dirty.key {
+                Key::Local(id) => (Some(*id), links.get(id).map(|link| link.external.clone())),
+                Key::External(id) => {
+                    let id = canonical(id);
+                    (by_external.get(&id).copied(), Some(id))
+                }
+            };
+            let key = match (local, &external) {
+                (Some(id), _) => Key::Local(id),
+                (None, Some(id)) => Key::External(id.clone()),
+                (None, None) => continue,
+            };
+            let work = works.entry(key).or_insert_with(|| Work {
+                dirty: Vec::new(),
+                link: local.and_then(|id| links.remove(&id)),
+                local: local.and_then(|id| records.remove(&id)),
+                fetched: external.as_ref().and_then(|id| seen.remove(id)).map(Fetched::Found),
+                external,
+                intent: None,
+                history: None,
+                answers: BTreeMap::new(),
+            });
+            work.dirty.push(dirty);
+        }
+        Ok(works.into_values().collect())
+    }
+
+    /// Reads the truth. A batch the vendor's answer of which does not parse is halved until the culprit stands alone.
+    pub(super) async fn fetch(&self, call: Call, kind: Kind, works: &mut [Work]) -> Result<(), SyncError> {
+        let ids: Vec<ExternalId> =
+            works.iter().filter(|w| w.fetched.is_none()).filter_map(|w| w.external.clone()).collect();
+        let mut fetched: BTreeMap<ExternalId, Fetched> = BTreeMap::new();
+        let mut waiting = vec![ids];
+        while let Some(ids) = waiting.pop() {
+            if ids.is_empty() {
+                continue;
+            }
+            match self.connection.connector.fetch(call, kind, &ids).await {
+                Ok(answers) => fetched.extend(ids.into_iter().zip(answers)),
+                Err(error @ (ConnectorError::Malformed { .. } | ConnectorError::Rejected { .. })) if ids.len() > 1 => {
+                    debug!(records = ids.len(), %error, "halving a batch that was refused as a whole");
+                    let (left, right) = ids.split_at(ids.len() / 2);
+                    waiting.extend([right.to_vec(), left.to_vec()]);
+                }
+                Err(error @ (ConnectorError::Malformed { .. } | ConnectorError::Rejected { .. })) => {
+                    self.set_aside(kind, works, &ids[0], &error).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for work in works.iter_mut().filter(|work| work.fetched.is_none()) {
+            if let Some(answer) = work.external.as_ref().and_then(|id| fetched.remove(id)) {
+                work.fetched = Some(answer);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn set_aside(
+        &self,
+        kind: Kind,
+        works: &mut [Work],
+        id: &ExternalId,
+        error: &ConnectorError,
+    ) -> Result<(), StoreError> {
+        for work in works.iter_mut().filter(|work| work.external.as_ref() == Some(id)) {
+            let Some(first) = work.dirty.first().cloned() else { continue };
+            let attempts = first.attempts;
+            let mut ops =
+                vec![self.failure(kind, &first.key, "", error.code(), format!("{error}; it is tried again by itself"))];
+            ops.extend(work.dirty.drain(..).map(|dirty| self.defer(dirty, self.later(attempts + 4), true)));
+            self.store.commit(self.commit_of(ops)).await?;
+            self.count(|summary| summary.failed += 1);
+        }
+        Ok(())
+    }
+
+    /// Finds the record of ours that a vendor's unlinked record stands for: by our marker, else a contact by its address.
+    pub(super) async fn adopt(&self, kind: Kind, lens: &Lens, works: &mut [Work]) -> Result<(), StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let email_property = lens
+            .rows
+            .iter()
+            .find(|row| kind == Kind::Contact && row.name == "email")
+            .map(|row| row.properties[0].0.clone());
+        let mut wanted: BTreeMap<usize, RecordId> = BTreeMap::new();
+        let mut emails: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (index, work) in works.iter().enumerate() {
+            let Some(Fetched::Found(record)) = &work.fetched else { continue };
+            if work.local.is_some() || work.link.is_some() {
+                continue;
+            }
+            if let Some(id) = record.marker.as_deref().and_then(|marker| self.connection.of_marker(marker)) {
+                wanted.insert(index, id);
+            } else if let Some(email) =
+                email_property.as_ref().and_then(|p| record.property(p).as_text().map(|e| e.trim().to_lowercase()))
+            {
+                emails.entry(email).or_default().push(index);
+            }
+        }
+        if !emails.is_empty() {
+            let keys: Vec<String> = emails.keys().cloned().collect();
+            let mut matches: BTreeMap<String, Vec<RecordId>> = BTreeMap::new();
+            for (email, id) in self.store.contacts_by_email(account, &keys).await? {
+                matches.entry(email).or_default().push(id);
+            }
+            for (email, indexes) in emails {
+                // Two candidates on either side: never guessed.
+                if let (Some([id]), [index]) = (matches.get(&email).map(Vec::as_slice), indexes.as_slice()) {
+                    wanted.insert(*index, *id);
+                }
+            }
+        }
+        self.join_twins(works, &mut wanted);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<RecordId> = wanted.values().copied().collect();
+        let linked: BTreeSet<RecordId> =
+            self.store.links(account, name, kind, By::Local(&ids)).await?.into_iter().map(|l| l.local).collect();
+        let mut records: BTreeMap<RecordId, LocalRecord> =
+            self.store.records(account, kind, &ids).await?.into_iter().map(|record| (record.id(), record)).collect();
+        let taken: BTreeSet<RecordId> =
+            works.iter().filter_map(|work| work.local.as_ref().map(LocalRecord::id)).collect();
+        for (index, id) in wanted {
+            if !linked.contains(&id) && !taken.contains(&id) {
+                works[index].local = records.remove(&id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Our record and the vendor's that turn out to be one, both in this batch and neither linked: one piece of work.
+    fn join_twins(&self, works: &mut [Work], wanted: &mut BTreeMap<usize, RecordId>) {
+        let unlinked = |work: &Work| work.link.is_none() && work.external.is_none();
+        for (theirs, id) in wanted.clone() {
+            let ours = works
+                .iter()
+                .position(|work| unlinked(work) && work.local.as_ref().is_some_and(|local| local.id() == id));
+            if let Some(ours) = ours {
+                let dirty = std::mem::take(&mut works[theirs].dirty);
+                works[ours].dirty.extend(dirty);
+                works[ours].external = works[theirs].external.take();
+                works[ours].fetched = works[theirs].fetched.take();
+                wanted.remove(&theirs);
+            }
+        }
+    }
+
+    pub(super) async fn load_intents(&self, kind: Kind, works: &mut [Work]) -> Result<(), StoreError> {
+        let locals: Vec<RecordId> = works.iter().filter_map(|work| work.local.as_ref().map(LocalRecord::id)).collect();
+        if locals.is_empty() {
+            return Ok(());
+        }
+        let intents = self.store.intents(&self.connection.account.name, &self.connection.name, kind, &locals).await?;
+        let mut intents: BTreeMap<RecordId, Intent> =
+            intents.into_iter().map(|intent| (intent.local, intent)).collect();
+        for work in works {
+            work.intent = work.local.as_ref().and_then(|local| intents.remove(&local.id()));
+        }
+        Ok(())
+    }
+
+    /// A create whose outcome is not known: is there a record that carries its marker?
+    pub(super) async fn probe_creates(&self, call: Call, kind: Kind, works: &mut [Work]) -> Result<(), SyncError> {
+        let asked: Vec<(usize, String)> = works
+            .iter()
+            .enumerate()
+            .filter(|(_, work)| work.external.is_none())
+            .filter_map(|(index, work)| match work.intent.as_ref().map(|intent| (&intent.op, intent.state)) {
+                Some((IntentOp::Create { marker }, IntentState::Sent)) => Some((index, marker.clone())),
+                _ => None,
+            })
+            .collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let markers: Vec<String> = asked.iter().map(|(_, marker)| marker.clone()).collect();
+        let found = self.connection.connector.find(call, kind, &markers).await?;
+        let ids: Vec<ExternalId> = found.iter().flatten().map(|record| record.id.clone()).collect();
+        let links =
+            self.store.links(&self.connection.account.name, &self.connection.name, kind, By::External(&ids)).await?;
+        for ((index, _), record) in asked.into_iter().zip(found) {
+            let Some(record) = record else { continue };
+            // Made, and merged at the vendor into a record that is another of ours.
+            if links.iter().any(|link| link.external == record.id) {
+                works[index].fetched = Some(Fetched::MergedInto(record));
+            } else {
+                works[index].external = Some(record.id.clone());
+                works[index].fetched = Some(Fetched::Found(record));
+            }
+        }
+        Ok(())
+    }
+
+    /// A sent intent is resolved only with what the vendor's history says of the rows it wrote.
+    pub(super) async fn read_histories(
+        &self,
+        call: Call,
+        kind: Kind,
+        lens: &Lens,
+        works: &mut [Work],
+    ) -> Result<(), SyncError> {
+        let mut properties: BTreeSet<String> = BTreeSet::new();
+        let mut asked: Vec<(usize, ExternalId)> = Vec::new();
+        for (index, work) in works.iter().enumerate() {
+            let (Some(intent), Some(Fetched::Found(record))) = (&work.intent, &work.fetched) else { continue };
+            if intent.state == IntentState::Sent {
+                properties.extend(lens.rows.iter().flat_map(|row| row.properties.iter().map(|(name, _)| name.clone())));
+                asked.push((index, record.id.clone()));
+            }
+        }
+        self.read_history(call, kind, works, asked, properties).await
+    }
+
+    pub(super) async fn read_history(
+        &self,
+        call: Call,
+        kind: Kind,
+        works: &mut [Work],
+        asked: Vec<(usize, ExternalId)>,
+        properties: BTreeSet<String>,
+    ) -> Result<(), SyncError> {
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<ExternalId> = asked.iter().map(|(_, id)| id.clone()).collect();
+        let properties: Vec<String> = properties.into_iter().collect();
+        let histories = self.connection.connector.history(call, kind, &ids, &properties).await?;
+        for ((index, _), history) in asked.into_iter().zip(histories) {
+            works[index].history = Some(history.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// What people decided about rows on hold.
+    pub(super) async fn load_answers(&self, works: &mut [Work]) -> Result<(), StoreError> {
+        for work in works {
+            let Some(link) = &work.link else { continue };
+            for (row, hold) in &link.holds {
+                let Some(id) = hold.conflict else { continue };
+                let conflict = self.store.conflict(&self.connection.account.name, id).await?;
+                if let Some(conflict) = conflict.filter(|c| c.state == ConflictState::Resolved) {
+                    work.answers.insert(row.clone(), conflict.winner);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The contacts that deals name, both ways.
+    pub(super) async fn people(&self, kind: Kind, lens: &Lens, works: &[Work]) -> Result<People, StoreError> {
+        let mut people = People::default();
+        if kind != Kind::Deal {
+            return Ok(people);
+        }
+        let property = lens.rows.iter().find(|row| row.name == "contact").map(|row| row.properties[0].0.clone());
+        let mut theirs: BTreeSet<ExternalId> = BTreeSet::new();
+        let mut ours: BTreeSet<RecordId> = BTreeSet::new();
+        for work in works {
+            if let (Some(property), Some(Fetched::Found(record) | Fetched::MergedInto(record))) =
+                (&property, &work.fetched)
+                && let Value::Refs(refs) = record.property(property)
+            {
+                theirs.extend(refs.into_iter().filter_map(|id| ExternalId::new(id).ok()));
+            }
+            ours.extend(work.local.as_ref().and_then(|local| local.as_opportunity()?.contact));
+        }
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let theirs: Vec<ExternalId> = theirs.into_iter().collect();
+        let ours: Vec<RecordId> = ours.into_iter().collect();
+        let mut links = Vec::new();
+        if !theirs.is_empty() {
+            links = self.store.links(account, name, Kind::Contact, By::External(&theirs)).await?;
+        }
+        if !ours.is_empty() {
+            links.extend(self.store.links(account, name, Kind::Contact, By::Local(&ours)).await?);
+        }
+        for link in links {
+            people.to_local.insert(link.external.to_string(), link.local);
+            people.to_remote.insert(link.local, link.external.to_string());
+        }
+        // A contact that was merged away at the vendor goes on under its new id.
+        let unknown: Vec<ExternalId> =
+            theirs.into_iter().filter(|id| !people.to_local.contains_key(id.as_str())).collect();
+        for (old, new) in self.store.aliases(account, name, Kind::Contact, &unknown).await? {
+            if let Some(local) = people.to_local.get(new.as_str()).copied() {
+                people.to_local.insert(old.to_string(), local);
+            }
+        }
+        Ok(people)
+    }
+
+    /// Where `newest` has to decide, when the vendor's side was stated.
+    pub(super) async fn read_conflict_times(
+        &self,
+        call: Call,
+        kind: Kind,
+        lens: &Lens,
+        context: Context<'_>,
+        began: DateTime<Utc>,
+        works: &mut [Work],
+    ) -> Result<(), SyncError> {
+        let mut asked = Vec::new();
+        for (index, work) in works.iter().enumerate() {
+            let (Some(Fetched::Found(record)), Some(local), None) = (&work.fetched, &work.local, &work.history) else {
+                continue;
+            };
+            let trial = plan(&self.snapshot(lens, context, began, work, local, record));
+            if trial.needs_history {
+                asked.push((index, record.id.clone()));
+            }
+        }
+        let properties = lens.rows.iter().flat_map(|row| row.properties.iter().map(|(name, _)| name.clone())).collect();
+        self.read_history(call, kind, works, asked, properties).await
+    }
+}
+
+/// The vendor's properties of some rows.
+pub(super) fn written_properties<'a>(lens: &Lens, rows: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let rows: BTreeSet<&String> = rows.collect();
+    lens.rows
+        .iter()
+        .filter(|row| rows.contains(&row.name))
+        .flat_map(|row| row.properties.iter().map(|(name, _)| name.clone()))
+        .collect()
+}
