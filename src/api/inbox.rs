@@ -14,8 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Door, problem::Problem};
 use crate::{
-    model::{Key, Mark, Name, Reason},
-    store::{Commit, Op, StoreError, sql::SqlStore},
+    model::Name,
+    store::{Commit, StoreError, sql::SqlStore},
+    sync::intake::marks_of,
 };
 
 /// Deliveries stored in one go.
@@ -114,22 +115,7 @@ async fn take(
     })?;
     let row = crate::store::SyncStore::connection(&*installation.store, &connection.account.name, &name).await?;
     let ours = row.and_then(|row| row.remote_account);
-    let mut ops: Vec<Op> = hints
-        .into_iter()
-        // Events of several of the vendor's accounts may share a delivery.
-        .filter(|hint| hint.remote_account.is_none() || ours.is_none() || hint.remote_account == ours)
-        .map(|hint| {
-            let priority = Reason::Webhook.priority();
-            Op::Mark(Mark {
-                connection: name.clone(),
-                kind: hint.kind,
-                key: Key::External(hint.id),
-                due_at: now,
-                priority,
-            })
-        })
-        .collect();
-    ops.dedup();
+    let ops = marks_of(&name, hints, ours.as_deref(), now);
     metrics::counter!("tandem_webhook_events_total", "connection" => name.to_string()).increment(ops.len() as u64);
     if !ops.is_empty() {
         door.0.inbox.store(Commit { account: connection.account.name.clone(), fence: None, ops }).await?;

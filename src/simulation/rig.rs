@@ -33,7 +33,7 @@ use crate::{
         connection::{Connection, Filter},
         engine::{Engine, Shared},
         guard::Limits,
-        intake::store_hints,
+        intake::marks_of,
         lens::{Direction, Lens},
         mapping,
     },
@@ -275,7 +275,9 @@ impl Transport for Doorbell {
         };
         let status = match self.connector.hints(&asked) {
             Ok(hints) => {
-                let stored = store_hints(&*self.store, &self.account, &self.connection, &hints, self.clock.now()).await;
+                let now = self.clock.now();
+                let ops = marks_of(&self.connection, hints, None, now);
+                let stored = self.store.commit(Commit { account: self.account.clone(), fence: None, ops }).await;
                 self.wake.lock().unwrap_or_else(PoisonError::into_inner).notify_one();
                 if stored.is_ok() { 200 } else { 503 }
             }

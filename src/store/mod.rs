@@ -188,7 +188,8 @@ pub struct Commit {
     pub account: Name,
     /// The engine's claim to the connection; the commit is refused if it is outdated. `None` for people's edits.
     pub fence: Option<Fence>,
-    /// In order.
+    /// In order; but no commit stores one record or one link twice, so a store may put operations on different tables
+    /// together as it likes.
     pub ops: Vec<Op>,
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use tandem_contract::{Call, Cursor, ExternalId, Hint, Kind, Lane, Seen, Stream};
 
 use super::reconcile::{Reconciler, SyncError};
 use crate::{
     model::{Dirty, Key, LinkState, Mark, Name, Reason},
-    store::{By, Commit, Op, StoreError, SyncStore},
+    store::{By, Op, StoreError},
 };
 
 /// One page of a stream was worked on.
@@ -99,24 +100,20 @@ impl Reconciler {
     }
 }
 
-/// Makes the records that a verified webhook names dirty, durably.
-///
-/// # Errors
-/// [`StoreError`]: the webhook must not be answered with 2xx.
-pub async fn store_hints(
-    store: &dyn SyncStore,
-    account: &Name,
-    connection: &Name,
-    hints: &[Hint],
-    now: chrono::DateTime<chrono::Utc>,
-) -> Result<(), StoreError> {
-    let keys: BTreeSet<(Kind, ExternalId)> = hints.iter().map(|hint| (hint.kind, hint.id.clone())).collect();
-    let ops = keys
-        .into_iter()
+/// The marks for what a verified webhook names. Events of several of the vendor's accounts may share a delivery: those of
+/// another account than ours are left out.
+#[must_use]
+pub fn marks_of(connection: &Name, hints: Vec<Hint>, ours: Option<&str>, now: DateTime<Utc>) -> Vec<Op> {
+    let is_ours = |hint: &Hint| match (&hint.remote_account, ours) {
+        (Some(theirs), Some(ours)) => theirs == ours,
+        _ => true,
+    };
+    let keys: BTreeSet<(Kind, ExternalId)> =
+        hints.into_iter().filter(is_ours).map(|hint| (hint.kind, hint.id)).collect();
+    keys.into_iter()
         .map(|(kind, id)| {
             let priority = Reason::Webhook.priority();
             Op::Mark(Mark { connection: connection.clone(), kind, key: Key::External(id), due_at: now, priority })
         })
-        .collect();
-    store.commit(Commit { account: account.clone(), fence: None, ops }).await
+        .collect()
 }

@@ -66,6 +66,7 @@ fn what_an_operator_gets_wrong_is_named() {
 #[test]
 fn a_forged_or_huge_webhook_is_refused_and_a_signed_one_arrives() {
     let place = Place::new(2, 3, "sqlite://tandem.db");
+    place.configure("poll_seconds = 3600");
     let _daemon = place.serve();
     place.until("the import is done", || {
         place.get("/api/v1/opportunities").unwrap_or_default().matches("\"status\"").count() == 3

@@ -133,3 +133,125 @@ async fn a_new_opportunity_of_ours_is_made_at_the_vendor_with_its_contact() {
         );
     });
 }
+
+fn one_deal(rig: &Rig, name: &str) -> u64 {
+    let stated = properties(&[("dealname", name), ("dealstage", "qualifiedtobuy"), ("description", "as told")]);
+    rig.sandbox.with(|world| world.create(Kind::Deal, &stated, Change::Person)).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_persons_answer_survives_a_push_that_failed() {
+    let settings = Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..Settings::default() };
+    let rig = Rig::new(7, settings, Profile::Agency, |connection| {
+        for row in connection.lenses.get_mut(&Kind::Deal).unwrap().rows.iter_mut().filter(|row| row.name == "name") {
+            row.rule = tandem::sync::lens::Rule::Ask;
+        }
+    });
+    let deal = one_deal(&rig, "Laser");
+    rig.engine().once().await.unwrap();
+    let ours = rig.store.all(&rig.account.name, Kind::Deal)[0].id();
+    let edit = |text| Fields::from([("name".to_owned(), Value::text(text))]);
+    rig.desk().update(Kind::Deal, ours, None, &edit("ours"), None).await.unwrap();
+    rig.sandbox
+        .with(|world| world.update(Kind::Deal, deal, &properties(&[("dealname", "theirs")]), Change::Person))
+        .unwrap();
+    rig.engine().once().await.unwrap();
+    let open = rig.store.conflicts(&rig.account.name, true, 10).await.unwrap();
+    assert_eq!(open.len(), 1, "the field waits for a person");
+    rig.desk().resolve(open[0].clone(), Winner::Local).await.unwrap();
+    rig.sandbox.with(|world| world.faults.unavailable_before = 1.0);
+    let _ = rig.engine().once().await;
+    rig.sandbox.with(|world| world.faults.unavailable_before = 0.0);
+    rig.sandbox.with(|world| world.faults.row_fails = 1.0);
+    rig.engine().once().await.unwrap();
+    rig.sandbox.with(|world| world.faults.row_fails = 0.0);
+    rig.clock.sleep(std::time::Duration::from_secs(3_600)).await;
+    rig.engine().once().await.unwrap();
+    assert_eq!(rig.sandbox.with(|world| world.value(Kind::Deal, deal, "dealname")).as_deref(), Some("ours"));
+    assert!(rig.store.conflicts(&rig.account.name, true, 10).await.unwrap().is_empty(), "it was answered once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ax_02_a_second_open_deal_of_a_contact_is_quarantined_and_never_dropped() {
+    let settings = Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..Settings::default() };
+    let rig = Rig::new(7, settings, Profile::Clinic, |_| {});
+    rig.sandbox.with(|world| {
+        let contact = world.create(Kind::Contact, &properties(&[("firstname", "Ada")]), Change::Person).unwrap();
+        for name in ["first", "second"] {
+            let deal = world
+                .create(Kind::Deal, &properties(&[("dealname", name), ("dealstage", "qualifiedtobuy")]), Change::Person)
+                .unwrap();
+            world.associate(deal, contact, Change::Person);
+        }
+    });
+    let summary = rig.engine().once().await.unwrap();
+    assert_eq!(summary.quarantined, 1);
+    let deals = rig.store.all(&rig.account.name, Kind::Deal);
+    assert_eq!((deals.len(), deals.iter().filter(|deal| deal.as_opportunity().unwrap().quarantined).count()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_deleted_at_the_vendor_is_kept_here_and_comes_back_when_it_is_restored() {
+    let rig = rig();
+    let deal = one_deal(&rig, "Peel");
+    rig.engine().once().await.unwrap();
+    rig.sandbox.with(|world| world.archive(Kind::Deal, deal, Change::Person)).unwrap();
+    rig.engine().once().await.unwrap();
+    let link = rig.store.all_links(&rig.account.name, &rig.name)[0].clone();
+    assert_eq!(link.state, tandem::model::LinkState::RemoteMissing);
+    assert!(!rig.store.all(&rig.account.name, Kind::Deal)[0].is_deleted());
+    rig.sandbox.with(|world| {
+        world.restore(Kind::Deal, deal).unwrap();
+        world.update(Kind::Deal, deal, &properties(&[("dealname", "Peel again")]), Change::Person).unwrap();
+    });
+    rig.engine().once().await.unwrap();
+    assert_eq!(rig.store.all(&rig.account.name, Kind::Deal)[0].get("name"), Value::text("Peel again"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_property_that_is_deleted_at_the_vendor_clears_nothing_and_stops_nothing() {
+    let rig = rig();
+    let deal = one_deal(&rig, "Filler");
+    rig.engine().once().await.unwrap();
+    rig.sandbox.with(|world| {
+        world.remove_property(Kind::Deal, "description");
+        world.update(Kind::Deal, deal, &properties(&[("dealname", "Filler, two")]), Change::Person).unwrap();
+    });
+    rig.engine().once().await.unwrap();
+    let ours = rig.store.all(&rig.account.name, Kind::Deal)[0].clone();
+    assert_eq!((ours.get("name"), ours.get("description")), (Value::text("Filler, two"), Value::text("as told")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_merge_chain_ends_in_one_record_here_too() {
+    let rig = rig();
+    let ids: Vec<u64> = ["A", "B", "C"].iter().map(|name| one_deal(&rig, name)).collect();
+    rig.engine().once().await.unwrap();
+    let survivor = rig.sandbox.with(|world| {
+        let first = world.merge(Kind::Deal, ids[0], ids[1], Change::Person).unwrap();
+        world.merge(Kind::Deal, first, ids[2], Change::Person).unwrap()
+    });
+    rig.engine().once().await.unwrap();
+    let live: Vec<_> =
+        rig.store.all(&rig.account.name, Kind::Deal).into_iter().filter(|deal| !deal.is_deleted()).collect();
+    // Nothing told us of the two that were merged away: the audit does.
+    let links = rig.store.all_links(&rig.account.name, &rig.name);
+    assert!(links.iter().any(|link| link.external.as_str() == survivor.to_string()), "{links:?}");
+    assert!(!live.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_revoked_pauses_the_connection_and_loses_nothing() {
+    let rig = rig();
+    let deal = one_deal(&rig, "Botox");
+    rig.engine().once().await.unwrap();
+    rig.sandbox.with(|world| {
+        world.update(Kind::Deal, deal, &properties(&[("dealname", "Botox, edited")]), Change::Person).unwrap();
+        world.revoke_access();
+    });
+    let error = rig.engine().once().await.unwrap_err().to_string();
+    assert!(error.contains("HubSpot refuses this access token"), "{error}");
+    rig.sandbox.with(|world| world.set_access_token("pat-na1-sandbox"));
+    rig.engine().once().await.unwrap();
+    assert_eq!(rig.store.all(&rig.account.name, Kind::Deal)[0].get("name"), Value::text("Botox, edited"));
+}
