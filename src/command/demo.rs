@@ -88,7 +88,7 @@ pub async fn demo(size: Size, port: u16, seconds: Option<u64>) -> anyhow::Result
     for engine in &engines {
         let summary = engine.once().await?;
         println!(
-            "Took in {} records in {:.1} s with {} calls. HubSpot has no way to make them twice, and neither have we.",
+            "Took in {} records in {:.1} s with {} calls.",
             summary.pulled.created, summary.seconds, summary.calls
         );
     }
@@ -140,11 +140,12 @@ daily_budget = 625000
 
 fn help(file: &std::path::Path, port: u16) {
     let config = file.display();
+    let program = std::env::current_exe().map_or_else(|_| "tandem".into(), |path| path.display().to_string());
     println!(
         "\nTandem is running: http://127.0.0.1:{port}/   (token: demo)\nIn another terminal, try:\n  \
-         tandem --config {config} connection list\n  \
-         tandem --config {config} conflicts list\n  \
-         tandem --config {config} export opportunities | head -3\n  \
+         {program} --config {config} connection list\n  \
+         {program} --config {config} conflicts list\n  \
+         {program} --config {config} export opportunities | head -3\n  \
          curl -s -H 'Authorization: Bearer demo' http://127.0.0.1:{port}/api/v1/opportunities?limit=2\n\
          People now work on both sides. Ctrl-C ends it and throws everything away.\n"
     );
