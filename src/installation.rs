@@ -15,7 +15,7 @@ use url::Url;
 use crate::{
     config::{self, Config, ConfigError, Text},
     edit::Desk,
-    model::{Account, ConnectionState, Ids, Name, ids::RunId},
+    model::{Account, ConnectionRow, ConnectionState, Ids, Name, ids::RunId},
     store::{
         StoreError, SyncStore,
         seal::{SealError, Sealer},
@@ -203,18 +203,8 @@ impl Installation {
     pub async fn set_paused(&self, connection: &Connection, paused: bool) -> Result<(), StoreError> {
         let (account, name) = (&connection.account.name, &connection.name);
         let row = self.store.connection(account, name).await?;
-        let mut row = row.unwrap_or_else(|| crate::model::ConnectionRow {
-            account: account.clone(),
-            name: name.clone(),
-            system: connection.connector.system().into(),
-            remote_account: None,
-            state: ConnectionState::Active,
-            reason: None,
-            polled_at: None,
-            timezone: None,
-            currency: None,
-            currencies: Vec::new(),
-        });
+        let system = connection.connector.system();
+        let mut row = row.unwrap_or_else(|| ConnectionRow::new(account.clone(), name.clone(), system));
         row.state = if paused { ConnectionState::Paused } else { ConnectionState::Active };
         row.reason = paused.then(|| format!("paused by a person; `tandem connection resume {name}` lets it go on"));
         let ops = vec![crate::store::Op::PutConnection(row)];

@@ -64,3 +64,22 @@ pub struct ConnectionRow {
     #[serde(default)]
     pub currencies: Vec<String>,
 }
+
+impl ConnectionRow {
+    /// A connection before its first contact.
+    #[must_use]
+    pub fn new(account: Name, name: Name, system: &str) -> Self {
+        Self {
+            account,
+            name,
+            system: system.to_owned(),
+            remote_account: None,
+            state: ConnectionState::Active,
+            reason: None,
+            polled_at: None,
+            timezone: None,
+            currency: None,
+            currencies: Vec::new(),
+        }
+    }
+}

@@ -119,18 +119,8 @@ impl Engine {
     pub async fn start(&self) -> Result<Running, EngineError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let stored = self.shared.store.connection(account, name).await?;
-        let mut row = stored.unwrap_or_else(|| ConnectionRow {
-            account: account.clone(),
-            name: name.clone(),
-            system: self.connection.connector.system().into(),
-            remote_account: None,
-            state: ConnectionState::Active,
-            reason: None,
-            polled_at: None,
-            timezone: None,
-            currency: None,
-            currencies: Vec::new(),
-        });
+        let system = self.connection.connector.system();
+        let mut row = stored.unwrap_or_else(|| ConnectionRow::new(account.clone(), name.clone(), system));
         if row.state == ConnectionState::Paused {
             return Err(EngineError::Paused(row.reason.unwrap_or_else(|| "the connection was paused".into())));
         }

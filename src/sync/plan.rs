@@ -267,7 +267,7 @@ impl Planner<'_, '_> {
                     Winner::Local
                 }
             }
-            Rule::Newest => match self.newest(&local) {
+            Rule::Newest => match self.newest() {
                 Some(winner) => winner,
                 None => {
                     self.plan.needs_history = true;
@@ -298,7 +298,7 @@ impl Planner<'_, '_> {
     }
 
     /// Whose statement is later; `None` if the vendor's history is needed and was not asked for yet.
-    fn newest(&self, _local: &[Value]) -> Option<Winner> {
+    fn newest(&self) -> Option<Winner> {
         let s = self.snapshot;
         let history = s.history?;
         let ours = s.local.stamped(&self.row.fields).map(|stamp| stamp.at);
