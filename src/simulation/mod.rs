@@ -11,4 +11,4 @@ mod rig;
 mod run;
 
 pub use rig::{Gate, Rig, account, lenses};
-pub use run::{Outcome, run_seed};
+pub use run::{Outcome, run_seed, run_seed_over};

@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use axum::Router;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use tandem_contract::{
@@ -319,8 +320,23 @@ impl Rig {
     /// # Panics
     /// Never: constants that parse.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "constants that parse")]
     pub fn new(seed: u64, settings: Settings, profile: Profile, change: impl FnOnce(&mut Connection)) -> Self {
+        Self::new_over(seed, settings, profile, change, |router| router)
+    }
+
+    /// The same, with `watch` between the connector and the HubSpot account.
+    ///
+    /// # Panics
+    /// Never: constants that parse.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "constants that parse")]
+    pub fn new_over(
+        seed: u64,
+        settings: Settings,
+        profile: Profile,
+        change: impl FnOnce(&mut Connection),
+        watch: impl FnOnce(Router) -> Router,
+    ) -> Self {
         let start = DateTime::from_timestamp(1_795_300_000, 0).unwrap_or_default();
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(start));
         let sandbox = Sandbox::new(settings, seed, clock.clone());
@@ -336,7 +352,7 @@ impl Rig {
         options.installation = "sim".into();
         let lenses = lenses();
         options.select = mapping::selection(&lenses);
-        let transport = Arc::new(GatedTransport { inner: RouterTransport::new(sandbox.router()), gate: gate.clone() });
+        let transport = Arc::new(GatedTransport { inner: RouterTransport::new(watch(sandbox.router())), gate: gate.clone() });
         let connector: Arc<dyn Connector> = Arc::new(HubSpot::new(options, transport, clock.clone()));
         let mut connection = Connection {
             account: account.clone(),

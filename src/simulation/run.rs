@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use axum::Router;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tandem_contract::{Kind, Value};
 use tandem_hubspot::sandbox::{Change, Faults, Settings, World};
@@ -35,11 +36,20 @@ pub struct Outcome {
 /// # Panics
 /// If the operating system refuses a runtime.
 #[must_use]
-#[expect(clippy::expect_used, reason = "without a runtime there is nothing to run")]
 pub fn run_seed(seed: u64) -> Outcome {
+    run_seed_over(seed, |router| router)
+}
+
+/// The same, with `watch` between the connector and the HubSpot account.
+///
+/// # Panics
+/// If the operating system refuses a runtime.
+#[must_use]
+#[expect(clippy::expect_used, reason = "without a runtime there is nothing to run")]
+pub fn run_seed_over(seed: u64, watch: impl FnOnce(Router) -> Router) -> Outcome {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-    runtime.block_on(simulate(seed))
+    runtime.block_on(simulate(seed, watch))
 }
 
 fn settings(rng: &mut StdRng) -> Settings {
@@ -87,9 +97,9 @@ fn faults(rng: &mut StdRng) -> Faults {
     }
 }
 
-async fn simulate(seed: u64) -> Outcome {
+async fn simulate(seed: u64, watch: impl FnOnce(Router) -> Router) -> Outcome {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x7a11_de3a);
-    let rig = Arc::new(Rig::new(seed, settings(&mut rng), Profile::Agency, |_| {}));
+    let rig = Arc::new(Rig::new_over(seed, settings(&mut rng), Profile::Agency, |_| {}, watch));
     let hooks = tokio::spawn({
         let rig = rig.clone();
         async move { rig.deliver_webhooks().await }

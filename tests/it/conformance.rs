@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use axum::Router;
 use chrono::DateTime;
 use tandem::{simulation::lenses, sync::mapping::selection};
 use tandem_contract::{Clock, Connector, ExternalId, Kind, RouterTransport, Secret, TokioClock, Value, conformance};
@@ -11,21 +12,22 @@ use tandem_hubspot::{
     sandbox::{Change, Sandbox, Settings},
 };
 
-struct Account {
+pub struct Account {
     connector: HubSpot,
     sandbox: Sandbox,
     clock: Arc<dyn Clock>,
     kind: Kind,
 }
 
-fn account(settings: Settings, version: ApiVersion, kind: Kind) -> Account {
+/// An account with a sandbox behind it; `watch` stands between the two.
+pub fn account(settings: Settings, version: ApiVersion, kind: Kind, watch: impl FnOnce(Router) -> Router) -> Account {
     let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(DateTime::from_timestamp(1_795_000_000, 0).unwrap()));
     let sandbox = Sandbox::new(Settings { search_lag_ms: (0, 0), ..settings }, 3, clock.clone());
     let mut options =
         Options::new("http://hubspot.example.com".parse().unwrap(), Credentials::Token(Secret::new("pat-na1-sandbox")));
     options.select = selection(&lenses());
     options.api_version = version;
-    let connector = HubSpot::new(options, Arc::new(RouterTransport::new(sandbox.router())), clock.clone());
+    let connector = HubSpot::new(options, Arc::new(RouterTransport::new(watch(sandbox.router()))), clock.clone());
     Account { connector, sandbox, clock, kind }
 }
 
@@ -101,7 +103,7 @@ async fn hubspot_conforms_in_every_generation_of_its_api_and_under_both_answers_
     for version in versions {
         for settings in &dialects {
             for kind in [Kind::Contact, Kind::Deal] {
-                let account = account(settings.clone(), version.clone(), kind);
+                let account = account(settings.clone(), version.clone(), kind, |router| router);
                 let broken = conformance::run(&account).await;
                 assert!(broken.is_empty(), "{version:?} {kind}:\n{}", broken.join("\n"));
             }

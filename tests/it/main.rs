@@ -8,6 +8,7 @@ mod doors;
 mod kills;
 mod laws;
 mod process;
+mod published;
 mod simulation;
 mod step_by_step;
 mod stores;

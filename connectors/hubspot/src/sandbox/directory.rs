@@ -368,11 +368,12 @@ impl World {
             }
             ["token", "introspect"] => {
                 let active = self.tokens.get(&field("token")).is_some_and(|ends| *ends > self.now);
-                Ok((200, json!({ "active": active, "hub_id": self.settings.portal_id, "token_use": "access_token" })))
+                let known = json!({ "active": true, "hub_id": self.settings.portal_id, "token_use": "access_token" });
+                Ok((200, if active { known } else { json!({ "active": false }) }))
             }
             ["token", "revoke"] => {
                 self.refresh_token = None;
-                Ok((200, json!({})))
+                Ok((200, Json::Null))
             }
             _ => Err(Refusal::not_found()),
         }

@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::world::{Refusal, World};
+use super::world::{CORRELATION, Refusal, World};
 
 /// What was asked of the account since the start, or since the counters were cleared.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -115,7 +115,7 @@ pub fn too_many(policy: &str, word: &str) -> Refusal {
         status: 429,
         body: json!({
             "status": "error", "message": format!("You have reached your {word} limit."), "errorType": "RATE_LIMIT",
-            "correlationId": "sandbox", "policyName": policy, "requestId": "sandbox",
+            "correlationId": CORRELATION, "policyName": policy, "requestId": CORRELATION,
         }),
     }
 }

@@ -17,7 +17,7 @@ use tandem_contract::Kind;
 use super::{
     Faults, Sandbox, Settings,
     limits::{Class, too_many},
-    world::{Refusal, World},
+    world::{CORRELATION, Refusal, World},
 };
 
 /// Longer than anyone waits: an answer that never comes.
@@ -436,7 +436,7 @@ fn respond(world: &World, class: Class, outcome: Result<(u16, Json), Refusal>) -
             headers.insert(name, value);
         }
     }
-    headers.insert("x-hubspot-correlation-id", HeaderValue::from_static("sandbox"));
+    headers.insert("x-hubspot-correlation-id", HeaderValue::from_static(CORRELATION));
     if world.settings.date_header
         && let Ok(date) = HeaderValue::try_from(http_date(world.now))
     {
@@ -446,7 +446,7 @@ fn respond(world: &World, class: Class, outcome: Result<(u16, Json), Refusal>) -
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
     }
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    if status == StatusCode::NO_CONTENT {
+    if status == StatusCode::NO_CONTENT || body.is_null() {
         return (status, headers).into_response();
     }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json;charset=utf-8"));

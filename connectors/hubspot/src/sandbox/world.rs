@@ -19,6 +19,9 @@ use super::{
 };
 use crate::{paths::modified_property, values};
 
+/// What HubSpot calls each request by in its own logs; here always the same.
+pub const CORRELATION: &str = "00000000-0000-4000-8000-000000000000";
+
 /// A refusal in HubSpot's words.
 #[derive(Clone, Debug)]
 pub struct Refusal {
@@ -33,7 +36,7 @@ impl Refusal {
         let message: String = message.into();
         Self {
             status,
-            body: json!({ "status": "error", "message": message, "correlationId": "sandbox", "category": category }),
+            body: json!({ "status": "error", "message": message, "correlationId": CORRELATION, "category": category }),
         }
     }
 
