@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tandem_contract::{Kind, Value};
+use tandem_contract::{Fetched, Kind, Value};
 use tandem_hubspot::sandbox::World;
 
 use super::rig::Rig;
 use crate::{
-    model::{LinkState, LocalRecord},
+    model::{Link, LinkState, LocalRecord, RecordId},
     store::SyncStore,
+    sync::{lens::Context, plan::remote_values},
 };
+
+type Locals = BTreeMap<(Kind, RecordId), LocalRecord>;
 
 /// Every value a person typed, for the check that none is lost: record, property at HubSpot or field here, text.
 #[derive(Default)]
@@ -26,12 +29,12 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
     let (account, name) = (&rig.account.name, &rig.name);
     let links = rig.store.all_links(account, name);
     let conflicts = rig.store.conflicts(account, false, usize::MAX).await.unwrap_or_default();
-    let locals: BTreeMap<_, LocalRecord> = [Kind::Contact, Kind::Deal]
+    let locals: Locals = [Kind::Contact, Kind::Deal]
         .into_iter()
         .flat_map(|kind| rig.store.all(account, kind).into_iter().map(move |record| ((kind, record.id()), record)))
         .collect();
+    equal_on_both_sides(rig, &links, &locals, &mut wrong).await;
     rig.sandbox.with(|world| {
-        equal_on_both_sides(world, &links, &locals, &mut wrong);
         no_twins(world, &mut wrong);
         everything_is_linked(world, &links, &locals, &mut wrong);
         if world.stats.too_many > 0 {
@@ -84,40 +87,31 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
     wrong
 }
 
-/// I1: what both sides say agrees.
-fn equal_on_both_sides(
-    world: &World,
-    links: &[crate::model::Link],
-    locals: &BTreeMap<(Kind, crate::model::RecordId), LocalRecord>,
-    wrong: &mut Vec<String>,
-) {
-    let pairs: [(Kind, &[(&str, &str)]); 2] = [
-        (Kind::Deal, &[("name", "dealname"), ("description", "description"), ("amount", "amount")]),
-        (Kind::Contact, &[("first_name", "firstname"), ("last_name", "lastname"), ("phone", "phone")]),
-    ];
-    for link in links.iter().filter(|link| link.state == LinkState::Linked) {
-        let Some(local) = locals.get(&(link.kind, link.local)).filter(|local| !local.is_deleted()) else {
-            wrong.push(format!("I1: {} {} is linked to nothing here", link.kind, link.external));
-            continue;
-        };
-        let id: u64 = link.external.as_str().parse().unwrap_or(0);
-        if !world.is_live(link.kind, id) {
-            wrong.push(format!("I1: {} {} is linked and not there", link.kind, id));
-            continue;
-        }
-        for (field, property) in pairs.iter().filter(|(kind, _)| *kind == link.kind).flat_map(|(_, list)| *list) {
-            if link.holds.keys().any(|row| row == field || (row == "value" && *field == "amount")) {
+/// I1: what both sides say agrees, row by row of the mapping, as the connector reads it.
+async fn equal_on_both_sides(rig: &Rig, links: &[Link], locals: &Locals, wrong: &mut Vec<String>) {
+    let directory = rig.directory().await;
+    let people = rig.people(links);
+    let context = Context { directory: &directory, people: &people };
+    for (kind, lens) in rig.lenses() {
+        let linked: Vec<&Link> =
+            links.iter().filter(|link| link.kind == *kind && link.state == LinkState::Linked).collect();
+        let ids: Vec<_> = linked.iter().map(|link| link.external.clone()).collect();
+        let fetched = rig.fetch(*kind, &ids).await;
+        for (link, fetched) in linked.into_iter().zip(fetched) {
+            let Some(local) = locals.get(&(link.kind, link.local)).filter(|local| !local.is_deleted()) else {
+                wrong.push(format!("I1: {kind} {} is linked to nothing here", link.external));
                 continue;
-            }
-            let theirs = world.value(link.kind, id, property).unwrap_or_default();
-            let ours = match local.get(field) {
-                Value::Null | Value::Absent => String::new(),
-                other => other.to_string(),
             };
-            let number = |text: &str| text.parse::<rust_decimal::Decimal>().ok();
-            let same = ours.trim() == theirs.trim() || number(&ours).zip(number(&theirs)).is_some_and(|(a, b)| a == b);
-            if !same {
-                wrong.push(format!("I1: {} {id}: {field} is {ours:?} here and {theirs:?} there", link.kind));
+            let Fetched::Found(remote) = fetched else {
+                wrong.push(format!("I1: {kind} {} is linked and not there", link.external));
+                continue;
+            };
+            for row in lens.rows.iter().filter(|row| !link.holds.contains_key(&row.name)) {
+                let (ours, theirs) = (local.values(&row.fields), remote_values(row, &remote));
+                if !theirs.as_ref().is_some_and(|theirs| row.same(&ours, theirs, context)) {
+                    let row = &row.name;
+                    wrong.push(format!("I1: {kind} {}: {row} is {ours:?} here and {theirs:?} there", link.external));
+                }
             }
         }
     }
@@ -138,12 +132,7 @@ fn no_twins(world: &World, wrong: &mut Vec<String>) {
 }
 
 /// I7: every record of either side has its other half.
-fn everything_is_linked(
-    world: &World,
-    links: &[crate::model::Link],
-    locals: &BTreeMap<(Kind, crate::model::RecordId), LocalRecord>,
-    wrong: &mut Vec<String>,
-) {
+fn everything_is_linked(world: &World, links: &[Link], locals: &Locals, wrong: &mut Vec<String>) {
     let there: BTreeSet<(Kind, String)> = links.iter().map(|link| (link.kind, link.external.to_string())).collect();
     let here: BTreeSet<_> = links.iter().map(|link| (link.kind, link.local)).collect();
     for kind in [Kind::Deal, Kind::Contact] {

@@ -1,6 +1,7 @@
 //! One simulated installation: a HubSpot account, a store, an engine, and gates between any two of their steps.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,8 +14,8 @@ use axum::Router;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use tandem_contract::{
-    Clock, Connector, Cursor, ExternalId, HttpRequest, HttpResponse, Kind, RouterTransport, Secret, TokioClock,
-    Transport, TransportError, WebhookRequest,
+    Call, Clock, Connector, Cursor, ExternalId, Fetched, HttpRequest, HttpResponse, Kind, Lane, RouterTransport,
+    Secret, TokioClock, Transport, TransportError, WebhookRequest,
 };
 use tandem_hubspot::{
     Credentials, HubSpot, Options,
@@ -35,7 +36,7 @@ use crate::{
         engine::{Engine, Shared},
         guard::Limits,
         intake::marks_of,
-        lens::{Direction, Lens},
+        lens::{Direction, Directory, Lens, People},
         mapping,
     },
 };
@@ -48,7 +49,7 @@ const MAPPING: &str = include_str!("../../config/mappings/hubspot.toml");
 /// # Panics
 /// Never: a test holds the shipped mapping to parse.
 #[must_use]
-pub fn lenses() -> std::collections::BTreeMap<Kind, Lens> {
+pub fn lenses() -> BTreeMap<Kind, Lens> {
     mapping::parse(MAPPING).unwrap_or_default()
 }
 
@@ -352,7 +353,8 @@ impl Rig {
         options.installation = "sim".into();
         let lenses = lenses();
         options.select = mapping::selection(&lenses);
-        let transport = Arc::new(GatedTransport { inner: RouterTransport::new(watch(sandbox.router())), gate: gate.clone() });
+        let transport =
+            Arc::new(GatedTransport { inner: RouterTransport::new(watch(sandbox.router())), gate: gate.clone() });
         let connector: Arc<dyn Connector> = Arc::new(HubSpot::new(options, transport, clock.clone()));
         let mut connection = Connection {
             account: account.clone(),
@@ -411,6 +413,41 @@ impl Rig {
         let engine = Engine::new(shared, self.connection.clone());
         *self.doorbell.wake.lock().unwrap_or_else(PoisonError::into_inner) = engine.wake.clone();
         engine
+    }
+
+    /// The mapping.
+    #[must_use]
+    pub fn lenses(&self) -> &BTreeMap<Kind, Lens> {
+        &self.connection.lenses
+    }
+
+    /// Pipelines, stages and owners as both sides know them now.
+    pub async fn directory(&self) -> Directory {
+        let Account { name: account, timezone, currency, .. } = &self.account;
+        let owners = self.connection.connector.discover().await.map(|schema| schema.owners).unwrap_or_default();
+        let row = self.store.connection(account, &self.name).await.ok().flatten();
+        let zone = row.as_ref().and_then(|row| row.timezone.as_deref()?.parse().ok()).unwrap_or(*timezone);
+        let theirs = row.as_ref().and_then(|row| Currency::new(row.currency.as_deref()?).ok()).unwrap_or(*currency);
+        let currencies = row.map(|row| row.currencies).unwrap_or_default();
+        let pipelines = self.store.pipelines(account).await.unwrap_or_default();
+        let maps = self.store.stage_maps(account, &self.name).await.unwrap_or_default();
+        Directory::new("hubspot", zone, theirs, currencies).with_owners(&owners).with_stages(&pipelines, &maps)
+    }
+
+    /// Which contact here is which there.
+    #[must_use]
+    pub fn people(&self, links: &[Link]) -> People {
+        let mut people = People::default();
+        for link in links.iter().filter(|link| link.kind == Kind::Contact) {
+            people.to_local.insert(link.external.to_string(), link.local);
+            people.to_remote.insert(link.local, link.external.to_string());
+        }
+        people
+    }
+
+    /// The vendor's records, as the connector reads them.
+    pub async fn fetch(&self, kind: Kind, ids: &[ExternalId]) -> Vec<Fetched> {
+        self.connection.connector.fetch(Call { lane: Lane::Interactive }, kind, ids).await.unwrap_or_default()
     }
 
     /// A person at our own desk.

@@ -226,15 +226,36 @@ fn forget(world: &World, ledger: &mut Ledger, deal: u64) {
     }
 }
 
+/// Owners: HubSpot's id, and the address we know them by.
+const OWNERS: [(&str, &str); 3] =
+    [("55012", "ana@clinic.example.com"), ("55013", "bo@clinic.example.com"), ("55014", "chidi@clinic.example.com")];
+
+/// A person links a deal to another contact, or takes one off.
+fn relink(world: &mut World, rng: &mut StdRng, deal: u64) {
+    let (people, linked) = (world.ids(Kind::Contact), world.contacts_of(deal));
+    match (people.choose(rng), linked.first()) {
+        (_, Some(contact)) if rng.random_bool(0.4) => world.dissociate(deal, *contact, Change::Person),
+        (Some(contact), _) => world.associate(deal, *contact, Change::Person),
+        _ => {}
+    }
+}
+
 fn edit_there(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str) {
     rig.sandbox.with(|world| {
         let kind = if rng.random_bool(0.8) { Kind::Deal } else { Kind::Contact };
         let Some(id) = world.ids(kind).choose(rng).copied() else { return };
-        let (property, value) = match (kind, rng.random_range(0..4)) {
+        if kind == Kind::Deal && rng.random_bool(0.15) {
+            return relink(world, rng, id);
+        }
+        let (property, value) = match (kind, rng.random_range(0..6)) {
             (Kind::Contact, _) => ("phone", text.to_owned()),
             (_, 0) => ("dealname", text.to_owned()),
             (_, 1) => ("description", text.to_owned()),
             (_, 2) => ("amount", format!("{}.25", rng.random_range(1..999))),
+            (_, 3) => ("hubspot_owner_id", (*OWNERS.choose(rng).unwrap_or(&("", ""))).0.to_owned()),
+            (_, 4) => {
+                ("closedate", format!("2026-12-{:02}T{:02}:30:00Z", rng.random_range(1..29), rng.random_range(0..24)))
+            }
             _ => (
                 "dealstage",
                 (*["contractsent", "closedwon", "closedlost", "appointmentscheduled"]
@@ -247,8 +268,7 @@ fn edit_there(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str) {
         // An edit that a person overwrites in HubSpot before anyone could read it is not ours to keep.
         let previous = world.value(kind, id, property);
         if world.update(kind, id, &properties, Change::Person).is_ok()
-            && property != "dealstage"
-            && property != "amount"
+            && ["dealname", "description", "phone"].contains(&property)
         {
             if let Some(previous) = previous {
                 ledger.there.retain(|(p, v)| !(p == property && v.trim() == previous.trim()));
@@ -264,8 +284,23 @@ async fn edit_here(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str)
         rig.store.all(&rig.account.name, kind).iter().filter(|r| !r.is_deleted()).map(|r| r.id()).collect();
     let Some(id) = records.choose(rng).copied() else { return };
     let mut fields = Fields::new();
-    match (kind, rng.random_range(0..4)) {
+    match (kind, rng.random_range(0..7)) {
         (Kind::Contact, _) => fields.insert("phone".into(), Value::text(text)),
+        (_, 3) => fields.insert("owner".into(), Value::text(OWNERS.choose(rng).map_or("", |owner| owner.1))),
+        (_, 4) => {
+            let day = chrono::NaiveDate::from_ymd_opt(2026, 12, rng.random_range(1..29)).unwrap_or_default();
+            fields.insert("expected_close_on".into(), Value::Date(day))
+        }
+        (_, 5) => {
+            let people: Vec<RecordId> = rig
+                .store
+                .all(&rig.account.name, Kind::Contact)
+                .iter()
+                .filter(|contact| !contact.is_deleted())
+                .map(crate::model::LocalRecord::id)
+                .collect();
+            fields.insert("contact".into(), people.choose(rng).map_or(Value::Null, |id| Value::text(&id.to_string())))
+        }
         (_, 0) => fields.insert("name".into(), Value::text(text)),
         (_, 1) => fields.insert("description".into(), Value::text(text)),
         (_, 2) => {

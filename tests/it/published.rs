@@ -265,13 +265,8 @@ fn what_whole_engines_ask_under_faults_and_what_they_are_answered_is_as_publishe
 #[tokio::test(start_paused = true)]
 async fn a_first_sync_of_a_clinic_is_as_published() {
     let Some(published) = Published::hubspot() else { return };
-    let rig = simulation::Rig::new_over(
-        3,
-        Settings::default(),
-        Profile::Clinic,
-        |_| {},
-        |router| published.watch(router),
-    );
+    let rig =
+        simulation::Rig::new_over(3, Settings::default(), Profile::Clinic, |_| {}, |router| published.watch(router));
     rig.sandbox.with(|world| world.furnish_clinic(Clinic { contacts: 120, deals: 230 }));
     rig.engine().once().await.unwrap();
     published.assert_fits();
@@ -341,28 +336,63 @@ async fn every_published_route_is_served_as_published() {
         ask(t, &format!("PATCH {base}/{one}"), json!({ "properties": { name: other } })).await;
         ask(t, &format!("POST {base}/search"), json!({ "limit": 5, "after": "0", "properties": [name], "sorts": [{ "propertyName": name, "direction": "ASCENDING" }], "filterGroups": [] })).await;
         ask(t, &format!("POST {base}/batch/read"), json!({ "inputs": [{ "id": one }, { "id": "999999999" }], "properties": [name], "propertiesWithHistory": [name] })).await;
-        let made = ask(t, &format!("POST {base}/batch/create"), json!({ "inputs": [{ "properties": properties, "associations": [] }] })).await;
+        let made = ask(
+            t,
+            &format!("POST {base}/batch/create"),
+            json!({ "inputs": [{ "properties": properties, "associations": [] }] }),
+        )
+        .await;
         let third = id(&made["results"][0]);
-        ask(t, &format!("POST {base}/batch/update"), json!({ "inputs": [{ "id": third, "properties": { name: other } }] })).await;
+        ask(
+            t,
+            &format!("POST {base}/batch/update"),
+            json!({ "inputs": [{ "id": third, "properties": { name: other } }] }),
+        )
+        .await;
         ask(t, &format!("POST /crm/properties/2026-09/{objects}"), json!({ "name": "key", "label": "Key", "type": "string", "fieldType": "text", "groupName": if objects == "deals" { "dealinformation" } else { "contactinformation" }, "hasUniqueValue": true })).await;
-        ask(t, &format!("POST {base}/batch/upsert"), json!({ "inputs": [{ "id": "k-1", "idProperty": "key", "properties": properties }] })).await;
+        ask(
+            t,
+            &format!("POST {base}/batch/upsert"),
+            json!({ "inputs": [{ "id": "k-1", "idProperty": "key", "properties": properties }] }),
+        )
+        .await;
         ask(t, &format!("POST {base}/merge"), json!({ "primaryObjectId": one, "objectIdToMerge": two })).await;
         ask(t, &format!("DELETE {base}/{third}"), Json::Null).await;
         ask(t, &format!("POST {base}/batch/archive"), json!({ "inputs": [{ "id": third }] })).await;
     }
-    let deal = id(&ask(t, "POST /crm/objects/2026-09/deals", json!({ "properties": { "dealname": "D", "dealstage": "qualifiedtobuy" }, "associations": [] })).await);
-    let contact = id(&ask(t, "POST /crm/objects/2026-09/contacts", json!({ "properties": { "lastname": "C" }, "associations": [] })).await);
+    let deal = id(&ask(
+        t,
+        "POST /crm/objects/2026-09/deals",
+        json!({ "properties": { "dealname": "D", "dealstage": "qualifiedtobuy" }, "associations": [] }),
+    )
+    .await);
+    let contact = id(&ask(
+        t,
+        "POST /crm/objects/2026-09/contacts",
+        json!({ "properties": { "lastname": "C" }, "associations": [] }),
+    )
+    .await);
     let pair = json!({ "inputs": [{ "from": { "id": deal }, "to": { "id": contact } }] });
     let labelled = json!({ "inputs": [{ "from": { "id": deal }, "to": { "id": contact }, "types": [{ "associationCategory": "HUBSPOT_DEFINED", "associationTypeId": 3 }] }] });
     let batch = "/crm/associations/2026-09/deals/contacts/batch";
     ask(t, &format!("PUT /crm/objects/2026-09/deals/{deal}/associations/default/contacts/{contact}"), Json::Null).await;
-    ask(t, &format!("PUT /crm/objects/2026-09/deals/{deal}/associations/contacts/{contact}"), labelled["inputs"][0]["types"].clone()).await;
+    ask(
+        t,
+        &format!("PUT /crm/objects/2026-09/deals/{deal}/associations/contacts/{contact}"),
+        labelled["inputs"][0]["types"].clone(),
+    )
+    .await;
     ask(t, &format!("GET /crm/objects/2026-03/deals/{deal}/associations/contacts?limit=10"), Json::Null).await;
     ask(t, &format!("POST {batch}/associate/default"), pair.clone()).await;
     ask(t, &format!("POST {batch}/create"), labelled.clone()).await;
     ask(t, &format!("POST {batch}/read"), json!({ "inputs": [{ "id": deal }] })).await;
     ask(t, &format!("POST {batch}/labels/archive"), labelled).await;
-    ask(t, &format!("POST {batch}/archive"), json!({ "inputs": [{ "from": { "id": deal }, "to": [{ "id": contact }] }] })).await;
+    ask(
+        t,
+        &format!("POST {batch}/archive"),
+        json!({ "inputs": [{ "from": { "id": deal }, "to": [{ "id": contact }] }] }),
+    )
+    .await;
     ask(t, &format!("DELETE /crm/objects/2026-09/deals/{deal}/associations/contacts/{contact}"), Json::Null).await;
     ask(t, "GET /crm/associations/2026-09/deals/contacts/labels", Json::Null).await;
 

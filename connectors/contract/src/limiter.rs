@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, NaiveDate, TimeZone, Utc};
+use chrono_tz::Tz;
 use governor::{
     Quota, RateLimiter,
     clock::FakeRelativeClock,
@@ -118,7 +120,15 @@ pub struct Limiter {
 struct Daily {
     budget: Option<u64>,
     used: u64,
-    day: i64,
+    day: NaiveDate,
+    zone: Tz,
+}
+
+impl Daily {
+    /// The day of the vendor's account.
+    fn today(&self, now: DateTime<Utc>) -> NaiveDate {
+        now.with_timezone(&self.zone).date_naive()
+    }
 }
 
 impl Limiter {
@@ -127,7 +137,7 @@ impl Limiter {
     pub fn new(limits: &[Limit], daily_budget: Option<u64>) -> Self {
         Self {
             buckets: limits.iter().map(|limit| Mutex::new(State::new(*limit, Duration::ZERO))).collect(),
-            daily: Mutex::new(Daily { budget: daily_budget, used: 0, day: 0 }),
+            daily: Mutex::new(Daily { budget: daily_budget, used: 0, day: NaiveDate::MIN, zone: Tz::UTC }),
         }
     }
 
@@ -155,7 +165,7 @@ impl Limiter {
 
     fn spend(&self, lane: Lane, clock: &dyn Clock) -> Result<(), ConnectorError> {
         let mut daily = lock(&self.daily);
-        let today = clock.now().timestamp().div_euclid(86_400);
+        let today = daily.today(clock.now());
         if daily.day != today {
             (daily.day, daily.used) = (today, 0);
         }
@@ -167,9 +177,9 @@ impl Limiter {
             Lane::Backfill => 70,
         };
         if daily.used * 100 >= budget * share {
-            let tomorrow = (today + 1) * 86_400 - clock.now().timestamp();
+            let zone = daily.zone;
             return Err(ConnectorError::RateLimited {
-                retry_after: Some(Duration::from_secs(u64::try_from(tomorrow).unwrap_or(3_600))),
+                retry_after: Some(until_tomorrow(zone, clock.now())),
                 policy: format!("daily budget of {budget} calls, {share} % for this kind of work"),
             });
         }
@@ -197,13 +207,37 @@ impl Limiter {
         }
     }
 
-    /// The vendor's headers tell how much of the day's budget is left, whoever used it.
+    /// The vendor's headers tell how much of the day's budget is left, whoever used it. A budget that is smaller than
+    /// what is left is our own share of it, and counts our own calls.
     pub fn correct_daily(&self, budget: u64, remaining: u64, clock: &dyn Clock) {
         let mut daily = lock(&self.daily);
-        daily.day = clock.now().timestamp().div_euclid(86_400);
+        daily.day = daily.today(clock.now());
         daily.budget = Some(budget);
-        daily.used = budget.saturating_sub(remaining);
+        daily.used = match budget.checked_sub(remaining) {
+            Some(used) => used,
+            None => daily.used,
+        };
     }
+
+    /// The vendor's days begin at midnight in this zone; in UTC until told.
+    pub fn set_timezone(&self, zone: Tz) {
+        lock(&self.daily).zone = zone;
+    }
+
+    /// How long the vendor's day still lasts.
+    #[must_use]
+    pub fn until_tomorrow(&self, now: DateTime<Utc>) -> Duration {
+        until_tomorrow(lock(&self.daily).zone, now)
+    }
+}
+
+/// Until the next midnight of a zone; where the clocks leave midnight out, until the hour after it.
+fn until_tomorrow(zone: Tz, now: DateTime<Utc>) -> Duration {
+    let today = now.with_timezone(&zone).date_naive();
+    let midnight = today
+        .succ_opt()
+        .and_then(|day| (0..3).find_map(|hour| zone.from_local_datetime(&day.and_hms_opt(hour, 0, 0)?).earliest()));
+    midnight.and_then(|at| (at.to_utc() - now).to_std().ok()).unwrap_or(Duration::from_secs(3_600))
 }
 
 struct Queued<'a> {
@@ -304,6 +338,19 @@ mod tests {
         assert!(
             matches!(told, Err(ConnectorError::RateLimited { retry_after: Some(wait), .. }) if wait > Duration::from_secs(3_500))
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_vendors_day_ends_at_midnight_where_the_vendors_account_is() {
+        let (limiter, clock) = (Limiter::new(&[], Some(1)), clock());
+        limiter.set_timezone(chrono_tz::America::Phoenix);
+        limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.expect("the day's only call");
+        let told = limiter.acquire(Bucket(0), Lane::Interactive, &clock).await;
+        let Err(ConnectorError::RateLimited { retry_after: Some(wait), .. }) = told else { panic!("{told:?}") };
+        let ends = (clock.now() + wait).with_timezone(&chrono_tz::America::Phoenix);
+        assert_eq!(ends.format("%H:%M").to_string(), "00:00");
+        clock.sleep(wait).await;
+        limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.expect("a new day");
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,7 +32,10 @@ pub fn in_order(ids: impl Iterator<Item = (String, bool)>) -> Vec<String> {
     list.into_iter().map(|(id, _)| id).collect()
 }
 
-/// The contacts of each deal; a deal without any is not in the map.
+/// Says of a deal that it has no contact; every other failure says nothing of the deal's contacts.
+const NONE_FOUND: &str = "NO_ASSOCIATIONS_FOUND";
+
+/// The contacts of each deal. A deal that HubSpot failed to read is not in the map: that is not the same as none.
 pub async fn read(
     hubspot: &HubSpot,
     call: Call,
@@ -41,19 +44,31 @@ pub async fn read(
     let path = hubspot.options.api_version.associations("read");
     let mut contacts: BTreeMap<String, Vec<(String, bool)>> = BTreeMap::new();
     for chunk in deals.chunks(READ_BATCH) {
+        contacts.extend(chunk.iter().map(|id| (id.clone(), Vec::new())));
         let mut inputs: Vec<Json> = chunk.iter().map(|id| json!({ "id": id })).collect();
         while !inputs.is_empty() {
             let ask = Ask::post(&path, json!({ "inputs": inputs }), call.lane).bucket(ASSOCIATIONS);
-            let answer = match hubspot.client.ask(ask).await {
-                Ok(answer) => answer,
-                // None of them has a contact.
-                Err(ConnectorError::Gone) => break,
+            let page: List<Associated> = match hubspot.client.ask(ask).await {
+                Ok(answer) => answer.json()?,
+                // Not one of these deals is there any more.
+                Err(ConnectorError::Gone) => {
+                    contacts.retain(|id, _| !chunk.contains(id));
+                    break;
+                }
                 Err(error) => return Err(error),
             };
-            let page: List<Associated> = answer.json()?;
             inputs.clear();
+            for error in page
+                .errors
+                .iter()
+                .filter(|error| !error.sub_category.as_deref().is_some_and(|sub| sub.ends_with(NONE_FOUND)))
+            {
+                let named: Vec<&str> = error.context("fromObjectId").chain(error.context("ids")).collect();
+                // A failure that names nobody may be about anybody.
+                contacts.retain(|id, _| !named.contains(&id.as_str()) && !(named.is_empty() && chunk.contains(id)));
+            }
             for deal in page.results {
-                let Some(from) = deal.from.id else { continue };
+                let Some(from) = deal.from.id.filter(|id| contacts.contains_key(id)) else { continue };
                 if let Some(after) = deal.paging.and_then(|paging| paging.next).and_then(|next| next.after) {
                     inputs.push(json!({ "id": from, "after": after }));
                 }

@@ -54,6 +54,8 @@ struct Current {
     access: Option<Secret>,
     ends_at: Duration,
     refresh: Option<Secret>,
+    /// The refresh token is newer than the one that is kept.
+    unkept: bool,
 }
 
 impl Auth {
@@ -82,6 +84,7 @@ impl Auth {
             Credentials::OAuth { client_id, client_secret, refresh_token } => (client_id, client_secret, refresh_token),
         };
         let mut current = self.current.lock().await;
+        self.keep_newest(&mut current).await?;
         if let Some(access) = &current.access {
             let is_refused = refused.is_some_and(|token| token.expose() == access.expose());
             if !is_refused && clock.elapsed() < current.ends_at {
@@ -90,21 +93,27 @@ impl Auth {
         }
         let refresh = current.refresh.clone().unwrap_or_else(|| first.clone());
         let answer = self.refresh(client_id, client_secret, &refresh, transport).await?;
-        let renewed = answer.refresh_token.map(Secret::new);
-        if let (Some(renewed), Some(keep)) = (&renewed, &self.keep)
-            && renewed.expose() != refresh.expose()
-        {
-            keep.keep(renewed)
-                .await
-                .map_err(|why| ConnectorError::NotSent(format!("the new refresh token could not be stored: {why}")))?;
-        }
+        let renewed = answer.refresh_token.filter(|token| !token.is_empty()).map(Secret::new);
         let access = Secret::new(answer.access_token);
         // A minute early, or at half of a very short life.
         let life = Duration::from_secs(answer.expires_in.min(86_400));
         current.ends_at = clock.elapsed() + life.saturating_sub(Duration::from_secs(60)).max(life / 2);
         current.access = Some(access.clone());
+        current.unkept |= renewed.as_ref().is_some_and(|renewed| renewed.expose() != refresh.expose());
         current.refresh = renewed.or(Some(refresh));
+        // Before the access token is used: after a crash the old refresh token may be worth nothing.
+        self.keep_newest(&mut current).await?;
         Ok(access)
+    }
+
+    async fn keep_newest(&self, current: &mut Current) -> Result<(), ConnectorError> {
+        if let (true, Some(newest), Some(keep)) = (current.unkept, &current.refresh, &self.keep) {
+            keep.keep(newest)
+                .await
+                .map_err(|why| ConnectorError::NotSent(format!("the new refresh token could not be stored: {why}")))?;
+        }
+        current.unkept = false;
+        Ok(())
     }
 
     async fn refresh(
@@ -133,7 +142,10 @@ impl Auth {
             .await
             .map_err(|error| ConnectorError::NotSent(format!("refreshing the access token: {error}")))?;
         if answer.status == StatusCode::OK {
-            return answer.json();
+            // Asked for again later: a page in between that is no token says nothing about the grant.
+            return answer
+                .json()
+                .map_err(|error| ConnectorError::NotSent(format!("refreshing the access token: {error}")));
         }
         let refusal: ErrorEntry = answer.json().unwrap_or_default();
         Err(match refusal.status.as_deref().or(refusal.error.as_deref()) {

@@ -133,9 +133,9 @@ async fn window_page(
         "after": "0",
     });
     let page: List<Object> = hubspot.client.ask(Ask::post(&path, body, call.lane).bucket(SEARCH)).await?.json()?;
-    let (full, total) = (page.results.len() >= SEARCH_PAGE, page.total);
+    let (more, total) = (page.results.len() >= SEARCH_PAGE || page.after().is_some(), page.total);
     let mut seen = Vec::with_capacity(page.results.len());
-    let mut last = after;
+    let mut last = after.clone();
     for object in &page.results {
         let id = records::external_id(object.id.as_deref().unwrap_or_default())?;
         if (id.as_str().len(), id.as_str()) > (last.len(), last.as_str()) {
@@ -143,13 +143,14 @@ async fn window_page(
         }
         seen.push(Seen::Hint { id, version: records::version(object, kind) });
     }
-    // An index that answers out of order would end the window early: a short page ends it, a full one goes on.
-    let place = if full {
+    // A page that names no last id cannot be gone on from.
+    let more = more && last != after;
+    let place = if more {
         Place::Window { since, until, after: last }
     } else {
         Place::Waiting { since: (until - OVERLAP).max(since) }
     };
-    Ok(Page { seen, next: cursor(&place), more: full, total })
+    Ok(Page { seen, next: cursor(&place), more, total })
 }
 
 async fn archived_page(

@@ -27,6 +27,11 @@ pub const ASSOCIATIONS: Bucket = Bucket(2);
 const REPEATS: u32 = 3;
 /// A vendor that asks for more than a day means something else: an hour too many is harmless, years are not.
 const LONGEST_WAIT: u64 = 86_400;
+/// HubSpot's status for an account that is being moved to another data centre.
+const MOVING: u16 = 477;
+/// A clock that is seen to jump further than this, in seconds, is believed at the second sight: some proxies answer for
+/// HubSpot, with clocks of their own.
+const JUMP: i64 = 60;
 
 pub struct Client {
     base_url: Url,
@@ -36,8 +41,16 @@ pub struct Client {
     limiter: Limiter,
     timeout: Duration,
     own_limit: bool,
+    own_budget: Option<u64>,
     pub calls: AtomicU64,
-    offset: Mutex<chrono::Duration>,
+    offset: Mutex<Offset>,
+}
+
+/// HubSpot's clock minus ours: what is believed, and what the last answer said.
+#[derive(Default)]
+struct Offset {
+    believed: chrono::Duration,
+    last: chrono::Duration,
 }
 
 /// A request, before budget and token.
@@ -87,8 +100,9 @@ impl Client {
             limiter: Limiter::new(&[options.rate_limit, options.search_rate_limit, floor], Some(options.daily_budget)),
             timeout: options.request_timeout,
             own_limit: options.rate_limit != floor,
+            own_budget: (options.daily_budget != Options::DAILY_BUDGET).then_some(options.daily_budget),
             calls: AtomicU64::new(0),
-            offset: Mutex::new(chrono::Duration::zero()),
+            offset: Mutex::default(),
             clock,
         }
     }
@@ -100,7 +114,14 @@ impl Client {
 
     /// HubSpot's clock minus ours.
     pub fn offset(&self) -> chrono::Duration {
-        *self.offset.lock().unwrap_or_else(PoisonError::into_inner)
+        self.offset.lock().unwrap_or_else(PoisonError::into_inner).believed
+    }
+
+    /// The account's days begin at midnight in this zone.
+    pub fn set_timezone(&self, zone: &str) {
+        if let Ok(zone) = zone.parse() {
+            self.limiter.set_timezone(zone);
+        }
     }
 
     /// Sends and answers whatever HubSpot said with 2xx.
@@ -116,6 +137,13 @@ impl Client {
             let answer = self.send(&ask, &token).await?;
             if answer.status.is_success() {
                 return Ok(answer);
+            }
+            if answer.status.as_u16() == MOVING {
+                // The whole account moves, not one kind of call.
+                let wait = Duration::from_secs(retry_after(&answer).unwrap_or(3_600));
+                for bucket in [GENERAL, SEARCH, ASSOCIATIONS] {
+                    self.limiter.penalise(bucket, wait, &*self.clock);
+                }
             }
             match answer.status {
                 StatusCode::UNAUTHORIZED if refused.is_none() => refused = Some(token),
@@ -179,22 +207,27 @@ impl Client {
         if let (Some(budget), Some(left)) =
             (number("x-hubspot-ratelimit-daily"), number("x-hubspot-ratelimit-daily-remaining"))
         {
-            self.limiter.correct_daily(budget, left, &*self.clock);
+            let ours = self.own_budget.map_or(budget, |own| own.min(budget));
+            self.limiter.correct_daily(ours, left, &*self.clock);
         }
         let date = answer.headers.get(header::DATE).and_then(|date| date.to_str().ok());
         if let Some(theirs) = date.and_then(|date| DateTime::parse_from_rfc2822(date).ok()) {
             let offset = theirs.to_utc() - self.clock.now();
             // The header has whole seconds: what is within one is no skew.
             let offset = if offset.num_milliseconds().abs() < 1_500 { chrono::Duration::zero() } else { offset };
-            *self.offset.lock().unwrap_or_else(PoisonError::into_inner) = offset;
+            let mut known = self.offset.lock().unwrap_or_else(PoisonError::into_inner);
+            let near = |other: chrono::Duration| (offset - other).num_seconds().abs() <= JUMP;
+            if near(known.believed) || near(known.last) {
+                known.believed = offset;
+            }
+            known.last = offset;
         }
     }
 
     /// How long to leave a bucket alone. Source: "Usage guidelines" (policies and their windows); the waits are those
     /// of HubSpot's own client libraries. 423 is held about two seconds.
     fn penalty(&self, answer: &HttpResponse, attempt: u32) -> Duration {
-        let stated = answer.headers.get(header::RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
-        if let Some(seconds) = stated.map(|seconds| seconds.min(LONGEST_WAIT)) {
+        if let Some(seconds) = retry_after(answer) {
             return Duration::from_secs(seconds);
         }
         if answer.status == StatusCode::LOCKED {
@@ -202,13 +235,16 @@ impl Client {
         }
         match policy(answer).as_str() {
             "SECONDLY" => Duration::from_secs(1) * attempt,
-            "DAILY" => {
-                let now = self.vendor_now().timestamp();
-                Duration::from_secs(u64::try_from(86_400 - now.rem_euclid(86_400)).unwrap_or(3_600))
-            }
+            "DAILY" => self.limiter.until_tomorrow(self.vendor_now()),
             _ => Duration::from_secs(10) * attempt,
         }
     }
+}
+
+/// The wait that HubSpot asks for, in seconds.
+fn retry_after(answer: &HttpResponse) -> Option<u64> {
+    let wait: u64 = answer.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(wait.min(LONGEST_WAIT))
 }
 
 fn policy(answer: &HttpResponse) -> String {
@@ -224,21 +260,23 @@ fn refusal(answer: &HttpResponse, writes: bool) -> ConnectorError {
             "HubSpot refuses the access token, also after a refresh: renew the connection's credentials".into(),
         ),
         403 => ConnectorError::Forbidden(missing_scopes(&entry)),
-        404 => ConnectorError::Gone,
+        // Only HubSpot can say that it does not have a record; a page of something in between says nothing.
+        404 if entry.is_hubspots() => ConnectorError::Gone,
         429 | 423 => ConnectorError::RateLimited { retry_after: None, policy: policy(answer) },
-        477 => {
-            let wait = answer.headers.get(header::RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
-            ConnectorError::RateLimited {
-                retry_after: Some(Duration::from_secs(wait.unwrap_or(3_600).min(LONGEST_WAIT))),
-                policy: "the account is being moved to another data centre".into(),
-            }
-        }
-        522 | 525 | 526 => ConnectorError::NotSent(format!("HubSpot answered {status}")),
+        MOVING => ConnectorError::RateLimited {
+            retry_after: Some(Duration::from_secs(retry_after(answer).unwrap_or(3_600))),
+            policy: "the account is being moved to another data centre".into(),
+        },
+        // No connection to HubSpot was made.
+        525 | 526 => ConnectorError::NotSent(format!("HubSpot answered {status}")),
         500.. if writes => ConnectorError::OutcomeUnknown(format!("HubSpot answered {status}")),
         500.. => ConnectorError::NotSent(format!("HubSpot answered {status}")),
         // A proxy in between, not HubSpot.
         300..=399 | 408 if writes => ConnectorError::OutcomeUnknown(format!("something in between answered {status}")),
         300..=399 | 408 => ConnectorError::NotSent(format!("something in between answered {status}")),
+        400 | 404 | 405 if !entry.is_hubspots() => {
+            ConnectorError::NotSent(format!("something in between answered {status}: is the base_url right?"))
+        }
         _ => rejection(&entry, status),
     }
 }
@@ -263,7 +301,7 @@ fn missing_scopes(entry: &ErrorEntry) -> String {
 pub fn rejection(entry: &ErrorEntry, status: StatusCode) -> ConnectorError {
     let message = entry.message.as_deref().unwrap_or_default();
     if message.contains("already has that value")
-        || entry.category.as_deref() == Some("CONFLICT")
+        || matches!(entry.category.as_deref(), Some("CONFLICT" | "OBJECT_ALREADY_EXISTS"))
         || status == StatusCode::CONFLICT
     {
         let property =
@@ -275,6 +313,9 @@ pub fn rejection(entry: &ErrorEntry, status: StatusCode) -> ConnectorError {
     }
     if entry.category.as_deref() == Some("OBJECT_NOT_FOUND") {
         return ConnectorError::Gone;
+    }
+    if entry.category.as_deref().is_some_and(|category| category.contains("RATE_LIMIT")) {
+        return ConnectorError::RateLimited { retry_after: None, policy: "a row of a batch".into() };
     }
     // One row of a batch met a failure of HubSpot's own: like a 500, it says nothing of what was stored.
     if entry.category.as_deref() == Some("INTERNAL_ERROR") {

@@ -84,6 +84,9 @@ pub struct Options {
 impl Options {
     /// HubSpot's own address.
     pub const BASE_URL: &'static str = "https://api.hubapi.com";
+    /// Calls a day of the smallest account, until the headers say more.
+    /// Source: HubSpot developer documentation, "Usage guidelines".
+    pub const DAILY_BUDGET: u64 = 250_000;
 
     /// Options with the documented floors for everything but the address and the credentials.
     #[must_use]
@@ -97,7 +100,7 @@ impl Options {
             select: BTreeMap::new(),
             rate_limit: Limit { requests: 100, per: Duration::from_secs(10) },
             search_rate_limit: Limit { requests: 5, per: Duration::from_secs(1) },
-            daily_budget: 250_000,
+            daily_budget: Self::DAILY_BUDGET,
             poll: None,
             request_timeout: Duration::from_secs(15),
             read_only: false,

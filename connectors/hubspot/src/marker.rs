@@ -41,6 +41,11 @@ pub async fn ensure(hubspot: &HubSpot, call: Call, kind: Kind) -> Result<(), Con
     Ok(())
 }
 
+/// HubSpot says that it does not have the property: it is looked for, and made, again before the next create.
+pub async fn forget(hubspot: &HubSpot, kind: Kind) {
+    hubspot.marker.0.lock().await.remove(&kind);
+}
+
 /// The marker property's definition, if it is there.
 pub async fn look(hubspot: &HubSpot, call: Call, kind: Kind) -> Result<Option<Property>, ConnectorError> {
     let path = format!("{}/{}", hubspot.options.api_version.properties(kind), hubspot.options.marker_property);

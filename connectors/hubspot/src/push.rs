@@ -63,6 +63,8 @@ pub async fn push(hubspot: &HubSpot, call: Call, writes: &[Write]) -> Vec<Pushed
                 continue;
             }
             batch.send(chunk.to_vec(), &mut outcomes).await;
+            batch.name_owners(chunk, &mut outcomes).await;
+            batch.without_marker(chunk, &mut outcomes).await;
             if rank == 1 {
                 batch.associate(chunk, &mut outcomes).await;
             }
@@ -171,10 +173,8 @@ impl Batch<'_> {
         }
         for index in chunk {
             match self.writes[*index].op {
-                // An id that was merged away drops out of the answer without a word.
-                WriteOp::Update { .. } => {
-                    outcomes.entry(*index).or_insert(Pushed::Failed(ConnectorError::Gone));
-                }
+                // An id that was merged away drops out of the answer without a word, and so may one that was written.
+                WriteOp::Update { .. } => {}
                 WriteOp::Archive { ref id } => {
                     outcomes.entry(*index).or_insert_with(|| Pushed::Written {
                         id: id.clone(),
@@ -207,6 +207,45 @@ impl Batch<'_> {
         match external_id(object.id.as_deref().unwrap_or_default()) {
             Ok(id) => Pushed::Written { id, properties, version: version(&object, self.kind) },
             Err(_) => Pushed::Failed(ConnectorError::OutcomeUnknown("HubSpot's answer names no id".into())),
+        }
+    }
+
+    /// Creates that were refused for want of our property: it was put away, or is not usable everywhere yet. They are
+    /// not wrong, only early.
+    async fn without_marker(&self, chunk: &[usize], outcomes: &mut BTreeMap<usize, Pushed>) {
+        let marker = &self.hubspot.options.marker_property;
+        let mut missing = false;
+        for index in chunk {
+            if let Some(Pushed::Failed(ConnectorError::Rejected { field: Some(field), reason })) = outcomes.get(index)
+                && field == marker
+                && reason == "PROPERTY_DOESNT_EXIST"
+            {
+                missing = true;
+                let why = format!("HubSpot does not know the property `{marker}` at this moment");
+                outcomes.insert(*index, Pushed::Failed(ConnectorError::NotSent(why)));
+            }
+        }
+        if missing {
+            marker::forget(self.hubspot, self.kind).await;
+        }
+    }
+
+    /// A clash over an e-mail address does not always name the contact that has it: then it is looked up.
+    async fn name_owners(&self, chunk: &[usize], outcomes: &mut BTreeMap<usize, Pushed>) {
+        for index in chunk {
+            let (Some(Pushed::Failed(ConnectorError::Conflict(_))), Kind::Contact) = (outcomes.get(index), self.kind)
+            else {
+                continue;
+            };
+            let (WriteOp::Create { properties, .. } | WriteOp::Update { properties, .. }) = &self.writes[*index].op
+            else {
+                continue;
+            };
+            let Some(email) = properties.get("email").and_then(Value::as_text) else { continue };
+            // A failed look leaves the clash as it is.
+            if let Ok(Some(id)) = crate::records::owner_of_email(self.hubspot, self.call, email).await {
+                outcomes.insert(*index, Pushed::Exists { id, ours: false });
+            }
         }
     }
 
@@ -265,7 +304,14 @@ impl Batch<'_> {
         let deal = |index: usize| target(&self.writes[index]).unwrap_or_default().to_owned();
         let deals: Vec<String> = touched.iter().map(|(index, _)| deal(*index)).collect();
         let there = associations::read(self.hubspot, self.call, &deals).await?;
-        Ok(touched.iter().map(|(index, _)| (*index, there.get(&deal(*index)).cloned().unwrap_or_default())).collect())
+        let mut stored = BTreeMap::new();
+        for (index, _) in touched {
+            let refs = there
+                .get(&deal(*index))
+                .ok_or_else(|| ConnectorError::NotSent("they could not be read back".into()))?;
+            stored.insert(*index, refs.clone());
+        }
+        Ok(stored)
     }
 
     fn fail_all(&self, chunk: &[usize], error: ConnectorError, outcomes: &mut BTreeMap<usize, Pushed>) {

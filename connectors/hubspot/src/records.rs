@@ -137,6 +137,13 @@ pub fn version(object: &Object, kind: Kind) -> Version {
     Version { token: None, updated_at: modified.or(object.updated_at.as_deref()).and_then(values::read_time) }
 }
 
+/// A record whose contacts could not be read is without the property: absent is not empty.
+fn insert_contacts(record: &mut Record, contacts: &BTreeMap<String, Vec<String>>) {
+    if let Some(refs) = contacts.get(record.id.as_str()) {
+        record.properties.insert(CONTACTS.into(), Value::Refs(refs.clone()));
+    }
+}
+
 /// One page of all records in order of id, and where the next begins.
 pub async fn list(
     hubspot: &HubSpot,
@@ -168,10 +175,12 @@ pub async fn list(
         }
         if !with_more_contacts.is_empty() {
             let all = associations::read(hubspot, call, &with_more_contacts).await?;
-            for record in &mut records {
-                if let Some(refs) = all.get(record.id.as_str()) {
-                    record.properties.insert(CONTACTS.into(), Value::Refs(refs.clone()));
-                }
+            for record in
+                records.iter_mut().filter(|record| with_more_contacts.iter().any(|id| *id == record.id.as_str()))
+            {
+                // The first page alone is not the list.
+                record.properties.remove(CONTACTS);
+                insert_contacts(record, &all);
             }
         }
     }
@@ -233,8 +242,7 @@ pub async fn fetch(
             _ => None,
         });
         for record in found.values_mut().chain(merged) {
-            let refs = contacts.get(record.id.as_str()).cloned().unwrap_or_default();
-            record.properties.insert(CONTACTS.into(), Value::Refs(refs));
+            insert_contacts(record, &contacts);
         }
     }
     Ok(ids
@@ -331,6 +339,12 @@ async fn batch_read(
     Ok(answer.json::<List<Object>>()?.results)
 }
 
+/// The contact that has this address, as its primary or a further one.
+pub async fn owner_of_email(hubspot: &HubSpot, call: Call, email: &str) -> Result<Option<ExternalId>, ConnectorError> {
+    let found = batch_read(hubspot, call, Kind::Contact, &[email], Some("email"), false).await?;
+    Ok(found.into_iter().next().and_then(|object| ExternalId::new(object.id?).ok()))
+}
+
 /// The records that carry these markers, in the order asked.
 pub async fn find(
     hubspot: &HubSpot,
@@ -359,8 +373,7 @@ pub async fn find(
         let ids: Vec<String> = found.values().map(|record| record.id.to_string()).collect();
         let contacts = associations::read(hubspot, call, &ids).await?;
         for record in found.values_mut() {
-            let refs = contacts.get(record.id.as_str()).cloned().unwrap_or_default();
-            record.properties.insert(CONTACTS.into(), Value::Refs(refs));
+            insert_contacts(record, &contacts);
         }
     }
     Ok(markers.iter().map(|marker| found.get(marker).cloned()).collect())

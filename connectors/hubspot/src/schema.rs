@@ -21,6 +21,9 @@ const CALL: Call = Call { lane: Lane::Interactive };
 pub async fn check(hubspot: &HubSpot) -> Result<Identity, ConnectorError> {
     let path = hubspot.options.api_version.account();
     let account: Account = hubspot.client.ask(Ask::get(&path, CALL.lane)).await?.json()?;
+    if let Some(zone) = &account.time_zone {
+        hubspot.client.set_timezone(zone);
+    }
     let portal = account.portal_id.ok_or_else(|| ConnectorError::Malformed { path: "portalId".into() })?;
     let mut items = vec![CheckItem {
         name: "access token".into(),

@@ -129,24 +129,43 @@ fn of_event(event: &Event) -> Vec<Hint> {
         ("company", _) | ("object", Some("0-2")) => Kind::Company,
         _ => return Vec::new(),
     };
+    if what == "associationChange" {
+        return of_association(event, kind);
+    }
     let mut ids: Vec<&Loose> = vec![&event.object_id];
     match what {
         "merge" => {
             ids.extend([&event.primary_object_id, &event.new_object_id]);
             ids.extend(&event.merged_object_ids);
         }
-        "associationChange" => match event.association_type.as_deref().and_then(|name| name.split_once("_TO_")) {
-            Some((from, _)) if from.eq_ignore_ascii_case(kind.as_str()) => ids.push(&event.from_object_id),
-            _ => ids.extend([&event.from_object_id, &event.to_object_id]),
-        },
         _ => {}
     }
+    about(event, ids.into_iter().map(|id| (kind, id)))
+}
+
+/// A link between two records: both ends changed. `DEAL_TO_CONTACT` says of which kind each is; without it the one
+/// that the subscription names may be either.
+fn of_association(event: &Event, kind: Kind) -> Vec<Hint> {
+    let (from, to) = (&event.from_object_id, &event.to_object_id);
+    let named = |name: &str| Kind::ALL.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(name));
+    match event.association_type.as_deref().and_then(|name| name.split_once("_TO_")) {
+        Some((first, second)) => {
+            let ends = [(named(first), from), (named(second), to)];
+            about(event, ends.into_iter().filter_map(|(kind, id)| Some((kind?, id))))
+        }
+        None => about(event, [(kind, from), (kind, to)].into_iter()),
+    }
+}
+
+fn about<'a>(event: &Event, records: impl Iterator<Item = (Kind, &'a Loose)>) -> Vec<Hint> {
     let part = |loose: &Loose| loose.0.clone().unwrap_or_default();
-    let mut ids: Vec<ExternalId> = ids.into_iter().filter_map(|id| ExternalId::new(id.0.clone()?).ok()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids.into_iter()
-        .map(|id| Hint {
+    let mut records: Vec<(Kind, ExternalId)> =
+        records.filter_map(|(kind, id)| Some((kind, ExternalId::new(id.0.clone()?).ok()?))).collect();
+    records.sort_unstable();
+    records.dedup();
+    records
+        .into_iter()
+        .map(|(kind, id)| Hint {
             kind,
             fingerprint: [
                 part(&event.portal_id),

@@ -14,6 +14,27 @@ fn loose_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Strin
     })
 }
 
+/// What is left out and what is null are the same: nothing.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// The context of a failure: lists of text, where HubSpot keeps to its promise; one value or nothing, where not.
+fn loose_context<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Vec<Loose>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        Many(Vec<Loose>),
+        One(Loose),
+    }
+    let context: Option<BTreeMap<String, OneOrMany>> = Option::deserialize(deserializer)?;
+    let listed = |some| match some {
+        OneOrMany::Many(many) => many,
+        OneOrMany::One(one) => vec![one],
+    };
+    Ok(context.into_iter().flatten().map(|(name, some)| (name, listed(some))).collect())
+}
+
 /// Text that may arrive as a number, such as an id.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(transparent)]
@@ -24,17 +45,17 @@ pub struct Loose(#[serde(deserialize_with = "loose_text")] pub Option<String>);
 pub struct Object {
     #[serde(deserialize_with = "loose_text")]
     pub id: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub properties: BTreeMap<String, Loose>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub properties_with_history: BTreeMap<String, Vec<HistoryEntry>>,
     #[serde(default)]
     pub updated_at: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub archived: bool,
     #[serde(default)]
     pub object_write_trace_id: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub associations: BTreeMap<String, AssociationBlock>,
 }
 
@@ -52,7 +73,7 @@ pub struct HistoryEntry {
 
 #[derive(Debug, Default, Deserialize)]
 pub struct AssociationBlock {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub results: Vec<AssociationRef>,
     #[serde(default)]
     pub paging: Option<Paging>,
@@ -67,10 +88,11 @@ pub struct AssociationRef {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(bound(deserialize = "T: Deserialize<'de>"))]
 pub struct List<T> {
-    #[serde(default = "Vec::new")]
+    #[serde(default = "Vec::new", deserialize_with = "or_default")]
     pub results: Vec<T>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub errors: Vec<ErrorEntry>,
     #[serde(default)]
     pub paging: Option<Paging>,
@@ -100,24 +122,39 @@ impl<T> List<T> {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ErrorEntry {
+    #[serde(deserialize_with = "loose_text")]
     pub category: Option<String>,
+    #[serde(deserialize_with = "loose_text")]
     pub sub_category: Option<String>,
+    #[serde(deserialize_with = "loose_text")]
     pub message: Option<String>,
+    #[serde(deserialize_with = "loose_text")]
     pub policy_name: Option<String>,
+    #[serde(deserialize_with = "loose_context")]
     pub context: BTreeMap<String, Vec<Loose>>,
+    #[serde(deserialize_with = "or_default")]
     pub errors: Vec<ErrorDetail>,
+    #[serde(deserialize_with = "loose_text")]
     pub status: Option<String>,
+    #[serde(deserialize_with = "loose_text")]
     pub error: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ErrorDetail {
+    #[serde(deserialize_with = "loose_text")]
     pub code: Option<String>,
+    #[serde(deserialize_with = "loose_context")]
     pub context: BTreeMap<String, Vec<Loose>>,
 }
 
 impl ErrorEntry {
+    /// True if this is how HubSpot refuses, and not a page of something in between.
+    pub fn is_hubspots(&self) -> bool {
+        self.category.is_some() || self.message.is_some() || self.status.is_some()
+    }
+
     pub fn context(&self, key: &str) -> impl Iterator<Item = &str> {
         self.context.get(key).into_iter().flatten().filter_map(|loose| loose.0.as_deref())
     }
@@ -126,7 +163,7 @@ impl ErrorEntry {
 #[derive(Debug, Deserialize)]
 pub struct Associated {
     pub from: AssociationRef,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub to: Vec<AssociatedTo>,
     #[serde(default)]
     pub paging: Option<Paging>,
@@ -137,7 +174,7 @@ pub struct Associated {
 pub struct AssociatedTo {
     #[serde(deserialize_with = "loose_text")]
     pub to_object_id: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub association_types: Vec<AssociationType>,
 }
 
@@ -156,7 +193,7 @@ pub struct Account {
     pub time_zone: Option<String>,
     #[serde(default)]
     pub company_currency: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub additional_currencies: Vec<String>,
 }
 
@@ -165,11 +202,11 @@ pub struct Account {
 pub struct Pipeline {
     pub id: String,
     pub label: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub display_order: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub archived: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub stages: Vec<Stage>,
 }
 
@@ -178,11 +215,11 @@ pub struct Pipeline {
 pub struct Stage {
     pub id: String,
     pub label: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub display_order: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub archived: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub metadata: BTreeMap<String, Loose>,
 }
 
@@ -196,7 +233,7 @@ pub struct Owner {
     pub first_name: Option<String>,
     #[serde(default)]
     pub last_name: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub archived: bool,
 }
 
@@ -207,11 +244,11 @@ pub struct Property {
     pub label: String,
     #[serde(rename = "type")]
     pub kind: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub field_type: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub calculated: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub has_unique_value: bool,
     #[serde(default)]
     pub modification_metadata: Option<ModificationMetadata>,
@@ -220,7 +257,7 @@ pub struct Property {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModificationMetadata {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub read_only_value: bool,
 }
 
@@ -261,6 +298,6 @@ pub struct Event {
     pub primary_object_id: Loose,
     #[serde(default)]
     pub new_object_id: Loose,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub merged_object_ids: Vec<Loose>,
 }
