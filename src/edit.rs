@@ -10,12 +10,13 @@ use tandem_contract::{Kind, Value};
 
 use crate::{
     model::{
-        Account, Conflict, ConflictState, Failure, HoldKind, Ids, Invalid, Key, LocalRecord, Mark, Name, Pipeline,
-        Position, Reason, RecordId, Stamp, Status, Winner,
+        Account, Conflict, ConflictState, Failure, HoldKind, Ids, IntentState, Invalid, Key, LocalRecord, Mark, Name,
+        Pipeline, Position, Reason, RecordId, Stamp, Status, Winner,
         ids::{RunId, StageId},
+        link::Verdict,
     },
     store::{By, Commit, Op, StoreError, SyncStore},
-    sync::reconcile::{history_ops, slot},
+    sync::reconcile::{QUARANTINE, history_ops, slot},
 };
 
 /// Who edits, where, when.
@@ -77,6 +78,10 @@ impl From<StoreError> for EditError {
 /// What a person states; fields not named stay.
 pub type Fields = BTreeMap<String, Value>;
 
+fn is_quarantined(record: &LocalRecord) -> bool {
+    record.as_opportunity().is_some_and(|deal| deal.quarantined)
+}
+
 impl Desk<'_> {
     /// Makes a record.
     ///
@@ -133,13 +138,34 @@ impl Desk<'_> {
         if record == before {
             return Ok(before);
         }
+        if let LocalRecord::Deal(deal) = &mut record {
+            deal.end_quarantine();
+        }
         record.touch(self.now);
         let slot = slot(self.account.profile.policy().uniqueness, &record);
         let mut ops = vec![Op::PutRecord { record: record.clone(), expected: before.version(), slot }];
         ops.extend(history_ops(kind, &before, &record, "person", self.now, self.run));
         ops.extend(self.marks(kind, id));
+        if is_quarantined(&before) && !is_quarantined(&record) {
+            ops.extend(self.drop_quarantine(id).await?);
+        }
         self.commit(ops).await?;
         Ok(record)
+    }
+
+    /// The failures that told of a quarantine, whichever connection found it.
+    async fn drop_quarantine(&self, id: RecordId) -> Result<Vec<Op>, EditError> {
+        let all = self.store.failures(&self.account.name, usize::MAX >> 1).await?;
+        let key = Key::Local(id);
+        let mine = all.into_iter().filter(|failure| failure.row == QUARANTINE && failure.key == key.to_string());
+        Ok(mine
+            .map(|failure| Op::DropFailures {
+                connection: failure.connection,
+                kind: failure.kind,
+                key: key.clone(),
+                row: Some(QUARANTINE.into()),
+            })
+            .collect())
     }
 
     /// Deletes a record. It is kept for a while, and what happens at the vendors is each connection's switch.
@@ -169,13 +195,18 @@ impl Desk<'_> {
     /// # Errors
     /// [`EditError`]; nothing is stored then.
     pub async fn resolve(&self, mut conflict: Conflict, take: Winner) -> Result<Conflict, EditError> {
-        let was_open = conflict.state == ConflictState::Open;
+        // An open one on hold is carried out by the reconciler, which knows both sides as they are now.
+        let links = self
+            .store
+            .links(&self.account.name, &conflict.connection, conflict.kind, By::Local(&[conflict.record]))
+            .await?;
+        let on_hold = links.iter().any(|link| link.holds.values().any(|hold| hold.conflict == Some(conflict.id)));
+        let was_open = conflict.state == ConflictState::Open && on_hold;
         (conflict.state, conflict.winner) = (ConflictState::Resolved, take);
         let values = if take == Winner::Remote { conflict.remote.clone() } else { conflict.local.clone() };
         let mut ops = vec![Op::PutConflict(conflict.clone())];
         let before = self.load(conflict.kind, conflict.record).await?;
         let mut record = before.clone();
-        // An open one is carried out by the reconciler, which knows both sides as they are now.
         if !was_open {
             record.set(&conflict.fields, &values, &self.stamp())?;
             if record != before {
@@ -186,6 +217,9 @@ impl Desk<'_> {
             }
         }
         ops.extend(self.marks(conflict.kind, conflict.record));
+        if !self.connections.contains(&conflict.connection) {
+            ops.push(self.mark(&conflict.connection, conflict.kind, conflict.record));
+        }
         self.commit(ops).await?;
         Ok(conflict)
     }
@@ -218,6 +252,63 @@ impl Desk<'_> {
         self.commit(ops).await
     }
 
+    /// Decides about what the mass-change guard holds of a connection. Approved, it goes on; discarded, each side keeps
+    /// what it says until it changes there or here. Answers how many records it was about.
+    ///
+    /// # Errors
+    /// [`EditError`]; what was decided before the failure is stored.
+    pub async fn decide_held(&self, connection: &Name, verdict: Verdict) -> Result<u64, EditError> {
+        let account = &self.account.name;
+        let mut ops = Vec::new();
+        for mut event in self.store.guard_events(account, connection).await? {
+            if event.state == "held" {
+                event.state = if verdict == Verdict::Approve { "approved" } else { "discarded" }.into();
+                event.at = self.now;
+                ops.push(Op::PutGuard(event));
+            }
+        }
+        if ops.is_empty() {
+            return Err(EditError::NotFound("held change"));
+        }
+        let mut count = 0;
+        let again = |kind, id| {
+            let priority = Reason::Operator.priority();
+            Op::Mark(Mark { connection: connection.clone(), kind, key: Key::Local(id), due_at: self.now, priority })
+        };
+        for intent in self.store.open_intents(account, connection).await? {
+            if intent.state == IntentState::Held {
+                count += 1;
+                ops.push(match verdict {
+                    Verdict::Approve => again(intent.kind, intent.local),
+                    Verdict::Discard => Op::DropIntent(intent.id),
+                });
+            }
+        }
+        self.commit(ops).await?;
+        let Some(row) = self.store.connection(account, connection).await? else { return Ok(count) };
+        for kind in [Kind::Contact, Kind::Deal] {
+            let mut after = None;
+            loop {
+                let page = self.store.link_page(account, connection, kind, after, 1_000).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.local);
+                let mut ops = Vec::new();
+                for mut link in page.into_iter().filter(|link| link.holds.values().any(|h| h.kind == HoldKind::Guarded))
+                {
+                    count += 1;
+                    ops.push(again(kind, link.local));
+                    link.decide_held(verdict);
+                    let remote_account = row.remote_account.clone().unwrap_or_default();
+                    ops.push(Op::PutLink { link, system: row.system.clone(), remote_account });
+                }
+                if !ops.is_empty() {
+                    self.commit(ops).await?;
+                }
+            }
+        }
+        Ok(count)
+    }
+
     async fn load(&self, kind: Kind, id: RecordId) -> Result<LocalRecord, EditError> {
         let word = if kind == Kind::Contact { "contact" } else { "opportunity" };
         let found = self.store.records(&self.account.name, kind, &[id]).await?.pop();
@@ -229,13 +320,12 @@ impl Desk<'_> {
     }
 
     fn marks(&self, kind: Kind, id: RecordId) -> Vec<Op> {
+        self.connections.iter().map(|connection| self.mark(connection, kind, id)).collect()
+    }
+
+    fn mark(&self, connection: &Name, kind: Kind, id: RecordId) -> Op {
         let priority = Reason::LocalEdit.priority();
-        self.connections
-            .iter()
-            .map(|connection| {
-                Op::Mark(Mark { connection: connection.clone(), kind, key: Key::Local(id), due_at: self.now, priority })
-            })
-            .collect()
+        Op::Mark(Mark { connection: connection.clone(), kind, key: Key::Local(id), due_at: self.now, priority })
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<(), EditError> {

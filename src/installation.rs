@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     fs::File,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use async_trait::async_trait;
 use tandem_contract::{Clock, Connector, PropertyType, ReqwestTransport, Secret, SystemClock, Transport};
-use tandem_hubspot::{Credentials, HubSpot, Options};
+use tandem_hubspot::{Credentials, HubSpot, KeepRefreshToken, Options};
 use url::Url;
 
 use crate::{
@@ -77,6 +78,7 @@ pub struct Installation {
     pub from_file: Vec<Name>,
     /// This run.
     pub run: RunId,
+    remote_accounts: Mutex<BTreeMap<Name, String>>,
 }
 
 /// Held while an engine works on a SQLite file. The system lets go of it when the process ends, however it ends.
@@ -134,12 +136,18 @@ impl Installation {
                 })
                 .map(|(other, _)| (*other).clone())
                 .collect();
-            let built =
-                build(name, connection, account, siblings, &installation, &folder, transport.clone(), clock.clone())?;
+            let parts = Parts {
+                store: store.clone(),
+                installation: &installation,
+                folder: &folder,
+                transport: transport.clone(),
+                clock: clock.clone(),
+            };
+            let built = build(name, connection, account, siblings, parts).await?;
             connections.insert((*name).clone(), Arc::new(built));
         }
         let run = RunId(ids.next(clock.now()));
-        Ok(Self { config, store, clock, ids, accounts, connections, from_file, run })
+        Ok(Self { config, store, clock, ids, accounts, connections, from_file, run, remote_accounts: Mutex::default() })
     }
 
     /// Claims the database for an engine. SQLite: a lock on a file beside it, which also proves an earlier owner dead.
@@ -196,6 +204,24 @@ impl Installation {
         Desk { store: &*self.store, ids: &self.ids, account, connections, now: self.clock.now(), run: self.run }
     }
 
+    /// The vendor's account of a connection, once known; it never changes by itself, so it is read once.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn remote_account(&self, connection: &Connection) -> Result<Option<String>, StoreError> {
+        let known = |all: &BTreeMap<Name, String>| all.get(&connection.name).cloned();
+        if let Some(account) = known(&self.remote_accounts.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(Some(account));
+        }
+        let row = self.store.connection(&connection.account.name, &connection.name).await?;
+        let account = row.and_then(|row| row.remote_account);
+        if let Some(account) = &account {
+            let mut all = self.remote_accounts.lock().unwrap_or_else(PoisonError::into_inner);
+            all.insert(connection.name.clone(), account.clone());
+        }
+        Ok(account)
+    }
+
     /// Pauses a connection, or lets it go on.
     ///
     /// # Errors
@@ -224,17 +250,39 @@ pub fn database_url(url: &str, folder: &Path) -> String {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "everything a connection is made of, each used once")]
-fn build(
+/// What every connection of an installation is built with.
+struct Parts<'a> {
+    store: Arc<SqlStore>,
+    installation: &'a str,
+    folder: &'a Path,
+    transport: Arc<dyn Transport>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Keeps the grants that a vendor renews.
+struct GrantKeeper {
+    store: Arc<SqlStore>,
+    account: Name,
+    connection: Name,
+    came_from: String,
+}
+
+#[async_trait]
+impl KeepRefreshToken for GrantKeeper {
+    async fn keep(&self, refresh_token: &Secret) -> Result<(), String> {
+        let kept = self.store.keep_grant(&self.account, &self.connection, &self.came_from, refresh_token.expose());
+        kept.await.map_err(|error| error.to_string())
+    }
+}
+
+async fn build(
     name: &Name,
     settings: &config::Connection,
     account: &Account,
     siblings: Vec<Name>,
-    installation: &str,
-    folder: &Path,
-    transport: Arc<dyn Transport>,
-    clock: Arc<dyn Clock>,
+    parts: Parts<'_>,
 ) -> Result<Connection, SetupError> {
+    let Parts { store, installation, folder, transport, clock } = parts;
     let key = |field: &str| format!("connections.{name}.{field}");
     let wrong = |field: &str, why: String| SetupError::Config(ConfigError::Value { key: key(field), why });
     if settings.connector != "hubspot" {
@@ -269,10 +317,16 @@ fn build(
             ));
         }
     }
+    let mut keeper = None;
     let credentials =
         match (secret("access_token")?, secret("refresh_token")?, secret("client_id")?, secret("client_secret")?) {
             (Some(token), ..) => Credentials::Token(token),
-            (None, Some(refresh_token), Some(id), Some(client_secret)) => {
+            (None, Some(configured), Some(id), Some(client_secret)) => {
+                let came_from = crate::model::digest(configured.expose().as_bytes());
+                let newest = store.grant(&account.name, name, &came_from).await?;
+                keeper =
+                    Some(GrantKeeper { store, account: account.name.clone(), connection: name.clone(), came_from });
+                let refresh_token = newest.unwrap_or(configured);
                 Credentials::OAuth { client_id: id.expose().to_owned(), client_secret, refresh_token }
             }
             _ => {
@@ -310,12 +364,16 @@ fn build(
     }
     options.installation = installation.to_owned();
     options.read_only = settings.direction == crate::sync::lens::Direction::In;
-    let connector: Arc<dyn Connector> = Arc::new(HubSpot::new(options, transport, clock));
+    let mut hubspot = HubSpot::new(options, transport, clock);
+    if let Some(keeper) = keeper {
+        hubspot = hubspot.keep_refresh_token(Arc::new(keeper));
+    }
+    let connector: Arc<dyn Connector> = Arc::new(hubspot);
     Ok(Connection {
         account: account.clone(),
         name: name.clone(),
         connector,
-        lenses,
+        lenses: Connection::one_way(lenses, settings.direction),
         direction: settings.direction,
         on_first_link: settings.on_first_link,
         on_remote_delete: settings.on_remote_delete,

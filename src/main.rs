@@ -4,8 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tandem::{
-    command::{self, Exit, Global, demo::Size, desk::Verdict},
-    model::{Name, Winner},
+    command::{self, Exit, Global, demo::Size},
+    model::{Name, Winner, link::Verdict},
 };
 use tracing_subscriber::EnvFilter;
 

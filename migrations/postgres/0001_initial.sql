@@ -28,6 +28,7 @@ CREATE TABLE opportunity (
     stage              UUID,
     status             TEXT COLLATE "C" NOT NULL,
     slot               TEXT COLLATE "C",
+    waiting_slot       TEXT COLLATE "C",
     external_reference TEXT COLLATE "C",
     deleted            BOOLEAN NOT NULL,
     updated_at         TIMESTAMPTZ NOT NULL,
@@ -36,6 +37,8 @@ CREATE TABLE opportunity (
 );
 -- At most one open opportunity of a contact in a pipeline, where the account's policy says so (AX-02).
 CREATE UNIQUE INDEX opportunity_slot ON opportunity (account, slot) WHERE slot IS NOT NULL;
+-- A second one is quarantined: it waits for the place.
+CREATE INDEX opportunity_waiting_slot ON opportunity (account, waiting_slot) WHERE waiting_slot IS NOT NULL;
 -- An external reference is unique per account (VX-20).
 CREATE UNIQUE INDEX opportunity_external_reference ON opportunity (account, external_reference) WHERE external_reference IS NOT NULL;
 CREATE INDEX opportunity_by_contact ON opportunity (account, contact) WHERE contact IS NOT NULL;
@@ -174,6 +177,15 @@ CREATE TABLE stored_connection (
     account TEXT COLLATE "C" NOT NULL,
     name    TEXT COLLATE "C" NOT NULL PRIMARY KEY,
     sealed  BYTEA NOT NULL
+);
+
+-- Grants that a vendor renewed: sealed, and of use only while the configured one is the one they came from.
+CREATE TABLE renewed_grant (
+    account     TEXT COLLATE "C" NOT NULL,
+    connection  TEXT COLLATE "C" NOT NULL,
+    came_from   TEXT COLLATE "C" NOT NULL,
+    sealed      BYTEA NOT NULL,
+    PRIMARY KEY (account, connection)
 );
 
 CREATE TABLE installation (

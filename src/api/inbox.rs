@@ -2,7 +2,7 @@
 //!
 //! Deliveries that arrive together are stored together: one disk flush serves them all, and none is answered before it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     body::Bytes,
@@ -15,14 +15,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Door, problem::Problem};
 use crate::{
     model::Name,
-    store::{Commit, StoreError, sql::SqlStore},
+    store::{Commit, Op, StoreError, sql::SqlStore},
     sync::intake::marks_of,
 };
 
 /// Deliveries stored in one go.
 const GROUP: usize = 256;
 
-type Waiting = (Commit, oneshot::Sender<Result<(), String>>);
+type Answer = oneshot::Sender<Result<(), String>>;
+type Waiting = (Commit, Answer);
 
 /// The one writer of webhooks.
 pub struct Inbox(mpsc::Sender<Waiting>);
@@ -35,12 +36,13 @@ impl Inbox {
         tokio::spawn(async move {
             let mut group = Vec::with_capacity(GROUP);
             while arrived.recv_many(&mut group, GROUP).await > 0 {
-                let (commits, waiting): (Vec<Commit>, Vec<_>) = group.drain(..).unzip();
-                let stored = store.commit_all(commits).await.map_err(|error| error.to_string());
-                for one in waiting {
-                    // A caller that hung up will send it again.
-                    let _ = one.send(stored.clone());
+                let mut accounts: BTreeMap<Name, (Vec<Op>, Vec<Answer>)> = BTreeMap::new();
+                for (commit, waiting) in group.drain(..) {
+                    let (ops, answers) = accounts.entry(commit.account).or_default();
+                    ops.extend(commit.ops);
+                    answers.push(waiting);
                 }
+                store_groups(&store, accounts).await;
             }
         });
         Self(sender)
@@ -55,6 +57,28 @@ impl Inbox {
         let gone = || StoreError::Unavailable("the inbox is closed".into());
         self.0.send((commit, done)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?.map_err(StoreError::Unavailable)
+    }
+}
+
+/// On SQLite one flush serves all accounts. Elsewhere a transaction stays in one account, so that none waits for, or
+/// fails with, another.
+async fn store_groups(store: &SqlStore, accounts: BTreeMap<Name, (Vec<Op>, Vec<Answer>)>) {
+    let (mut commits, mut waiting) = (Vec::new(), Vec::new());
+    for (account, (ops, answers)) in accounts {
+        commits.push(Commit { account, fence: None, ops });
+        waiting.push(answers);
+    }
+    let groups = if store.is_sqlite() {
+        vec![(commits, waiting.into_iter().flatten().collect())]
+    } else {
+        commits.into_iter().map(|commit| vec![commit]).zip(waiting).collect::<Vec<_>>()
+    };
+    for (commits, answers) in groups {
+        let stored = store.commit_all(commits).await.map_err(|error| error.to_string());
+        for one in answers {
+            // A caller that hung up will send it again.
+            let _ = one.send(stored.clone());
+        }
     }
 }
 
@@ -113,8 +137,7 @@ async fn take(
         };
         Problem::new(status, "webhook_refused", error.to_string())
     })?;
-    let row = crate::store::SyncStore::connection(&*installation.store, &connection.account.name, &name).await?;
-    let ours = row.and_then(|row| row.remote_account);
+    let ours = installation.remote_account(connection).await?;
     let ops = marks_of(&name, hints, ours.as_deref(), now);
     metrics::counter!("tandem_webhook_events_total", "connection" => name.to_string()).increment(ops.len() as u64);
     if !ops.is_empty() {

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use chrono::TimeDelta;
 use serde_json::json;
 use tandem_contract::{Kind, Value};
 
 use super::{Exit, Global, account};
 use crate::{
     installation::Installation,
-    model::{Conflict, Name, RecordId, Winner},
-    store::{By, Commit, Op, SyncStore},
+    model::{Conflict, Name, RecordId, Winner, link::Verdict},
+    store::{By, SyncStore},
 };
 
 fn values(values: &[Value]) -> String {
@@ -162,15 +161,6 @@ pub async fn retry(global: &Global, which: &str) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// What to do with held writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Verdict {
-    /// Let them go.
-    Approve,
-    /// Do not write them; the difference stays until either side changes.
-    Discard,
-}
-
 /// Lists what the mass-change guard holds.
 ///
 /// # Errors
@@ -208,32 +198,15 @@ pub async fn guard_decide(global: &Global, connection: &Name, verdict: Verdict) 
     let installation = global.open().await?;
     let connection =
         installation.connections.get(connection).with_context(|| format!("there is no connection {connection}"))?;
-    let (account, name) = (&connection.account.name, &connection.name);
-    let now = installation.clock.now();
-    let mut ops = Vec::new();
-    for mut event in installation.store.guard_events(account, name).await? {
-        if event.state == "held" {
-            event.state = if verdict == Verdict::Approve { "approved" } else { "discarded" }.into();
-            event.at = now;
-            ops.push(Op::PutGuard(event));
-        }
-    }
-    anyhow::ensure!(!ops.is_empty(), "nothing of {name} is held");
-    let far = now + TimeDelta::days(365);
-    if verdict == Verdict::Discard {
-        for dirty in installation.store.due(account, name, now + TimeDelta::days(36_500), usize::MAX >> 1).await? {
-            if dirty.due_at > far {
-                ops.push(Op::Finish { connection: name.clone(), dirty });
-            }
-        }
-    }
-    installation.store.commit(Commit { account: account.clone(), fence: None, ops }).await?;
-    let released =
-        if verdict == Verdict::Approve { installation.store.release(account, name, far, now).await? } else { 0 };
+    let count = installation.desk(&connection.account, &[]).decide_held(&connection.name, verdict).await?;
     if global.json() {
-        println!("{}", json!({ "released": released }));
+        println!("{}", json!({ "records": count, "verdict": verdict }));
     } else {
-        println!("{released} writes go on.");
+        let what = match verdict {
+            Verdict::Approve => "go on now",
+            Verdict::Discard => "stay as they are on each side until either changes",
+        };
+        println!("{count} records {what}.");
     }
     Ok(Exit::Done)
 }
@@ -248,7 +221,7 @@ pub async fn audit(global: &Global) -> anyhow::Result<Exit> {
     let mut all = BTreeMap::new();
     for engine in installation.engines() {
         let mut running = engine.start().await?;
-        let found = engine.audit(&mut running, false).await?;
+        let found = engine.audit(&mut running).await?;
         engine.release(&running).await?;
         all.insert(engine.connection().name.clone(), found);
     }

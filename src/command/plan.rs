@@ -87,7 +87,5 @@ pub async fn apply(global: &Global, path: &Path) -> anyhow::Result<Exit> {
         );
         return Ok(Exit::Stale);
     }
-    drop(lock);
-    drop(installation);
-    super::sync::once(global).await
+    super::sync::run(global, &installation, &lock).await
 }

@@ -13,7 +13,7 @@ use tandem_contract::Stream;
 
 use super::{Exit, Global};
 use crate::{
-    installation::Installation,
+    installation::{EngineLock, Installation},
     store::SyncStore,
     sync::{
         engine::{Engine, EngineError},
@@ -28,7 +28,15 @@ use crate::{
 /// Configuration, database, or an internal error.
 pub async fn once(global: &Global) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
-    let _lock = installation.lock()?;
+    let lock = installation.lock()?;
+    run(global, &installation, &lock).await
+}
+
+/// The same, by the holder of the lock.
+///
+/// # Errors
+/// Configuration, database, or an internal error.
+pub async fn run(global: &Global, installation: &Installation, _: &EngineLock) -> anyhow::Result<Exit> {
     let mut summaries = Vec::new();
     let mut exit = Exit::Done;
     let bars = Bars::new();
@@ -36,7 +44,11 @@ pub async fn once(global: &Global) -> anyhow::Result<Exit> {
         engine.progress = Some(bars.clone().listener());
         let summary = match engine.once().await {
             Ok(mut summary) => {
-                attention(&installation, &engine, &mut summary).await?;
+                attention(installation, &engine, &mut summary).await?;
+                let row = installation.store.connection(&engine.connection().account.name, &summary.connection).await?;
+                if let Some(reason) = row.and_then(|row| row.reason) {
+                    eprintln!("{}: {reason}", summary.connection);
+                }
                 exit = worse(exit, verdict(&summary));
                 summary
             }
@@ -80,8 +92,10 @@ pub async fn once(global: &Global) -> anyhow::Result<Exit> {
 async fn attention(installation: &Installation, engine: &Engine, summary: &mut Summary) -> anyhow::Result<()> {
     let connection = engine.connection();
     let (store, account, name) = (&installation.store, &connection.account.name, &connection.name);
-    summary.failed =
-        store.failures(account, 100_000).await?.iter().filter(|failure| failure.connection == *name).count() as u64;
+    let failures = store.failures(account, 100_000).await?;
+    let waits = |code: &str| code == "second_opportunity";
+    summary.failed = failures.iter().filter(|one| one.connection == *name && !waits(&one.code)).count() as u64;
+    summary.quarantined = store.quarantined(account, false, 100_000).await?.len() as u64;
     summary.held = store
         .guard_events(account, name)
         .await?
@@ -89,19 +103,23 @@ async fn attention(installation: &Installation, engine: &Engine, summary: &mut S
         .filter(|event| event.state == "held")
         .map(|event| event.count)
         .sum();
-    summary.waiting = store.backlog(account, name).await?.saturating_sub(summary.held);
+    summary.waiting = store.backlog(account, name).await?;
     let open =
         store.conflicts(account, true, 100_000).await?.iter().filter(|conflict| conflict.connection == *name).count();
-    if open > 0 {
+    if open > 0 && summary.state == "active" {
         summary.state = "asking".into();
     }
     Ok(())
 }
 
 fn verdict(summary: &Summary) -> Exit {
-    if summary.failed > 0 || summary.held > 0 || summary.quarantined > 0 || summary.state == "asking" {
+    if summary.failed > 0
+        || summary.held > 0
+        || summary.quarantined > 0
+        || ["asking", "forbidden"].contains(&summary.state.as_str())
+    {
         Exit::PeopleMustAct
-    } else if summary.waiting > 0 {
+    } else if summary.waiting > 0 || summary.state == "unavailable" {
         Exit::Later
     } else {
         Exit::Done

@@ -38,6 +38,8 @@ pub enum IntentOp {
 pub enum IntentState {
     /// Durable, not sent: safe to drop.
     Planned,
+    /// Durable, and held by the mass-change guard until a person decides.
+    Held,
     /// Sent, or about to be: the outcome is not known until it is read.
     Sent,
 }

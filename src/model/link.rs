@@ -55,6 +55,8 @@ pub enum HoldKind {
     Frozen,
     /// The vendor refuses the value, or it cannot be mapped. Tried again when either side changes.
     Parked,
+    /// One of too many alike: the mass-change guard waits for a person. Tried again when either side changes.
+    Guarded,
 }
 
 /// A row on hold, with what both sides said when it was.
@@ -70,6 +72,42 @@ pub struct Hold {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict: Option<ConflictId>,
 }
+
+/// What a person decides about changes that the mass-change guard holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Let them go on.
+    Approve,
+    /// Do not make them; the difference stays until either side changes.
+    Discard,
+}
+
+impl Link {
+    /// Takes what the guard holds off hold, or leaves it be as it is.
+    pub fn decide_held(&mut self, verdict: Verdict) {
+        if self.holds.get(PRESENCE).is_some_and(|hold| hold.kind == HoldKind::Guarded) {
+            self.holds.remove(PRESENCE);
+            self.state = match (verdict, self.state) {
+                // Looked at again, and this time deleted.
+                (Verdict::Approve, _) => LinkState::Linked,
+                (Verdict::Discard, LinkState::RemoteMissing) => LinkState::RemoteMissing,
+                (Verdict::Discard, _) => LinkState::Unlinked,
+            };
+        }
+        match verdict {
+            Verdict::Approve => self.holds.retain(|_, hold| hold.kind != HoldKind::Guarded),
+            Verdict::Discard => {
+                for hold in self.holds.values_mut().filter(|hold| hold.kind == HoldKind::Guarded) {
+                    hold.kind = HoldKind::Parked;
+                }
+            }
+        }
+    }
+}
+
+/// The pseudo-row under which the presence of a record, and not one of its fields, is on hold.
+pub const PRESENCE: &str = "presence";
 
 /// How often a row was rewritten to the same value: the oscillation breaker's memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -206,6 +206,17 @@ impl Opportunity {
         }
     }
 
+    /// Its external reference, which a deleted one no longer holds.
+    #[must_use]
+    pub fn live_reference(&self) -> Option<&str> {
+        self.external_reference.as_deref().filter(|_| self.deleted_at.is_none())
+    }
+
+    /// Ends a quarantine that has no reason any more: what is closed or deleted takes no place.
+    pub fn end_quarantine(&mut self) {
+        self.quarantined &= self.position.status == Status::Open && self.deleted_at.is_none();
+    }
+
     /// The value of a field; absent for a field it does not have.
     #[must_use]
     pub fn get(&self, name: &str) -> Value {

@@ -168,8 +168,18 @@ impl SyncStore for GatedStore {
         self.gate.pass(if done.is_ok() { "stored" } else { "refused" }).await;
         done
     }
-    async fn due(&self, account: &Name, connection: &Name, now: DateTime<Utc>, limit: usize) -> Stored<Vec<Dirty>> {
-        self.inner.due(account, connection, now, limit).await
+    async fn due(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Option<Kind>,
+        now: DateTime<Utc>,
+        limit: usize,
+    ) -> Stored<Vec<Dirty>> {
+        self.inner.due(account, connection, kind, now, limit).await
+    }
+    async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Stored<Vec<RecordId>> {
+        self.inner.quarantined(account, free_only, limit).await
     }
     async fn next_due(&self, account: &Name, connection: &Name) -> Stored<Option<DateTime<Utc>>> {
         self.inner.next_due(account, connection).await
@@ -307,11 +317,14 @@ pub struct Rig {
     pub account: Account,
     /// The connection's name.
     pub name: Name,
-    connection: Arc<Connection>,
+    /// The connection.
+    pub connection: Arc<Connection>,
     doorbell: Arc<Doorbell>,
     ids: Arc<Ids>,
 }
 
+/// The address of the vendor; no name is looked up.
+const VENDOR: &str = "http://hubspot.example.com";
 /// The address webhooks are sent to; nothing listens there.
 const HOOK: &str = "http://tandem.example.com/webhooks/hubspot";
 
@@ -347,8 +360,7 @@ impl Rig {
         let secret = Secret::new(sandbox.with(|world| world.settings.client_secret.clone()));
         let token =
             Secret::new(sandbox.with(|world| world.settings.access_tokens.first().cloned().unwrap_or_default()));
-        let mut options =
-            Options::new("http://hubspot.example.com".parse().expect("an address"), Credentials::Token(token));
+        let mut options = Options::new(VENDOR.parse().expect("an address"), Credentials::Token(token));
         options.client_secret = Some(secret.clone());
         options.installation = "sim".into();
         let lenses = lenses();
@@ -392,14 +404,39 @@ impl Rig {
         }
     }
 
+    /// Goes on with another rig's account, store and clock, under this one's mapping and switches.
+    ///
+    /// # Panics
+    /// Never: a constant that parses.
+    #[expect(clippy::expect_used, reason = "a constant that parses")]
+    pub fn adopt(&mut self, other: &Self) {
+        let token =
+            Secret::new(other.sandbox.with(|world| world.settings.access_tokens.first().cloned().unwrap_or_default()));
+        let mut options = Options::new(VENDOR.parse().expect("an address"), Credentials::Token(token));
+        options.installation = "sim".into();
+        options.select = mapping::selection(&self.connection.lenses);
+        let transport = RouterTransport::new(other.sandbox.router());
+        let connector = HubSpot::new(options, Arc::new(transport), other.clock.clone());
+        let mut connection = Connection::clone(&self.connection);
+        connection.connector = Arc::new(connector);
+        self.connection = Arc::new(connection);
+        (self.sandbox, self.store, self.clock) = (other.sandbox.clone(), other.store.clone(), other.clock.clone());
+    }
+
     /// Delivers the sandbox's webhooks until dropped.
     pub async fn deliver_webhooks(&self) {
         self.sandbox.clone().deliver_webhooks(self.doorbell.clone()).await;
     }
 
-    /// A new engine, as after a start of the process.
+    /// A new engine, as after a start of the process. The mass-change guard lets through what a simulated crowd does.
     #[must_use]
     pub fn engine(&self) -> Engine {
+        self.engine_within(Limits { deletes: 10_000, alike: 10_000, ..Limits::default() })
+    }
+
+    /// The same with these limits of the mass-change guard.
+    #[must_use]
+    pub fn engine_within(&self, limits: Limits) -> Engine {
         let shared = Shared {
             store: Arc::new(GatedStore { inner: self.store.clone(), gate: self.gate.clone() }),
             clock: self.clock.clone(),
@@ -408,7 +445,7 @@ impl Rig {
             owner: "engine".into(),
             lease: Duration::from_secs(30),
             audit_every: Duration::from_secs(1_800),
-            limits: Limits { deletes: 10_000, alike: 10_000, ..Limits::default() },
+            limits,
         };
         let engine = Engine::new(shared, self.connection.clone());
         *self.doorbell.wake.lock().unwrap_or_else(PoisonError::into_inner) = engine.wake.clone();

@@ -23,6 +23,7 @@ type Owned = (Name, Name);
 struct State {
     records: BTreeMap<(Name, Kind, RecordId), LocalRecord>,
     slots: BTreeMap<(Name, String), RecordId>,
+    waiting_slots: BTreeMap<(Name, RecordId), String>,
     references: BTreeMap<(Name, String), RecordId>,
     links: BTreeMap<(Owned, Kind, RecordId), Link>,
     externals: BTreeMap<(Name, String, String, Kind, ExternalId), (Name, RecordId)>,
@@ -267,7 +268,9 @@ fn put_record(
         return Err(StoreError::Stale { kind, id });
     }
     if kind == Kind::Deal {
-        let reference = record.as_opportunity().and_then(|o| o.external_reference.clone());
+        let reference = record.as_opportunity().and_then(|deal| deal.live_reference().map(str::to_owned));
+        let waits = record.as_opportunity().is_some_and(|deal| deal.quarantined);
+        let (slot, waiting) = if waits { (None, slot) } else { (slot, None) };
         if let Some(slot) = &slot
             && state.slots.get(&(account.clone(), slot.clone())).is_some_and(|holder| *holder != id)
         {
@@ -287,8 +290,13 @@ fn put_record(
         for place in held {
             take!(state, undo, slots, place);
         }
-        if let Some(old) = old.as_ref().and_then(|o| o.as_opportunity()?.external_reference.clone()) {
+        let referred = old.as_ref().and_then(|old| old.as_opportunity()?.live_reference().map(str::to_owned));
+        if let Some(old) = referred {
             take!(state, undo, references, (account.clone(), old));
+        }
+        take!(state, undo, waiting_slots, (account.clone(), id));
+        if let Some(waiting) = waiting {
+            put!(state, undo, waiting_slots, (account.clone(), id), waiting);
         }
         if let Some(slot) = slot {
             put!(state, undo, slots, (account.clone(), slot), id);
@@ -334,6 +342,7 @@ impl SyncStore for MemoryStore {
         &self,
         account: &Name,
         connection: &Name,
+        kind: Option<Kind>,
         now: DateTime<Utc>,
         limit: usize,
     ) -> Result<Vec<Dirty>, StoreError> {
@@ -342,8 +351,15 @@ impl SyncStore for MemoryStore {
         let mut due: Vec<&Dirty> =
             state.dirty.iter().filter(|((o, ..), d)| *o == owned && d.due_at <= now).map(|(_, d)| d).collect();
         due.sort_by(|a, b| (a.kind, a.priority, a.due_at, &a.key).cmp(&(b.kind, b.priority, b.due_at, &b.key)));
-        let kind = due.first().map(|dirty| dirty.kind);
+        let kind = kind.or_else(|| due.first().map(|dirty| dirty.kind));
         Ok(due.into_iter().filter(|dirty| Some(dirty.kind) == kind).take(limit).cloned().collect())
+    }
+
+    async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Result<Vec<RecordId>, StoreError> {
+        let state = self.lock();
+        let is_free = |slot: &String| !state.slots.contains_key(&(account.clone(), slot.clone()));
+        let waiting = state.waiting_slots.iter().filter(|((a, _), slot)| a == account && (!free_only || is_free(slot)));
+        Ok(waiting.map(|((_, id), _)| *id).take(limit).collect())
     }
 
     async fn next_due(&self, account: &Name, connection: &Name) -> Result<Option<DateTime<Utc>>, StoreError> {

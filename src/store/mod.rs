@@ -87,7 +87,7 @@ pub enum Op {
         record: LocalRecord,
         /// The version it was changed from.
         expected: i64,
-        /// The one active place it takes, where the policy has such places.
+        /// The one active place it takes, where the policy has such places; waits for, if it is quarantined.
         slot: Option<String>,
     },
     /// Stores a link.
@@ -239,14 +239,20 @@ pub trait SyncStore: Send + Sync {
     /// [`StoreError`]; nothing was stored then.
     async fn commit(&self, commit: Commit) -> Result<(), StoreError>;
 
-    /// Marks that are due, parents first, urgent first; at most `limit`, all of one kind.
+    /// Marks that are due, urgent first; at most `limit`, all of one kind: the one named, else the first in the order
+    /// in which records depend on one another.
     async fn due(
         &self,
         account: &Name,
         connection: &Name,
+        kind: Option<Kind>,
         now: DateTime<Utc>,
         limit: usize,
     ) -> Result<Vec<Dirty>, StoreError>;
+
+    /// Opportunities that wait for their contact's one active place, in order of id; only those whose place is free
+    /// now, if asked.
+    async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Result<Vec<RecordId>, StoreError>;
 
     /// When the next mark is due.
     async fn next_due(&self, account: &Name, connection: &Name) -> Result<Option<DateTime<Utc>>, StoreError>;
@@ -280,7 +286,7 @@ pub trait SyncStore: Send + Sync {
         locals: &[RecordId],
     ) -> Result<Vec<Intent>, StoreError>;
 
-    /// All open intents of a connection.
+    /// All open intents of a connection: few, since each is open only while its write is under way or held.
     async fn open_intents(&self, account: &Name, connection: &Name) -> Result<Vec<Intent>, StoreError>;
 
     /// Ids that were merged away, and the survivors.

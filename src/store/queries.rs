@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::QueryBuilder;
-use tandem_contract::Kind;
+use tandem_contract::{Kind, Secret};
 use uuid::Uuid;
 
 use super::{
@@ -109,24 +109,6 @@ impl SqlStore {
         Ok(u64::try_from(row.0).unwrap_or(0))
     }
 
-    /// Makes held or waiting work due now.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn release(
-        &self,
-        account: &Name,
-        connection: &Name,
-        waiting_until: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Result<u64, StoreError> {
-        let sql = "UPDATE dirty SET due_at = $4, generation = generation + 1, attempts = 0 WHERE account = $1 AND connection = $2 AND due_at >= $3";
-        let done = on_writer!(self, pool => {
-            sqlx::query(sql).bind(account.as_str()).bind(connection.as_str()).bind(waiting_until).bind(now).execute(pool).await.map(|d| d.rows_affected())
-        });
-        done.map_err(refused)
-    }
-
     /// This installation's id; made on first use from the one proposed.
     ///
     /// # Errors
@@ -188,6 +170,44 @@ impl SqlStore {
         let sql = "DELETE FROM stored_connection WHERE name = $1";
         let done = on_writer!(self, pool => sqlx::query(sql).bind(name.as_str()).execute(pool).await.map(|d| d.rows_affected()));
         Ok(done.map_err(refused)? == 1)
+    }
+
+    /// Keeps the newest grant of a connection, sealed. `came_from` is the digest of the one in the configuration.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn keep_grant(
+        &self,
+        account: &Name,
+        name: &Name,
+        came_from: &str,
+        grant: &str,
+    ) -> Result<(), StoreError> {
+        let sealed = self.sealer.seal("grant", grant.as_bytes());
+        let sql = "INSERT INTO renewed_grant (account, connection, came_from, sealed) VALUES ($1, $2, $3, $4)
+                   ON CONFLICT (account, connection) DO UPDATE SET came_from = excluded.came_from, sealed = excluded.sealed";
+        on_writer!(self, pool => {
+            sqlx::query(sql).bind(account.as_str()).bind(name.as_str()).bind(came_from).bind(sealed).execute(pool).await.map(|_| ())
+        })
+        .map_err(refused)
+    }
+
+    /// The newest grant of a connection that came from this one; `None` if the configured one is the newest, or new.
+    ///
+    /// # Errors
+    /// [`StoreError`], also if it was sealed with another master key.
+    pub async fn grant(&self, account: &Name, name: &Name, came_from: &str) -> Result<Option<Secret>, StoreError> {
+        let row: Option<(Vec<u8>,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT sealed FROM renewed_grant WHERE account = $1 AND connection = $2 AND came_from = $3")
+                .bind(account.as_str()).bind(name.as_str()).bind(came_from).fetch_optional(pool).await
+        })
+        .map_err(refused)?;
+        let corrupt = |why: String| StoreError::Corrupt { table: "renewed_grant", row: name.to_string(), why };
+        row.map(|(sealed,)| {
+            let plain = self.sealer.open("grant", &sealed).map_err(|error| corrupt(error.to_string()))?;
+            String::from_utf8(plain).map(Secret::new).map_err(|_| corrupt("is not text".into()))
+        })
+        .transpose()
     }
 
     /// The connections that are not in the configuration file, as TOML.

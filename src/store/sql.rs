@@ -234,6 +234,12 @@ impl SqlStore {
         .map_err(refused)
     }
 
+    /// True for the embedded database.
+    #[must_use]
+    pub fn is_sqlite(&self) -> bool {
+        matches!(self.pools, Pools::Sqlite { .. })
+    }
+
     /// Carries out several commits in one transaction: group commit, for SQLite, where each costs a disk flush.
     ///
     /// # Errors
@@ -400,13 +406,15 @@ async fn put_records(tx: &mut Tx, account: &str, kind: Kind, is_new: bool, run: 
     } else {
         on_tx!(tx, c, Db => {
             let mut q = QueryBuilder::<Db>::new(
-                "INSERT INTO opportunity (account, id, version, contact, pipeline, stage, status, slot, external_reference, deleted, updated_at, body) ",
+                "INSERT INTO opportunity (account, id, version, contact, pipeline, stage, status, slot, waiting_slot, external_reference, deleted, updated_at, body) ",
             );
             q.push_values(&rows, |mut b, (record, _, slot, body)| {
                 let LocalRecord::Deal(deal) = record else { return };
                 b.push_bind(account).push_bind(deal.id.0).push_bind(deal.version).push_bind(deal.contact.map(|id| id.0))
                     .push_bind(deal.position.pipeline.map(|id| id.0)).push_bind(deal.position.stage.map(|id| id.0))
-                    .push_bind(deal.position.status.as_str()).push_bind(slot.as_deref()).push_bind(deal.external_reference.as_deref())
+                    .push_bind(deal.position.status.as_str())
+                    .push_bind(slot.as_deref().filter(|_| !deal.quarantined)).push_bind(slot.as_deref().filter(|_| deal.quarantined))
+                    .push_bind(deal.live_reference())
                     .push_bind(deal.deleted_at.is_some()).push_bind(deal.updated_at).push_bind(body.as_str());
             });
             q.build().execute(&mut **c).await.map(|_| ())
@@ -436,12 +444,13 @@ async fn update_record(
         LocalRecord::Deal(deal) => on_tx!(tx, c, Db => {
             sqlx::query(
                 "UPDATE opportunity SET version = $4, contact = $5, pipeline = $6, stage = $7, status = $8, slot = $9,
-                        external_reference = $10, deleted = $11, updated_at = $12, body = $13
+                        external_reference = $10, deleted = $11, updated_at = $12, body = $13, waiting_slot = $14
                   WHERE account = $1 AND id = $2 AND version = $3",
             )
             .bind(account).bind(deal.id.0).bind(expected).bind(deal.version).bind(deal.contact.map(|id| id.0))
             .bind(deal.position.pipeline.map(|id| id.0)).bind(deal.position.stage.map(|id| id.0)).bind(deal.position.status.as_str())
-            .bind(slot).bind(deal.external_reference.as_deref()).bind(deal.deleted_at.is_some()).bind(deal.updated_at).bind(body)
+            .bind(slot.filter(|_| !deal.quarantined)).bind(deal.live_reference()).bind(deal.deleted_at.is_some()).bind(deal.updated_at).bind(body)
+            .bind(slot.filter(|_| deal.quarantined))
             .execute(&mut **c).await.map(|done| done.rows_affected())
         }),
     };
@@ -753,6 +762,7 @@ impl SyncStore for SqlStore {
         &self,
         account: &Name,
         connection: &Name,
+        kind: Option<Kind>,
         now: DateTime<Utc>,
         limit: usize,
     ) -> Result<Vec<Dirty>, StoreError> {
@@ -761,11 +771,11 @@ impl SyncStore for SqlStore {
             sqlx::query_as(
                 "SELECT kind, record_key, generation, due_at, priority, attempts FROM dirty
                   WHERE account = $1 AND connection = $2 AND due_at <= $3
-                    AND rank = (SELECT MIN(rank) FROM dirty WHERE account = $1 AND connection = $2 AND due_at <= $3)
+                    AND rank = COALESCE($5, (SELECT MIN(rank) FROM dirty WHERE account = $1 AND connection = $2 AND due_at <= $3))
                   ORDER BY priority, due_at, record_key LIMIT $4",
             )
             .bind(account.as_str()).bind(connection.as_str()).bind(now).bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(pool).await
+            .bind(kind.map(rank)).fetch_all(pool).await
         })
         .map_err(refused)?;
         rows.into_iter()
@@ -781,6 +791,19 @@ impl SyncStore for SqlStore {
                 })
             })
             .collect()
+    }
+
+    async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Result<Vec<RecordId>, StoreError> {
+        let rows: Vec<(Uuid,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as(
+                "SELECT id FROM opportunity AS waiting WHERE account = $1 AND waiting_slot IS NOT NULL
+                    AND ($2 = 0 OR NOT EXISTS (SELECT 1 FROM opportunity AS active WHERE active.account = $1 AND active.slot = waiting.waiting_slot))
+                  ORDER BY id LIMIT $3",
+            )
+            .bind(account.as_str()).bind(i64::from(free_only)).bind(i64::try_from(limit).unwrap_or(i64::MAX)).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        Ok(rows.into_iter().map(|(id,)| RecordId(id)).collect())
     }
 
     async fn next_due(&self, account: &Name, connection: &Name) -> Result<Option<DateTime<Utc>>, StoreError> {

@@ -46,35 +46,70 @@ impl Drift {
     }
 }
 
+/// An audit on its way: one page of the vendor's, or one page of our links, at a time, so that other work goes between.
+pub struct Audit {
+    mark: bool,
+    kinds: Vec<Kind>,
+    seen: BTreeSet<ExternalId>,
+    cursor: Cursor,
+    links_after: Option<RecordId>,
+    listed_all: bool,
+    /// What was found so far.
+    pub found: BTreeMap<Kind, Drift>,
+}
+
+impl Audit {
+    /// Of these kinds; marks what differs if `mark` is set.
+    #[must_use]
+    pub fn new(mut kinds: Vec<Kind>, mark: bool) -> Self {
+        kinds.reverse();
+        Self {
+            mark,
+            kinds,
+            seen: BTreeSet::new(),
+            cursor: Cursor::start(),
+            links_after: None,
+            listed_all: false,
+            found: BTreeMap::new(),
+        }
+    }
+}
+
 impl Reconciler {
-    /// Compares one kind on both sides; marks what differs if `mark` is set.
+    /// One step of an audit; false when there is none left.
     ///
     /// # Errors
-    /// [`SyncError`]; what was found so far is marked.
-    pub async fn audit(&self, kind: Kind, mark: bool) -> Result<Drift, SyncError> {
-        let mut drift = Drift::default();
-        let mut seen: BTreeSet<ExternalId> = BTreeSet::new();
-        let mut cursor = Cursor::start();
-        loop {
-            let page = self.connection.connector.list(Call { lane: Lane::Sweep }, kind, &cursor).await?;
-            let records: BTreeMap<ExternalId, Record> = page
-                .seen
-                .into_iter()
-                .filter_map(|seen| match seen {
-                    Seen::Record(record) => Some((record.id.clone(), record)),
-                    Seen::Hint { .. } | Seen::Archived(_) => None,
-                })
-                .collect();
-            drift.listed += records.len() as u64;
-            self.compare(kind, &records, mark, &mut drift).await?;
-            seen.extend(records.into_keys());
-            cursor = page.next;
-            if !page.more {
-                break;
+    /// [`SyncError`]; the same step can be tried again.
+    pub async fn audit_step(&self, audit: &mut Audit) -> Result<bool, SyncError> {
+        let Some(kind) = audit.kinds.last().copied() else { return Ok(false) };
+        let mut drift = audit.found.get(&kind).cloned().unwrap_or_default();
+        if audit.listed_all {
+            let after = self.compare_links(kind, &audit.seen, audit.links_after, audit.mark, &mut drift).await?;
+            audit.links_after = after;
+            if after.is_none() {
+                (audit.listed_all, audit.cursor) = (false, Cursor::start());
+                audit.seen.clear();
+                audit.kinds.pop();
             }
+        } else {
+            let page = self.connection.connector.list(Call { lane: Lane::Sweep }, kind, &audit.cursor).await?;
+            let mut records: BTreeMap<ExternalId, Record> = BTreeMap::new();
+            for seen in page.seen {
+                match seen {
+                    Seen::Record(record) => drop(records.insert(record.id.clone(), record)),
+                    // Listed, if not readable: it is there.
+                    Seen::Hint { id, .. } => drop(audit.seen.insert(id)),
+                    Seen::Archived(_) => {}
+                }
+            }
+            drift.listed += records.len() as u64;
+            self.compare(kind, &records, audit.mark, &mut drift).await?;
+            audit.seen.extend(records.into_keys());
+            audit.cursor = page.next;
+            audit.listed_all = !page.more;
         }
-        self.compare_links(kind, &seen, mark, &mut drift).await?;
-        Ok(drift)
+        audit.found.insert(kind, drift);
+        Ok(true)
     }
 
     async fn compare(
@@ -125,29 +160,27 @@ impl Reconciler {
         self.mark_drift(kind, keys, mark, drift).await
     }
 
-    /// Links whose record was not listed: each is looked at by id before anything is believed.
+    /// A page of links, of which some record was not listed: each is looked at by id before anything is believed.
+    /// Answers where the next page begins.
     async fn compare_links(
         &self,
         kind: Kind,
         seen: &BTreeSet<ExternalId>,
+        after: Option<RecordId>,
         mark: bool,
         drift: &mut Drift,
-    ) -> Result<(), SyncError> {
-        let mut after = None;
-        loop {
-            let page =
-                self.store.link_page(&self.connection.account.name, &self.connection.name, kind, after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = Some(last.local);
-            drift.linked += page.len() as u64;
-            let lost: Vec<Key> = page
-                .iter()
-                .filter(|link| link.state == LinkState::Linked && !seen.contains(&link.external))
-                .map(|link| Key::Local(link.local))
-                .collect();
-            drift.not_listed += lost.len() as u64;
-            self.mark_drift(kind, lost, mark, drift).await?;
-        }
+    ) -> Result<Option<RecordId>, SyncError> {
+        let page =
+            self.store.link_page(&self.connection.account.name, &self.connection.name, kind, after, PAGE).await?;
+        drift.linked += page.len() as u64;
+        let lost: Vec<Key> = page
+            .iter()
+            .filter(|link| link.state == LinkState::Linked && !seen.contains(&link.external))
+            .map(|link| Key::Local(link.local))
+            .collect();
+        drift.not_listed += lost.len() as u64;
+        self.mark_drift(kind, lost, mark, drift).await?;
+        Ok(page.last().map(|link| link.local))
     }
 
     async fn mark_drift(&self, kind: Kind, keys: Vec<Key>, mark: bool, drift: &mut Drift) -> Result<(), SyncError> {

@@ -50,6 +50,7 @@ impl Filter {
 }
 
 /// Everything the engine knows of a connection that does not change while it runs.
+#[derive(Clone)]
 pub struct Connection {
     /// The account it belongs to.
     pub account: Account,
@@ -76,6 +77,17 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// With every row going out only, where the connection does: then what was said here wins.
+    #[must_use]
+    pub fn one_way(mut lenses: BTreeMap<Kind, Lens>, direction: Direction) -> BTreeMap<Kind, Lens> {
+        if direction == Direction::Out {
+            for row in lenses.values_mut().flat_map(|lens| &mut lens.rows) {
+                row.direction = Direction::Out;
+            }
+        }
+        lenses
+    }
+
     /// The marker of one of our records.
     #[must_use]
     pub fn marker(&self, local: crate::model::RecordId) -> String {

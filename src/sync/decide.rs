@@ -8,7 +8,8 @@ use tracing::warn;
 
 use super::reconcile::{Decided, PATIENCE, Reconciler, SECOND_LOOK, Tally, Work, history_ops, slot};
 use super::{
-    lens::{Context, Direction, Lens},
+    guard::{Class, on_hold},
+    lens::{Context, Direction, Lens, UNMAPPED_STAGE},
     plan::{Clash, FieldPlan, Snapshot, overwrites, plan, remote_values},
     presence::{self, Here, Step, There},
     push::Outgoing,
@@ -18,12 +19,13 @@ use crate::{
         Conflict, ConflictState, Dirty, Failure, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord,
         Mark, Reason, RecordId, Stamp, Winner,
         ids::{ConflictId, FailureId, IntentId},
+        link::PRESENCE,
     },
     store::Op,
 };
 
 /// A deal whose contact did not come goes on without it, and says so.
-const CONTACT_MISSING: &str = "the record's contact is not linked yet, see that contact's own failure; the record goes on without it and the next audit looks again";
+const CONTACT_MISSING: &str = "the record's contact is not linked yet, see that contact's own failure; the record goes on without it and is looked at again every hour";
 
 struct MergeResult {
     is_new: bool,
@@ -80,6 +82,7 @@ impl Reconciler {
         let edited_here = work.link.as_ref().zip(work.local.as_ref()).is_some_and(|(link, local)| {
             lens.rows.iter().any(|row| link.base.get(&row.name).is_some_and(|base| base.0 != local.values(&row.fields)))
         });
+        let unchecked = is_unchecked(&work);
         let step = presence::decide(
             here,
             there,
@@ -89,13 +92,15 @@ impl Reconciler {
             self.connection.on_local_delete,
         );
         let mut decided = Decided { ops: Vec::new(), outgoing: None, needs: Vec::new(), tally: Tally::default(), work };
-        if decided.work.external.is_some() && decided.work.fetched.is_none() {
+        if unchecked || (decided.work.external.is_some() && decided.work.fetched.is_none()) {
             // Not read, for whatever reason: that is no answer, and nothing is finished on it.
             let until = self.later(decided.work.dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0));
             self.defer_all(&mut decided, until, true);
             return decided;
         }
+        let is_held = decided.work.link.as_ref().is_some_and(|link| link.holds.contains_key(PRESENCE));
         match step {
+            Step::ArchiveRemote | Step::DeleteLocal if is_held => self.finish_all(&mut decided),
             Step::Merge | Step::Revive | Step::TakeIn => {
                 self.merge_fields(kind, lens, context, began, step, &mut decided)
             }
@@ -247,10 +252,16 @@ impl Reconciler {
                 plan.clashes.push(found.clash);
             }
         }
+        let mut guarded = Vec::new();
+        if !is_new {
+            self.guard_blanks(kind, lens, &remote, &local, &mut plan, &mut guarded, began);
+        }
+        decided.ops.extend(guarded);
         let before = local.clone();
         let changed = self.take(&plan, &mut local, began);
         self.store_merge(
             kind,
+            lens,
             MergeResult { is_new, revived, expected, changed, open, before, sent },
             plan,
             local,
@@ -258,6 +269,33 @@ impl Reconciler {
             began,
             decided,
         );
+    }
+
+    /// Fields of ours that the vendor emptied: too many of one, and a person looks first.
+    #[expect(clippy::too_many_arguments, reason = "one record's plan, and where what is held goes")]
+    fn guard_blanks(
+        &self,
+        kind: Kind,
+        lens: &Lens,
+        remote: &Record,
+        local: &LocalRecord,
+        plan: &mut FieldPlan,
+        ops: &mut Vec<Op>,
+        began: DateTime<Utc>,
+    ) {
+        let mut guard = self.guard();
+        plan.takes.retain(|(row, fields, values, _)| {
+            let ours = local.values(fields);
+            let blanks = values.iter().all(Value::is_blank) && !ours.iter().all(Value::is_blank);
+            if !blanks || !guard.trips(kind, Class::LocalBlank, row, began) {
+                return true;
+            }
+            let theirs = lens.rows.iter().find(|known| known.name == *row).and_then(|row| remote_values(row, remote));
+            plan.base.remove(row);
+            plan.holds.insert(row.clone(), Some(on_hold(ours, theirs.unwrap_or_default())));
+            ops.push(guard.held(&self.connection.name, Class::LocalBlank, local.id(), began));
+            false
+        });
     }
 
     /// Applies the values to be taken in; answers whether anything changed.
@@ -276,6 +314,7 @@ impl Reconciler {
     fn store_merge(
         &self,
         kind: Kind,
+        lens: &Lens,
         result: MergeResult,
         plan: FieldPlan,
         mut local: LocalRecord,
@@ -288,11 +327,8 @@ impl Reconciler {
             local.touch(began);
         }
         if is_new || changed || revived {
-            if let LocalRecord::Deal(deal) = &mut local
-                && deal.quarantined
-                && deal.position.status.is_closed()
-            {
-                deal.quarantined = false;
+            if let LocalRecord::Deal(deal) = &mut local {
+                deal.end_quarantine();
             }
             let slot = self.slot(&local);
             decided.ops.push(Op::PutRecord { record: local.clone(), expected, slot });
@@ -342,13 +378,13 @@ impl Reconciler {
             }
         }
         // What is solved is taken off the list: rows that came off hold, and the record's own earlier tries.
-        let whole = decided
-            .work
-            .dirty
-            .iter()
-            .filter(|dirty| dirty.attempts > 0)
-            .map(|dirty| (dirty.key.clone(), String::new()));
-        let solved: Vec<(Key, String)> = released.into_iter().map(|row| (key.clone(), row)).chain(whole).collect();
+        let tried = |dirty: &&Dirty| dirty.attempts > 0;
+        let whole: Vec<Key> = decided.work.dirty.iter().filter(tried).map(|dirty| dirty.key.clone()).collect();
+        let mut solved: Vec<(Key, String)> = released.into_iter().map(|row| (key.clone(), row)).collect();
+        for tried in whole {
+            let free = lens.rows.iter().map(|row| row.name.clone()).filter(|row| !link.holds.contains_key(row));
+            solved.extend(free.chain([String::new()]).map(|row| (tried.clone(), row)));
+        }
         decided.ops.extend(solved.into_iter().map(|(key, row)| Op::DropFailures {
             connection: self.connection.name.clone(),
             kind,
@@ -356,6 +392,9 @@ impl Reconciler {
             row: Some(row),
         }));
         for (row, code, message) in plan.failures {
+            if code == UNMAPPED_STAGE {
+                self.unknown_stage.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
             decided.ops.push(self.failure(kind, &key, &row, code, message));
             decided.tally.failed += 1;
         }
@@ -379,6 +418,10 @@ impl Reconciler {
             }
             decided.ops.push(self.failure(kind, &key, "contact", "contact_missing", CONTACT_MISSING.into()));
             decided.tally.failed += 1;
+            if plan.pushes.is_empty() {
+                let until = began + TimeDelta::hours(1);
+                return self.defer_all(decided, until, true);
+            }
         }
         if !plan.pushes.is_empty() {
             let intent = Intent {
@@ -394,8 +437,13 @@ impl Reconciler {
                 run: self.run,
             };
             decided.ops.push(Op::PutIntent(intent.clone()));
-            decided.outgoing =
-                Some(Outgoing { intent, link: Some(link), local, dirty: std::mem::take(&mut decided.work.dirty) });
+            decided.outgoing = Some(Outgoing {
+                intent,
+                link: Some(link),
+                local,
+                dirty: std::mem::take(&mut decided.work.dirty),
+                was_held: false,
+            });
             return;
         }
         match sent.filter(|_| settled.is_none()).and_then(|intent| intent.closes_at) {
@@ -445,7 +493,9 @@ impl Reconciler {
         decided: &mut Decided,
     ) {
         let Some(mut local) = decided.work.local.clone() else { return self.finish_all(decided) };
-        if let Some(intent) = decided.work.intent.take() {
+        let earlier = decided.work.intent.take();
+        let was_held = earlier.as_ref().is_some_and(|intent| intent.state == IntentState::Held);
+        if let Some(intent) = &earlier {
             // The marker is unique at the vendor: of two creates one is refused, so trying again is safe at once.
             decided.ops.push(Op::DropIntent(intent.id));
         }
@@ -463,6 +513,10 @@ impl Reconciler {
             local.touch(began);
             let slot = self.slot(&local);
             decided.ops.push(Op::PutRecord { record: local.clone(), expected, slot });
+        }
+        // What may have landed already is said again as it was: then whatever is found there of it is ours.
+        if let Some(sent) = earlier.filter(|intent| intent.state == IntentState::Sent) {
+            return self.send_create(kind, began, local, sent.rows, false, decided);
         }
         let mut rows = BTreeMap::new();
         let (mut needs, mut failures) = (Vec::new(), Vec::new());
@@ -496,6 +550,18 @@ impl Reconciler {
         if essential {
             return self.finish_all(decided);
         }
+        self.send_create(kind, began, local, rows, was_held, decided);
+    }
+
+    fn send_create(
+        &self,
+        kind: Kind,
+        began: DateTime<Utc>,
+        local: LocalRecord,
+        rows: BTreeMap<String, crate::model::IntentRow>,
+        was_held: bool,
+        decided: &mut Decided,
+    ) {
         let intent = Intent {
             id: IntentId(self.ids.next(began)),
             connection: self.connection.name.clone(),
@@ -509,7 +575,8 @@ impl Reconciler {
             run: self.run,
         };
         decided.ops.push(Op::PutIntent(intent.clone()));
-        decided.outgoing = Some(Outgoing { intent, link: None, local, dirty: std::mem::take(&mut decided.work.dirty) });
+        let dirty = std::mem::take(&mut decided.work.dirty);
+        decided.outgoing = Some(Outgoing { intent, link: None, local, dirty, was_held });
     }
 
     pub(super) fn plan_archive(&self, kind: Kind, began: DateTime<Utc>, decided: &mut Decided) {
@@ -538,13 +605,30 @@ impl Reconciler {
             run: self.run,
         };
         decided.ops.push(Op::PutIntent(intent.clone()));
-        decided.outgoing =
-            Some(Outgoing { intent, link: Some(link), local, dirty: std::mem::take(&mut decided.work.dirty) });
+        decided.outgoing = Some(Outgoing {
+            intent,
+            link: Some(link),
+            local,
+            dirty: std::mem::take(&mut decided.work.dirty),
+            was_held: false,
+        });
     }
 
     pub(super) fn end_of_link(&self, step: Step, began: DateTime<Utc>, decided: &mut Decided) {
         let Some(mut link) = decided.work.link.clone() else { return self.finish_all(decided) };
-        if let Some(intent) = decided.work.intent.take() {
+        if step == Step::DeleteLocal {
+            let mut guard = self.guard();
+            if guard.trips(link.kind, Class::LocalDelete, "", began) {
+                decided.ops.push(guard.held(&self.connection.name, Class::LocalDelete, link.local, began));
+                link.state = LinkState::RemoteMissing;
+                link.holds.insert(PRESENCE.into(), on_hold(Vec::new(), Vec::new()));
+                decided.ops.push(self.put_link(link));
+                drop(guard);
+                return self.finish_all(decided);
+            }
+        }
+        // One look is not enough, also for what we wrote there.
+        if let (true, Some(intent)) = (step != Step::LookAgain, decided.work.intent.take()) {
             decided.ops.push(Op::DropIntent(intent.id));
         }
         match step {
@@ -570,6 +654,15 @@ impl Reconciler {
         decided.ops.push(self.put_link(link));
         self.finish_all(decided);
     }
+}
+
+/// True if a write of ours may have replaced something and the vendor's history was asked and did not come.
+fn is_unchecked(work: &Work) -> bool {
+    let sent = work
+        .intent
+        .as_ref()
+        .is_some_and(|intent| intent.state == IntentState::Sent && matches!(intent.op, IntentOp::Update { .. }));
+    sent && work.history.is_none() && matches!(work.fetched, Some(Fetched::Found(_)))
 }
 
 /// True while a write whose outcome is not known may still land after a read that began at `began`.

@@ -3,17 +3,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tandem_contract::{Clock, ConnectorError, Disposition, Kind, Lane, Stream};
+use tandem_contract::{Clock, ConnectorError, Cursor, Disposition, Kind, Lane, Stream};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use super::{
-    audit::Drift,
+    audit::{Audit, Drift},
     connection::Connection,
     guard::{Guard, Limits},
     intake::Progress,
@@ -27,10 +27,14 @@ use crate::{
     store::{Commit, Op, StoreError, SyncStore},
 };
 
-/// Records worked on at once.
-const BATCH: usize = 100;
+/// Records worked on at once: as many as a vendor's largest batch takes.
+const BATCH: usize = 1_000;
+/// The stream under which the time of the last whole audit is kept.
+const AUDITED: &str = "audit";
 /// How often pipelines and owners are read anew.
 const REDISCOVER: Duration = Duration::from_secs(3_600);
+/// How soon they are, when a record stands on a stage that is not known.
+const REDISCOVER_SOON: Duration = Duration::from_secs(60);
 
 /// What every engine of a process shares.
 #[derive(Clone)]
@@ -65,7 +69,9 @@ pub struct Engine {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// Another engine has the connection.
-    #[error("another Tandem already synchronises this vendor account; stop it, or wait until its lease ends")]
+    #[error(
+        "another Tandem, or another connection of this one, already synchronises this vendor account: stop it, or remove one of the two connections; after a crash its lease ends by itself"
+    )]
     Taken,
     /// A person must act.
     #[error("{0}")]
@@ -95,7 +101,10 @@ pub struct Running {
     renewed: Duration,
     discovered: Duration,
     polled: BTreeMap<String, Duration>,
-    audited: Duration,
+    audit: Option<Audit>,
+    audited_at: DateTime<Utc>,
+    /// Streams that cannot be read now, and why.
+    unreadable: BTreeMap<String, ConnectorError>,
 }
 
 impl Engine {
@@ -122,7 +131,7 @@ impl Engine {
         let system = self.connection.connector.system();
         let mut row = stored.unwrap_or_else(|| ConnectionRow::new(account.clone(), name.clone(), system));
         if row.state == ConnectionState::Paused {
-            return Err(EngineError::Paused(row.reason.unwrap_or_else(|| "the connection was paused".into())));
+            return Err(paused(row.reason));
         }
         let identity = match self.connection.connector.check().await {
             Ok(identity) => identity,
@@ -149,6 +158,12 @@ impl Engine {
         let taken =
             self.shared.store.take_lease(shard, account, name, &self.shared.owner, now, now + self.lease()).await?;
         let epoch = taken.ok_or(EngineError::Taken)?;
+        // A person may have paused it while the vendor was asked.
+        if let Some(now) = self.shared.store.connection(account, name).await?
+            && now.state == ConnectionState::Paused
+        {
+            return Err(paused(now.reason));
+        }
         row.remote_account = Some(identity.remote_account.clone());
         (row.timezone, row.currency, row.currencies) = (identity.timezone, identity.currency, identity.currencies);
         self.remember(&mut row, ConnectionState::Active, None).await?;
@@ -170,8 +185,16 @@ impl Engine {
             run: RunId(self.shared.ids.next(now)),
             summary: Mutex::new(Summary::new(name.clone())),
             guard: Mutex::new(Guard::new(self.shared.limits)),
+            unknown_stage: AtomicBool::new(false),
         });
         reconciler.discover(&row).await?;
+        reconciler.follow_mapping().await?;
+        let audited = self.shared.store.cursor(account, name, AUDITED).await?;
+        let audited_at = audited.and_then(|cursor| cursor.0.parse().ok());
+        if audited_at.is_none() {
+            // The first import reads everything: the first audit is due a period after it.
+            self.audited(&reconciler, now).await?;
+        }
         let elapsed = self.shared.clock.elapsed();
         Ok(Running {
             reconciler,
@@ -180,8 +203,16 @@ impl Engine {
             renewed: elapsed,
             discovered: elapsed,
             polled: BTreeMap::new(),
-            audited: elapsed,
+            audit: None,
+            audited_at: audited_at.unwrap_or(now),
+            unreadable: BTreeMap::new(),
         })
+    }
+
+    async fn audited(&self, reconciler: &Reconciler, at: DateTime<Utc>) -> Result<(), StoreError> {
+        let cursor = Cursor(at.to_rfc3339());
+        let op = Op::PutCursor { connection: self.connection.name.clone(), stream: AUDITED.into(), cursor };
+        self.shared.store.commit(reconciler.commit_of(vec![op])).await
     }
 
     fn lease(&self) -> TimeDelta {
@@ -199,27 +230,47 @@ impl Engine {
         self.shared.store.commit(Commit { account: row.account.clone(), fence: None, ops }).await
     }
 
-    /// Everything that can be done now: every stream to its end, every due record. Then what was left.
+    /// Everything that can be done now: every stream to its end, every due record. Then what was left. A stream that
+    /// cannot be read does not keep the others from it; the summary's state says so.
     ///
     /// # Errors
     /// [`EngineError`] if it could not start, or had to stop.
     pub async fn once(&self) -> Result<Summary, EngineError> {
         let began = self.shared.clock.elapsed();
         let mut running = self.start().await?;
-        for stream in self.connection.connector.streams() {
-            while self.poll(&mut running, &stream).await? {
-                self.drain(&mut running).await?;
-            }
-            self.drain(&mut running).await?;
-        }
-        self.drain(&mut running).await?;
+        let done = self.all_streams(&mut running).await;
+        self.release(&running).await?;
+        done?;
         let mut summary = running.reconciler.summary.lock().unwrap_or_else(PoisonError::into_inner).clone();
         summary.calls = self.connection.connector.calls();
         summary.seconds = (self.shared.clock.elapsed() - began).as_secs_f64();
         let next = self.shared.store.next_due(&self.connection.account.name, &self.connection.name).await?;
         summary.waiting = u64::from(next.is_some());
-        self.release(&running).await?;
+        if let Some(state) = unreadable(&running.unreadable) {
+            summary.state = state.into();
+        }
         Ok(summary)
+    }
+
+    async fn all_streams(&self, running: &mut Running) -> Result<(), EngineError> {
+        for stream in self.connection.connector.streams() {
+            loop {
+                match self.poll(running, &stream).await {
+                    Ok(more) => {
+                        self.drain(running).await?;
+                        if !more {
+                            break;
+                        }
+                    }
+                    Err(EngineError::Connector(error)) => {
+                        self.poll_failed(running, &stream, error).await?;
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.drain(running).await
     }
 
     /// Ends the lease, so that the next engine need not wait for it.
@@ -236,6 +287,9 @@ impl Engine {
     async fn poll(&self, running: &mut Running, stream: &Stream) -> Result<bool, EngineError> {
         self.keep_lease(running).await?;
         let progress = running.reconciler.poll(stream).await?;
+        if running.unreadable.remove(&stream.name).is_some() && running.unreadable.is_empty() {
+            self.remember(&mut running.row, ConnectionState::Active, None).await?;
+        }
         if let Some(told) = &self.progress {
             told(stream, progress);
         }
@@ -244,8 +298,14 @@ impl Engine {
 
     /// Works on due records until none is due.
     async fn drain(&self, running: &mut Running) -> Result<(), EngineError> {
-        while self.work(running).await? {}
-        Ok(())
+        loop {
+            while self.work(running).await? {}
+            running.reconciler.end_quarantines().await?;
+            self.rediscover(running).await?;
+            if !self.work(running).await? {
+                return Ok(());
+            }
+        }
     }
 
     /// One batch of due records; false if none is due.
@@ -254,11 +314,11 @@ impl Engine {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         if let Some(row) = self.shared.store.connection(account, name).await? {
             if row.state == ConnectionState::Paused {
-                return Err(EngineError::Paused(row.reason.unwrap_or_else(|| "the connection was paused".into())));
+                return Err(paused(row.reason));
             }
             running.row = row;
         }
-        let due = self.shared.store.due(account, name, self.shared.clock.now(), BATCH).await?;
+        let due = self.shared.store.due(account, name, None, self.shared.clock.now(), BATCH).await?;
         let Some(kind) = due.first().map(|dirty| dirty.kind) else { return Ok(false) };
         match running.reconciler.batch(kind, due.clone(), BTreeMap::new(), Vec::new(), Lane::Propagate).await {
             Ok(()) => Ok(true),
@@ -273,6 +333,18 @@ impl Engine {
             }
             Err(SyncError::Store(error)) => Err(error.into()),
         }
+    }
+
+    /// Reads pipelines and owners anew every hour, and sooner when a record stands on a stage that is not known.
+    async fn rediscover(&self, running: &mut Running) -> Result<(), EngineError> {
+        let elapsed = self.shared.clock.elapsed();
+        let age = elapsed.saturating_sub(running.discovered);
+        let news = age > REDISCOVER_SOON && running.reconciler.met_unknown_stage();
+        if age > REDISCOVER || news {
+            running.reconciler.discover(&running.row).await?;
+            running.discovered = elapsed;
+        }
+        Ok(())
     }
 
     async fn keep_lease(&self, running: &mut Running) -> Result<(), EngineError> {
@@ -342,14 +414,11 @@ impl Engine {
             return Ok(None);
         }
         let elapsed = self.shared.clock.elapsed();
-        if elapsed.saturating_sub(running.discovered) > REDISCOVER {
-            running.reconciler.discover(&running.row).await?;
-            running.discovered = elapsed;
-        }
-        if elapsed.saturating_sub(running.audited) > self.shared.audit_every {
-            self.audit(running, true).await?;
-            running.audited = elapsed;
-            return Ok(None);
+        running.reconciler.end_quarantines().await?;
+        self.rediscover(running).await?;
+        let since = (self.shared.clock.now() - running.audited_at).to_std().unwrap_or_default();
+        if since > self.shared.audit_every && running.audit.is_none() {
+            running.audit = Some(Audit::new(self.connection.connector.kinds(), true));
         }
         let mut next = self.shared.lease / 3;
         for stream in self.connection.connector.streams() {
@@ -366,34 +435,54 @@ impl Engine {
             }
             next = next.min(due.map_or(next, |due| due - elapsed));
         }
+        if running.audit.is_some() {
+            // Between two steps whatever became due goes first.
+            return self.audit_some(running).await;
+        }
         let due = self.shared.store.next_due(&self.connection.account.name, &self.connection.name).await?;
         let until_due = due.map(|due: DateTime<Utc>| (due - self.shared.clock.now()).to_std().unwrap_or_default());
         Ok(Some(next.min(until_due.unwrap_or(next)).max(Duration::from_millis(5))))
     }
 
-    /// Compares everything on both sides; marks what differs if `mark` is set.
+    /// One step of the audit that is under way.
+    async fn audit_some(&self, running: &mut Running) -> Result<Option<Duration>, EngineError> {
+        self.keep_lease(running).await?;
+        let Some(audit) = &mut running.audit else { return Ok(None) };
+        match running.reconciler.audit_step(audit).await {
+            Ok(true) => Ok(None),
+            Ok(false) => {
+                let found = running.audit.take().map(|audit| audit.found).unwrap_or_default();
+                for (kind, drift) in found {
+                    metrics::counter!("tandem_drift_total", "connection" => self.connection.name.to_string(), "kind" => kind.as_str())
+                        .increment(drift.total());
+                    if drift.total() > 0 {
+                        info!(%kind, drift = drift.total(), "the audit found records that are not in step");
+                    }
+                }
+                running.audited_at = self.shared.clock.now();
+                self.audited(&running.reconciler, running.audited_at).await?;
+                Ok(None)
+            }
+            Err(SyncError::Connector(error)) => {
+                warn!(%error, "a step of the audit is repeated later");
+                Ok(Some(Duration::from_secs(30)))
+            }
+            Err(SyncError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    /// Compares everything on both sides, and changes nothing.
     ///
     /// # Errors
-    /// [`EngineError`] if our store fails; a vendor that cannot be read now is audited the next time.
-    pub async fn audit(&self, running: &mut Running, mark: bool) -> Result<BTreeMap<Kind, Drift>, EngineError> {
-        let mut found = BTreeMap::new();
-        for kind in self.connection.connector.kinds() {
+    /// [`EngineError`].
+    pub async fn audit(&self, running: &mut Running) -> Result<BTreeMap<Kind, Drift>, EngineError> {
+        let mut audit = Audit::new(self.connection.connector.kinds(), false);
+        loop {
             self.keep_lease(running).await?;
-            match running.reconciler.audit(kind, mark).await {
-                Ok(drift) => {
-                    if drift.total() > 0 {
-                        info!(connection = %self.connection.name, %kind, drift = drift.total(), "the audit found records that are not in step");
-                    }
-                    found.insert(kind, drift);
-                }
-                Err(SyncError::Connector(error)) if !mark => return Err(EngineError::Connector(error)),
-                Err(SyncError::Connector(error)) => {
-                    warn!(connection = %self.connection.name, %kind, %error, "the audit is repeated later")
-                }
-                Err(SyncError::Store(error)) => return Err(error.into()),
+            if !running.reconciler.audit_step(&mut audit).await? {
+                return Ok(audit.found);
             }
         }
-        Ok(found)
     }
 
     /// Plans everything that is to be done now and does none of it.
@@ -416,9 +505,25 @@ impl Engine {
                 Err(EngineError::Paused(error.to_string()))
             }
             _ => {
-                warn!(connection = %self.connection.name, stream = stream.name, %error, "a poll failed; it is repeated");
+                warn!(stream = stream.name, %error, "a poll failed; it is repeated");
+                let reason = format!("{} cannot be read: {error}", stream.name);
+                running.unreadable.insert(stream.name.clone(), error);
+                self.remember(&mut running.row, ConnectionState::Active, Some(reason)).await?;
                 Ok(())
             }
         }
+    }
+}
+
+fn paused(reason: Option<String>) -> EngineError {
+    EngineError::Paused(reason.unwrap_or_else(|| "the connection was paused".into()))
+}
+
+/// What a run that could not read some of its streams ends as: `forbidden` if a person must act.
+fn unreadable(streams: &BTreeMap<String, ConnectorError>) -> Option<&'static str> {
+    let people = |error: &ConnectorError| matches!(error.disposition(), Disposition::PauseStream | Disposition::Park);
+    match streams.values().any(people) {
+        true => Some("forbidden"),
+        false => (!streams.is_empty()).then_some("unavailable"),
     }
 }

@@ -1,14 +1,17 @@
-//! The mass-change guard: writes of a kind that would delete, blank or set alike more records than a person would, are
-//! held until a person has looked. Taking records in never stops.
+//! The mass-change guard: effects that would delete, blank or set alike more records than a person would, on either side,
+//! are held until a person has looked. Taking records in never stops.
+//!
+//! What is held is held where it can be seen: a row of a link, the presence of a link, or the intent of a create. So it
+//! survives restarts and audits, and is tried again by itself only when either side changes.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tandem_contract::Kind;
+use tandem_contract::{Kind, Value};
 
 use super::{push::Outgoing, reconcile::Reconciler};
 use crate::{
-    model::{IntentOp, Key},
+    model::{Hold, HoldKind, IntentOp, IntentState, Key, RecordId, link::PRESENCE},
     store::{GuardEvent, Op, StoreError},
 };
 
@@ -16,8 +19,10 @@ use crate::{
 const WINDOW: TimeDelta = TimeDelta::minutes(10);
 /// How long an approval lets a class through.
 const APPROVED_FOR: TimeDelta = TimeDelta::hours(1);
-/// Until when held work waits, unless a person decides.
-const HELD: TimeDelta = TimeDelta::days(3_650);
+/// How long a count of the links is good enough for a percentage.
+const COUNT_FOR: TimeDelta = TimeDelta::minutes(1);
+/// Records shown for each class.
+const SAMPLE: usize = 10;
 
 /// How much is too much.
 #[derive(Clone, Copy, Debug, serde::Deserialize, serde::Serialize)]
@@ -31,7 +36,7 @@ pub struct Limits {
     pub alike: u64,
     /// The same as a share of the links, in percent; the larger of the two counts.
     pub alike_percent: u64,
-    /// Creations in ten minutes.
+    /// Creations at the vendor in ten minutes.
     pub creates: u64,
 }
 
@@ -41,12 +46,57 @@ impl Default for Limits {
     }
 }
 
-/// What was done lately, by class.
+/// What is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Records archived at the vendor.
+    Delete,
+    /// Records made at the vendor.
+    Create,
+    /// One property emptied at the vendor.
+    Blank,
+    /// One property set to one value at the vendor.
+    OneValue,
+    /// Records deleted here.
+    LocalDelete,
+    /// One field emptied here.
+    LocalBlank,
+}
+
+impl Class {
+    /// The word of the store and the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::Create => "create",
+            Self::Blank => "blank",
+            Self::OneValue => "one_value",
+            Self::LocalDelete => "local_delete",
+            Self::LocalBlank => "local_blank",
+        }
+    }
+
+    fn says(self) -> &'static str {
+        match self {
+            Self::Delete => "would delete records at the vendor",
+            Self::Create => "would make new records at the vendor",
+            Self::Blank => "would empty one field at the vendor",
+            Self::OneValue => "would set one field to the same value at the vendor",
+            Self::LocalDelete => "would delete records here, because they were deleted at the vendor",
+            Self::LocalBlank => "would empty one field here, because it was emptied at the vendor",
+        }
+    }
+}
+
+/// What was done lately, by class, and what is held.
 #[derive(Debug, Default)]
 pub struct Guard {
     limits: Limits,
     lately: BTreeMap<String, Vec<DateTime<Utc>>>,
-    approved_until: BTreeMap<String, DateTime<Utc>>,
+    swept_at: DateTime<Utc>,
+    links: BTreeMap<Kind, (DateTime<Utc>, u64)>,
+    events: BTreeMap<String, GuardEvent>,
 }
 
 impl Guard {
@@ -56,22 +106,27 @@ impl Guard {
         Self { limits, ..Self::default() }
     }
 
-    /// Lets a class through for an hour.
-    pub fn approve(&mut self, class: &str, now: DateTime<Utc>) {
-        self.approved_until.insert(class.to_owned(), now + APPROVED_FOR);
+    /// True while a person's approval lets a class through.
+    fn is_approved(&self, class: Class, now: DateTime<Utc>) -> bool {
+        self.events.get(class.as_str()).is_some_and(|event| event.state == "approved" && now - event.at < APPROVED_FOR)
     }
 
     /// Counts one effect; true if it is one too many.
-    fn trips(&mut self, class: &str, bucket: String, links: u64, now: DateTime<Utc>) -> bool {
-        if self.approved_until.get(class).is_some_and(|until| now < *until) {
+    pub(super) fn trips(&mut self, kind: Kind, class: Class, what: &str, now: DateTime<Utc>) -> bool {
+        if self.is_approved(class, now) {
             return false;
         }
+        if now - self.swept_at > WINDOW {
+            self.swept_at = now;
+            self.lately.retain(|_, times| times.last().is_some_and(|at| now - *at < WINDOW));
+        }
+        let links = self.links.get(&kind).map_or(0, |(_, links)| *links);
         let limit = match class {
-            "delete" => self.limits.deletes.max(links * self.limits.delete_percent / 100),
-            "create" => self.limits.creates,
+            Class::Delete | Class::LocalDelete => self.limits.deletes.max(links * self.limits.delete_percent / 100),
+            Class::Create => self.limits.creates,
             _ => self.limits.alike.max(links * self.limits.alike_percent / 100),
         };
-        let lately = self.lately.entry(bucket).or_default();
+        let lately = self.lately.entry(format!("{kind}/{}/{what}", class.as_str())).or_default();
         lately.retain(|at| now - *at < WINDOW);
         if lately.len() as u64 >= limit {
             return true;
@@ -79,87 +134,153 @@ impl Guard {
         lately.push(now);
         false
     }
+
+    /// One more that is held: the event as it is now to be stored.
+    pub(super) fn held(
+        &mut self,
+        connection: &crate::model::Name,
+        class: Class,
+        record: RecordId,
+        now: DateTime<Utc>,
+    ) -> Op {
+        let fresh = || GuardEvent {
+            connection: connection.clone(),
+            class: class.as_str().into(),
+            count: 0,
+            sample: Vec::new(),
+            message: String::new(),
+            state: "held".into(),
+            at: now,
+        };
+        let event = self.events.entry(class.as_str().into()).or_insert_with(fresh);
+        if event.state != "held" {
+            *event = fresh();
+        }
+        event.count += 1;
+        if event.sample.len() < SAMPLE {
+            event.sample.push(Key::Local(record).to_string());
+        }
+        event.message = format!(
+            "{} changes that {} are held: look at the sample, then `tandem guard approve {connection}` or `tandem guard discard {connection}`",
+            event.count,
+            class.says()
+        );
+        Op::PutGuard(event.clone())
+    }
 }
 
 impl Reconciler {
+    pub(super) fn guard(&self) -> std::sync::MutexGuard<'_, Guard> {
+        self.guard.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Learns what people decided meanwhile, and now and then how many links there are.
+    pub(super) async fn refresh_guard(&self, kind: Kind) -> Result<(), StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let now = self.clock.now();
+        let events = self.store.guard_events(account, name).await?;
+        let counted = self.guard().links.get(&kind).is_some_and(|(at, _)| now - *at < COUNT_FOR);
+        let links = if counted { None } else { Some(self.store.count_links(account, name, kind).await?) };
+        let mut guard = self.guard();
+        guard.events = events.into_iter().map(|event| (event.class.clone(), event)).collect();
+        if let Some(links) = links {
+            guard.links.insert(kind, (now, links));
+        }
+        Ok(())
+    }
+
     /// Separates what may be sent from what a person must see first; the latter is held.
     pub(super) async fn guarded(&self, kind: Kind, outgoing: Vec<Outgoing>) -> Result<Vec<Outgoing>, StoreError> {
         let now = self.clock.now();
-        let links = self.store.count_links(&self.connection.account.name, &self.connection.name, kind).await?;
-        let events = self.store.guard_events(&self.connection.account.name, &self.connection.name).await?;
-        let mut held: BTreeMap<String, Vec<Outgoing>> = BTreeMap::new();
-        let mut free = Vec::new();
+        let (mut free, mut ops, mut held) = (Vec::new(), Vec::new(), 0);
         {
-            let mut guard = self.guard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            for event in events.iter().filter(|event| event.state == "approved" && now - event.at < APPROVED_FOR) {
-                guard.approve(&event.class, event.at);
-            }
+            let mut guard = self.guard();
             for one in outgoing {
-                let tripped = classes(&one)
-                    .into_iter()
-                    .find(|(class, bucket)| guard.trips(class, format!("{kind}/{bucket}"), links, now));
-                match tripped {
-                    Some((class, _)) => held.entry(class).or_default().push(one),
-                    None => free.push(one),
-                }
+                let (kept, more) = self.guard_one(&mut guard, kind, one, now);
+                held += u64::from(!more.is_empty());
+                free.extend(kept);
+                ops.extend(more);
             }
         }
-        for (class, held) in held {
-            self.hold(kind, &class, held, now).await?;
+        if held > 0 {
+            tracing::warn!(connection = %self.connection.name, %kind, held, "the mass-change guard holds writes");
+            self.count(|summary| summary.held += held);
+            self.store.commit(self.commit_of(ops)).await?;
         }
         Ok(free)
     }
 
-    async fn hold(&self, kind: Kind, class: &str, held: Vec<Outgoing>, now: DateTime<Utc>) -> Result<(), StoreError> {
-        let earlier = self.store.guard_events(&self.connection.account.name, &self.connection.name).await?;
-        let earlier = earlier
-            .into_iter()
-            .find(|event| event.class == class && event.state == "held")
-            .map_or(0, |event| event.count);
-        let count = earlier + held.len() as u64;
-        let what = match class {
-            "delete" => "delete records",
-            "create" => "make new records",
-            "blank" => "empty one field",
-            _ => "set one field to the same value",
-        };
-        let message = format!(
-            "{count} writes that would {what} ({kind}) are held: look at the sample, then `tandem guard approve` or `tandem guard discard`"
-        );
-        tracing::warn!(class, count, "the mass-change guard holds writes");
-        let mut ops = vec![Op::PutGuard(GuardEvent {
-            connection: self.connection.name.clone(),
-            class: class.to_owned(),
-            count,
-            sample: held.iter().take(10).map(|one| Key::Local(one.local.id()).to_string()).collect(),
-            message,
-            state: "held".into(),
-            at: now,
-        })];
-        self.count(|summary| summary.held += held.len() as u64);
-        for one in held {
-            ops.push(Op::DropIntent(one.intent.id));
-            ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, now + HELD, false)));
+    fn guard_one(
+        &self,
+        guard: &mut Guard,
+        kind: Kind,
+        mut one: Outgoing,
+        now: DateTime<Utc>,
+    ) -> (Option<Outgoing>, Vec<Op>) {
+        let (name, record) = (&self.connection.name, one.local.id());
+        let mut ops = Vec::new();
+        match &one.intent.op {
+            IntentOp::Create { .. } => {
+                let still_held = one.was_held && !guard.is_approved(Class::Create, now);
+                if !still_held && !guard.trips(kind, Class::Create, "", now) {
+                    return (Some(one), ops);
+                }
+                if !still_held {
+                    ops.push(guard.held(name, Class::Create, record, now));
+                }
+                one.intent.state = IntentState::Held;
+                ops.push(Op::PutIntent(one.intent));
+            }
+            IntentOp::Archive { .. } => {
+                if !guard.trips(kind, Class::Delete, "", now) {
+                    return (Some(one), ops);
+                }
+                ops.push(guard.held(name, Class::Delete, record, now));
+                ops.push(Op::DropIntent(one.intent.id));
+                if let Some(mut link) = one.link {
+                    link.holds.insert(PRESENCE.into(), on_hold(Vec::new(), Vec::new()));
+                    ops.push(self.put_link(link));
+                }
+            }
+            IntentOp::Update { .. } => {
+                let tripped: Vec<(String, Class)> = one
+                    .intent
+                    .rows
+                    .iter()
+                    .map(|(row, written)| (row, class_of(&written.want), digest_of(row, &written.want)))
+                    .filter(|(_, class, what)| guard.trips(kind, *class, what, now))
+                    .map(|(row, class, _)| (row.clone(), class))
+                    .collect();
+                let Some(link) = one.link.as_mut().filter(|_| !tripped.is_empty()) else { return (Some(one), ops) };
+                for (row, class) in tripped {
+                    if let Some(written) = one.intent.rows.remove(&row) {
+                        link.holds.insert(row, on_hold(written.local, written.seen));
+                        ops.push(guard.held(name, class, record, now));
+                    }
+                }
+                ops.push(self.put_link(link.clone()));
+                if !one.intent.rows.is_empty() {
+                    return (Some(one), ops);
+                }
+                ops.push(Op::DropIntent(one.intent.id));
+            }
         }
-        self.store.commit(self.commit_of(ops)).await
+        ops.extend(one.dirty.into_iter().map(|dirty| self.finish(dirty)));
+        (None, ops)
     }
 }
 
-/// The classes a write counts in, each with the bucket it is counted under.
-fn classes(one: &Outgoing) -> Vec<(String, String)> {
-    match &one.intent.op {
-        IntentOp::Archive { .. } => vec![("delete".into(), "delete".into())],
-        IntentOp::Create { .. } => vec![("create".into(), "create".into())],
-        IntentOp::Update { .. } => one
-            .intent
-            .rows
-            .iter()
-            .map(|(row, written)| {
-                let blank = written.want.iter().all(tandem_contract::Value::is_blank);
-                let class = if blank { "blank" } else { "one_value" };
-                let value = serde_json::to_string(&written.want).unwrap_or_default();
-                (class.to_owned(), format!("{class}/{row}/{}", crate::model::digest(value.as_bytes())))
-            })
-            .collect(),
-    }
+/// A hold of the guard, with what both sides said.
+#[must_use]
+pub(super) fn on_hold(local: Vec<Value>, remote: Vec<Value>) -> Hold {
+    Hold { kind: HoldKind::Guarded, local, remote, conflict: None }
+}
+
+fn class_of(want: &[Value]) -> Class {
+    if want.iter().all(Value::is_blank) { Class::Blank } else { Class::OneValue }
+}
+
+fn digest_of(row: &str, want: &[Value]) -> String {
+    let value = serde_json::to_string(want).unwrap_or_default();
+    format!("{row}/{}", crate::model::digest(value.as_bytes()))
 }

@@ -31,7 +31,7 @@ impl Reconciler {
     pub async fn poll(&self, stream: &Stream) -> Result<Progress, SyncError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let cursor = self.store.cursor(account, name, &stream.name).await?.unwrap_or_else(Cursor::start);
-        let lane = if stream.backfills && cursor.0.is_empty() { Lane::Backfill } else { Lane::Poll };
+        let lane = if self.connection.connector.is_backfill(stream, &cursor) { Lane::Backfill } else { Lane::Poll };
         let page = self.connection.connector.changes(Call { lane }, stream, &cursor).await?;
         let put_cursor = Op::PutCursor { connection: name.clone(), stream: stream.name.clone(), cursor: page.next };
         let records = page.seen.len();
@@ -64,7 +64,10 @@ impl Reconciler {
                 attempts: 0,
             });
             let dirty = dirty.collect();
-            self.batch(stream.kind, dirty, read, vec![put_cursor], Lane::Backfill).await?;
+            // Those of the page that could not be read with it are read by themselves.
+            let mut with = self.marks_for(stream.kind, hinted, archived).await?;
+            with.push(put_cursor);
+            self.batch(stream.kind, dirty, read, with, lane).await?;
         } else {
             let mut ops = self.marks_for(stream.kind, hinted, archived).await?;
             ops.push(put_cursor);

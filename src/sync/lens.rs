@@ -467,12 +467,15 @@ fn get_position(remote: &[Value], old: &[Value], directory: &Directory) -> Value
 /// The lost reason a vendor without the status is given.
 const ABANDONED: &str = "Abandoned";
 
+/// The code of a record whose stage has no counterpart on the other side.
+pub const UNMAPPED_STAGE: &str = "unmapped_stage";
+
 fn stage_of<'a>(pipeline: &Value, stage: &Value, directory: &'a Directory) -> Result<&'a StageMap, Unfit> {
     let (pipeline, stage) = (pipeline.as_text().unwrap_or_default(), stage.as_text().unwrap_or_default());
     directory.stages.get(&(pipeline.to_owned(), stage.to_owned())).ok_or_else(|| {
         Unfit::Park(
-            "unmapped_stage",
-            format!("the vendor's stage `{stage}` of pipeline `{pipeline}` is not mapped: map it, or run `tandem mapping discover`; all other fields go on"),
+            UNMAPPED_STAGE,
+            format!("the vendor's stage `{stage}` of pipeline `{pipeline}` is not known here: if it is new, it is taken over within a minute or so; if the vendor deleted it, put the record on another stage there; all other fields go on"),
         )
     })
 }
@@ -554,7 +557,7 @@ fn stage_for(
                 format!("{} / {}", p.label, p.stage(stage).map_or("?", |s| s.label.as_str()))
             });
             Err(Unfit::Park(
-                "unmapped_stage",
+                UNMAPPED_STAGE,
                 format!(
                     "the vendor has no stage for `{label}` ({status}): map it, or create it at the vendor; all other fields go on"
                 ),

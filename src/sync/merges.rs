@@ -20,8 +20,21 @@ impl Reconciler {
             if record.absorbed.is_empty() {
                 continue;
             }
-            let link = self.store.links(account, name, kind, By::External(&record.absorbed)).await?.pop();
-            if let Some(link) = link {
+            let mut links = self.store.links(account, name, kind, By::External(&record.absorbed)).await?;
+            let first = links.pop();
+            // The others of a chain are looked at by themselves.
+            let others: Vec<Op> = links
+                .into_iter()
+                .map(|link| {
+                    let priority = Reason::Propagate.priority();
+                    let key = Key::Local(link.local);
+                    Op::Mark(Mark { connection: name.clone(), kind, key, due_at: self.clock.now(), priority })
+                })
+                .collect();
+            if !others.is_empty() {
+                self.store.commit(self.commit_of(others)).await?;
+            }
+            if let Some(link) = first {
                 work.local = self.store.records(account, kind, &[link.local]).await?.pop();
                 work.external = Some(link.external.clone());
                 work.fetched = Some(Fetched::MergedInto(record.clone()));

@@ -19,5 +19,6 @@ pub mod preview;
 mod push;
 mod read;
 pub mod reconcile;
+mod remap;
 pub mod summary;
 mod takeover;

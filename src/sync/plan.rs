@@ -170,7 +170,7 @@ impl Planner<'_, '_> {
                     true
                 }
             },
-            HoldKind::Parked => {
+            HoldKind::Parked | HoldKind::Guarded => {
                 if !unchanged {
                     self.plan.holds.insert(row.name.clone(), None);
                 }
@@ -205,11 +205,15 @@ impl Planner<'_, '_> {
         let (ours_moved, theirs_moved) = (local != base.0, remote != base.1);
         match (ours_moved, theirs_moved) {
             (false, false) => {}
-            (false, true) if self.row.direction == Direction::Out => self.push_out(local, remote),
+            _ if self.row.same(&local, &remote, self.snapshot.context) && ours_moved => self.rebase(local, remote),
+            // One way only: what the other side said is replaced, and kept in a conflict.
+            (_, true) if self.row.direction == Direction::Out => {
+                self.decide(Rule::PreferLocal, base.0.clone(), local, remote)
+            }
+            (true, _) if self.row.direction == Direction::In => {
+                self.decide(Rule::PreferRemote, base.0.clone(), local, remote)
+            }
             (false, true) => self.take_in(&local, &remote),
-            (true, _) if self.row.same(&local, &remote, self.snapshot.context) => self.rebase(local, remote),
-            (true, _) if self.row.direction == Direction::In => self.take_in(&local, &remote),
-            (true, true) if self.row.direction == Direction::Out => self.push_out(local, remote),
             (true, false) => self.push_out(local, remote),
             (true, true) => self.conflict(base.0.clone(), local, remote),
         }
@@ -404,8 +408,34 @@ pub struct Overwrite {
     pub revert: Option<(Vec<Value>, DateTime<Utc>)>,
 }
 
+/// The statement of ours in a property's history, newest first, as far back as the write can have landed.
+///
+/// A property that is written only because its row merges as one keeps its value, and the vendor may not record that
+/// as a statement: then only one that is surely later than the request is taken for ours.
+fn own_statement(
+    intent: &Intent,
+    statements: &[Statement],
+    seen: &Value,
+    want: &Value,
+    skew: TimeDelta,
+) -> Option<usize> {
+    let slack = if seen == want { UNCERTAIN } else { SLACK };
+    let recent = |at: DateTime<Utc>| intent.sent_at.is_none_or(|sent| at - skew >= sent - slack);
+    statements.iter().position(|one| alike(&one.value, want) && recent(one.at))
+}
+
+/// The same, but for what vendors do to a value when they store it: trimming, rounding a time, blank for nothing.
+fn alike(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Text(a), Value::Text(b)) => a.trim() == b.trim(),
+        (Value::Time(a), Value::Time(b)) => (*a - *b).num_milliseconds() == 0,
+        _ => a == b || (a.is_blank() && b.is_blank()),
+    }
+}
+
 /// Looks in the vendor's history for edits that our write replaced: statements right before ours that we had not seen
-/// when it was planned.
+/// when it was planned. A row merges as one, so all its properties are looked at, and what was replaced is the whole
+/// row as it stood then.
 #[must_use]
 pub fn overwrites(
     intent: &Intent,
@@ -421,23 +451,36 @@ pub fn overwrites(
         let mut foreign = written.seen.clone();
         let mut stated: Option<DateTime<Utc>> = None;
         for (index, (property, _)) in row.properties.iter().enumerate() {
-            if written.seen[index] == written.want[index] {
+            let (seen, want) = (&written.seen[index], &written.want[index]);
+            let is_composite = row.properties.len() > 1;
+            if seen == want && !is_composite {
                 continue;
             }
             let Some(statements) = history.get(property) else { continue };
-            let recent = |at: DateTime<Utc>| intent.sent_at.is_none_or(|sent| at - skew >= sent - SLACK);
-            let ours = statements.iter().position(|one| one.value == written.want[index] && recent(one.at));
-            let Some(ours) = ours else { continue };
+            let Some(ours) = own_statement(intent, statements, seen, want, skew) else { continue };
             let Some(before) = statements.get(ours + 1) else { continue };
-            if before.value != written.seen[index] && !(before.value.is_blank() && written.seen[index].is_blank()) {
+            if !alike(&before.value, seen) {
                 foreign[index] = before.value.clone();
                 stated = stated.max(Some(before.at));
             }
         }
         let Some(stated) = stated else { continue };
-        let theirs = row.get(&foreign, &written.local, context).unwrap_or_else(|_| foreign.clone());
+        // What cannot be said in our terms is kept as the vendor said it, and ours stands.
+        let mapped = row.get(&foreign, &written.local, context);
+        let is_mapped = mapped.is_ok();
+        let theirs = mapped.unwrap_or_else(|_| foreign.clone());
+        let mut joined = None;
         let ours_at = local.stamped(&row.fields).map(|stamp| stamp.at);
         let winner = match row.rule {
+            _ if !is_mapped => Winner::Local,
+            Rule::Ask => Winner::Nobody,
+            Rule::Union => match (&written.local[0], &theirs[0]) {
+                (Value::Choices(a), Value::Choices(b)) => {
+                    joined = Some(vec![Value::Choices(a.union(b).cloned().collect())]);
+                    Winner::Both
+                }
+                _ => Winner::Local,
+            },
             Rule::PreferRemote => Winner::Remote,
             Rule::Newest => later(ours_at, Some(stated - skew)),
             Rule::ForwardOnly if context.directory.is_further(&theirs, &written.local) => Winner::Remote,
@@ -458,8 +501,12 @@ pub fn overwrites(
                 rule: row.rule.as_str(),
             },
             // Only while we still say what we wrote: a later edit of ours stands on its own.
-            revert: (winner == Winner::Remote && local.values(&row.fields) == written.local)
-                .then_some((theirs, stated)),
+            revert: match winner {
+                _ if local.values(&row.fields) != written.local => None,
+                Winner::Remote => Some((theirs, stated)),
+                Winner::Both => joined.map(|joined| (joined, stated)),
+                Winner::Local | Winner::Nobody => None,
+            },
         });
     }
     found

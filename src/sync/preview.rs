@@ -80,16 +80,14 @@ impl Reconciler {
                 }
             }
         }
-        let due = self
-            .store
-            .due(&self.connection.account.name, &self.connection.name, self.clock.now(), usize::MAX >> 1)
-            .await?;
         for kind in [Kind::Contact, Kind::Deal] {
-            let dirty: Vec<Dirty> = due.iter().filter(|dirty| dirty.kind == kind).cloned().collect();
+            let (account, name) = (&self.connection.account.name, &self.connection.name);
+            let dirty = self.store.due(account, name, Some(kind), self.clock.now(), usize::MAX >> 1).await?;
             for chunk in dirty.chunks(100) {
                 writes.extend(self.preview_batch(kind, chunk.to_vec(), BTreeMap::new()).await?);
             }
         }
+        // The write of a record that both a feed and a mark name is one.
         writes.sort_by(|a, b| {
             (&a.kind, &a.side, &a.external_id, &a.local_id).cmp(&(&b.kind, &b.side, &b.external_id, &b.local_id))
         });

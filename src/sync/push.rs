@@ -26,6 +26,8 @@ pub(super) struct Outgoing {
     pub link: Option<Link>,
     pub local: LocalRecord,
     pub dirty: Vec<Dirty>,
+    /// True if the guard already held this write before.
+    pub was_held: bool,
 }
 
 impl Reconciler {
@@ -161,6 +163,10 @@ impl Reconciler {
         let created = one.link.is_none();
         let mut link = one.link.unwrap_or_else(|| new_link(&one.intent, id));
         let mut again = false;
+        if created {
+            // What an earlier try was refused for.
+            ops.push(Op::DropFailures { connection: self.connection.name.clone(), kind, key: key.clone(), row: None });
+        }
         for row in &lens.rows {
             let Some(written) = one.intent.rows.get(&row.name) else { continue };
             let values: Vec<Value> = row
@@ -218,6 +224,12 @@ impl Reconciler {
             let slot = self.slot(&local);
             ops.extend(self.mark_siblings(kind, local.id(), now));
             ops.push(Op::PutRecord { record: local, expected, slot });
+        }
+        if created {
+            // Sent again as it was first said: what was said here since goes out now.
+            again |= one.intent.rows.iter().any(|(name, row)| {
+                lens.rows.iter().any(|known| known.name == *name && one.local.values(&known.fields) != row.local)
+            });
         }
         ops.push(self.put_link(link));
         if again {
@@ -320,6 +332,13 @@ impl Reconciler {
         let text = format!(
             "{error}: correct the value here, or the property's options and rules at the vendor; it is tried again when either side changes"
         );
+        if matches!(one.intent.op, IntentOp::Archive { .. }) {
+            ops.push(self.failure(kind, &key, "", error.code(), text));
+            let attempts = one.dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0);
+            let until = self.later(attempts);
+            ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, until, true)));
+            return ops;
+        }
         let Some(mut link) = one.link else {
             // A create cannot leave one value out without making another record than the one that was asked for.
             let row = named.first().map_or("", |row| row.as_str());
@@ -370,26 +389,20 @@ fn new_link(intent: &Intent, id: &ExternalId) -> Link {
     }
 }
 
-/// The vendor's call for an intent: only the properties that differ.
+/// The vendor's call for an intent: only the rows that differ. A row of several properties merges as one and is written
+/// as one: half of ours beside half of somebody else's is what nobody said.
 fn write_of(lens: &Lens, intent: &Intent) -> Write {
     let mut properties = BTreeMap::new();
     let mut planned_on = BTreeMap::new();
     for row in &lens.rows {
         let Some(written) = intent.rows.get(&row.name) else { continue };
-        for (index, (name, _)) in row.properties.iter().enumerate() {
-            if written.want[index] != written.seen[index] {
-                properties.insert(name.clone(), written.want[index].clone());
-                planned_on.insert(name.clone(), written.seen[index].clone());
-            }
+        if written.want == written.seen {
+            continue;
         }
-    }
-    // A stage is only a stage of its pipeline: HubSpot, for one, refuses the one without the other.
-    for row in lens.rows.iter().filter(|row| row.name == "position") {
-        if let Some(written) = intent.rows.get(&row.name)
-            && row.properties.iter().take(2).any(|(name, _)| properties.contains_key(name))
-        {
-            for (index, (name, _)) in row.properties.iter().take(2).enumerate() {
-                properties.insert(name.clone(), written.want[index].clone());
+        for ((name, _), (want, seen)) in row.properties.iter().zip(written.want.iter().zip(&written.seen)) {
+            if !(want.is_blank() && seen.is_blank()) {
+                properties.insert(name.clone(), want.clone());
+                planned_on.insert(name.clone(), seen.clone());
             }
         }
     }

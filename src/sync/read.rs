@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use tandem_contract::{Call, ConnectorError, ExternalId, Fetched, Kind, Record, Value};
+use tandem_contract::{Call, ConnectorError, ExternalId, Fetched, History, Kind, Record, Value};
 use tracing::debug;
 
 use super::reconcile::{Reconciler, SyncError, Work};
@@ -335,7 +335,7 @@ impl Reconciler {
         let properties: Vec<String> = properties.into_iter().collect();
         let histories = self.connection.connector.history(call, kind, &ids, &properties).await?;
         for ((index, _), history) in asked.into_iter().zip(histories) {
-            works[index].history = Some(history.unwrap_or_default());
+            works[index].history = history;
         }
         Ok(())
     }
@@ -419,7 +419,13 @@ impl Reconciler {
             }
         }
         let properties = lens.rows.iter().flat_map(|row| row.properties.iter().map(|(name, _)| name.clone())).collect();
-        self.read_history(call, kind, works, asked, properties).await
+        let indexes: Vec<usize> = asked.iter().map(|(index, _)| *index).collect();
+        self.read_history(call, kind, works, asked, properties).await?;
+        // A vendor that tells no times has stated nothing that is later.
+        for index in indexes {
+            works[index].history.get_or_insert_with(History::new);
+        }
+        Ok(())
     }
 }
 

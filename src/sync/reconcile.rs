@@ -4,7 +4,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
@@ -25,6 +28,10 @@ use crate::{
     },
     store::{Commit, Fence, Op, StoreError, SyncStore, Taken},
 };
+
+/// The pseudo-row under which a second open opportunity is shown.
+pub const QUARANTINE: &str = "quarantine";
+const SECOND: &str = "the contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact): this one is kept aside. Close, merge or move one of the two, here or at the vendor; it then takes its place by itself";
 
 /// How long a vendor that does not know a record is given before it is asked a second time.
 pub const SECOND_LOOK: TimeDelta = TimeDelta::minutes(5);
@@ -66,6 +73,8 @@ pub struct Reconciler {
     pub summary: Mutex<Summary>,
     /// The mass-change guard.
     pub guard: Mutex<Guard>,
+    /// True if a record stood on a stage we do not know: pipelines are to be read anew.
+    pub unknown_stage: AtomicBool,
 }
 
 /// One record on its way through a batch.
@@ -106,6 +115,11 @@ impl Reconciler {
         change(&mut self.summary.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// True once after a record stood on a stage we do not know.
+    pub(super) fn met_unknown_stage(&self) -> bool {
+        self.unknown_stage.swap(false, Ordering::Relaxed)
+    }
+
     pub(super) fn directory(&self) -> Arc<Directory> {
         self.directory.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -141,6 +155,7 @@ impl Reconciler {
             let ops = dirty.into_iter().map(|dirty| self.finish(dirty)).chain(with).collect();
             return Ok(self.store.commit(self.commit_of(ops)).await?);
         };
+        self.refresh_guard(kind).await?;
         let began = self.clock.now();
         let works = self.read_both_sides(call, kind, lens, dirty, seen, began).await?;
         if works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_)))) {
@@ -270,7 +285,14 @@ impl Reconciler {
         error: &StoreError,
     ) -> Result<(), StoreError> {
         let mut ops = one.ops;
-        let marks: Vec<Dirty> = ops
+        let unmarked: BTreeSet<Key> = ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Mark(mark) if mark.kind == kind => Some(mark.key.clone()),
+                _ => None,
+            })
+            .collect();
+        let mut marks: Vec<Dirty> = ops
             .iter()
             .filter_map(|op| match op {
                 Op::Finish { dirty, .. } | Op::Defer { dirty, .. } => Some(dirty.clone()),
@@ -278,18 +300,29 @@ impl Reconciler {
             })
             .chain(one.outgoing.into_iter().flat_map(|outgoing| outgoing.dirty))
             .collect();
+        for dirty in marks.iter_mut().filter(|dirty| unmarked.contains(&dirty.key)) {
+            // The mark was among what could not be stored.
+            dirty.generation = 0;
+        }
         if matches!(error, StoreError::Taken { what: Taken::ActivePlace }) {
+            let mut quarantined = Vec::new();
             for op in &mut ops {
-                if let Op::PutRecord { record: LocalRecord::Deal(deal), slot, .. } = op {
+                if let Op::PutRecord { record: LocalRecord::Deal(deal), .. } = op {
                     deal.quarantined = true;
-                    *slot = None;
+                    quarantined.push(deal.id);
                 }
             }
-            ops.retain(|op| !matches!(op, Op::PutIntent(_)));
+            // What was to be written is planned anew from what is stored now.
+            ops.retain(|op| !matches!(op, Op::PutIntent(_) | Op::Finish { .. } | Op::Defer { .. }));
+            ops.extend(marks.iter().map(|dirty| self.defer(dirty.clone(), began, false)));
+            ops.extend(
+                quarantined
+                    .into_iter()
+                    .map(|id| self.failure(kind, &Key::Local(id), QUARANTINE, "second_opportunity", SECOND.into())),
+            );
             if self.store.commit(self.commit_of(ops)).await.is_ok() {
                 self.tally(Tally { quarantined: 1, ..one.tally });
-                let ops = marks.into_iter().map(|dirty| self.finish(dirty)).collect();
-                return self.store.commit(self.commit_of(ops)).await;
+                return Ok(());
             }
         }
         let mut ops = Vec::new();
@@ -319,6 +352,50 @@ impl Reconciler {
         });
     }
 
+    /// Opportunities in quarantine whose place has become free take it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn end_quarantines(&self) -> Result<(), StoreError> {
+        if self.connection.account.profile.policy().uniqueness != Uniqueness::OneActivePerContact {
+            return Ok(());
+        }
+        let account = &self.connection.account.name;
+        let now = self.clock.now();
+        let free = self.store.quarantined(account, true, 100).await?;
+        for mut record in self.store.records(account, Kind::Deal, &free).await? {
+            let (expected, id) = (record.version(), record.id());
+            if let LocalRecord::Deal(deal) = &mut record {
+                deal.quarantined = false;
+            }
+            record.touch(now);
+            let slot = self.slot(&record);
+            let name = self.connection.name.clone();
+            let mut ops = vec![Op::PutRecord { record, expected, slot }];
+            ops.push(Op::DropFailures {
+                connection: name.clone(),
+                kind: Kind::Deal,
+                key: Key::Local(id),
+                row: Some(QUARANTINE.into()),
+            });
+            let due = Mark {
+                connection: name,
+                kind: Kind::Deal,
+                key: Key::Local(id),
+                due_at: now,
+                priority: Reason::Propagate.priority(),
+            };
+            ops.push(Op::Mark(due));
+            ops.extend(self.mark_siblings(Kind::Deal, id, now));
+            match self.store.commit(self.commit_of(ops)).await {
+                // Of two that wait for one place the first has it now.
+                Ok(()) | Err(StoreError::Taken { .. } | StoreError::Stale { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// A batch that got nowhere: its marks wait, longer each time.
     ///
     /// # Errors
@@ -341,11 +418,11 @@ impl Reconciler {
     }
 }
 
-/// The one active place of a contact in a pipeline that a record takes; `None` where it takes none.
+/// The one active place of a contact in a pipeline that a record takes, or waits for; `None` where it takes none.
 #[must_use]
 pub fn slot(uniqueness: Uniqueness, record: &LocalRecord) -> Option<String> {
     let deal = record.as_opportunity()?;
-    let active = deal.position.status == Status::Open && deal.deleted_at.is_none() && !deal.quarantined;
+    let active = deal.position.status == Status::Open && deal.deleted_at.is_none();
     match (uniqueness, deal.contact, deal.position.pipeline) {
         (Uniqueness::OneActivePerContact, Some(contact), Some(pipeline)) if active => {
             Some(format!("{contact}/{pipeline}"))

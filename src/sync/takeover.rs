@@ -6,14 +6,16 @@ use chrono_tz::Tz;
 use tandem_contract::{PipelineInfo, Schema};
 
 use super::{
-    lens::Directory,
+    lens::{Directory, UNMAPPED_STAGE},
     reconcile::{Reconciler, SyncError},
 };
-use crate::model::{
-    ConnectionRow, Currency, Pipeline, Stage, StageKind, StageMap,
-    ids::{PipelineId, StageId},
+use crate::{
+    model::{
+        ConnectionRow, Currency, Key, Mark, Pipeline, Reason, Stage, StageKind, StageMap,
+        ids::{PipelineId, StageId},
+    },
+    store::{By, Op},
 };
-use crate::store::Op;
 
 impl Reconciler {
     /// Asks the vendor for pipelines and owners, takes over what is not mapped yet, and renews the directory.
@@ -29,6 +31,7 @@ impl Reconciler {
         for theirs in &schema.pipelines {
             self.take_over(theirs, &mut pipelines, &mut maps, &mut ops);
         }
+        let news = ops.iter().any(|op| matches!(op, Op::PutStageMap(_)));
         if !ops.is_empty() {
             self.store.commit(self.commit_of(ops)).await?;
         }
@@ -38,7 +41,34 @@ impl Reconciler {
             .with_owners(&schema.owners)
             .with_stages(&pipelines, &maps);
         *self.directory.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(directory);
+        if news {
+            self.release_unmapped().await?;
+        }
         Ok(schema)
+    }
+
+    /// Records whose stage was not mapped are looked at again: it may be now.
+    async fn release_unmapped(&self) -> Result<(), SyncError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let now = self.clock.now();
+        for failure in self.store.failures(account, usize::MAX >> 1).await? {
+            let Ok(key) = failure.key.parse::<Key>() else { continue };
+            if failure.connection != *name || failure.code != UNMAPPED_STAGE {
+                continue;
+            }
+            let (kind, row) = (failure.kind, Some(failure.row.clone()));
+            let mut ops = vec![Op::DropFailures { connection: name.clone(), kind, key: key.clone(), row }];
+            if let Key::Local(id) = &key {
+                for mut link in self.store.links(account, name, kind, By::Local(&[*id])).await? {
+                    link.holds.remove(&failure.row);
+                    ops.push(self.put_link(link));
+                }
+            }
+            let priority = Reason::Retry.priority();
+            ops.push(Op::Mark(Mark { connection: name.clone(), kind, key, due_at: now, priority }));
+            self.store.commit(self.commit_of(ops)).await?;
+        }
+        Ok(())
     }
 
     /// Maps one vendor pipeline: to the one it is mapped to, else to one of ours of the same name, else to a new one.
@@ -50,6 +80,8 @@ impl Reconciler {
         ops: &mut Vec<Op>,
     ) {
         let now = self.clock.now();
+        // Where several systems share a pipeline, none of them renames its stages.
+        let alone = self.connection.siblings.is_empty();
         let mapped = maps.iter().find(|map| map.remote_pipeline == theirs.id).map(|map| map.pipeline);
         let place = mapped
             .and_then(|id| pipelines.iter().position(|p| p.id == id))
@@ -65,10 +97,21 @@ impl Reconciler {
         let pipeline = &mut pipelines[place];
         let before = pipeline.clone();
         for (rank, stage) in theirs.stages.iter().enumerate() {
-            if maps.iter().any(|map| map.remote_pipeline == theirs.id && map.remote_stage == stage.id) {
+            let kind = StageKind::of(stage.closed, stage.probability);
+            let rank_now = u32::try_from(rank).unwrap_or(u32::MAX);
+            if let Some(map) =
+                maps.iter_mut().find(|map| map.remote_pipeline == theirs.id && map.remote_stage == stage.id)
+            {
+                // The vendor's stage may have become another: won, say, or the third instead of the second.
+                if (map.kind, map.rank) != (kind, rank_now) {
+                    (map.kind, map.rank) = (kind, rank_now);
+                    ops.push(Op::PutStageMap(map.clone()));
+                }
+                if let Some(ours) = pipeline.stages.iter_mut().find(|ours| ours.id == map.stage).filter(|_| alone) {
+                    (ours.label, ours.probability, ours.kind) = (stage.label.clone(), stage.probability, kind);
+                }
                 continue;
             }
-            let kind = StageKind::of(stage.closed, stage.probability);
             let known = pipeline.stages.iter().find(|s| s.label.eq_ignore_ascii_case(&stage.label)).map(|s| s.id);
             let id = known.unwrap_or_else(|| {
                 let id = StageId(self.ids.next(now));
@@ -82,7 +125,7 @@ impl Reconciler {
                 pipeline: pipeline.id,
                 stage: id,
                 kind,
-                rank: u32::try_from(rank).unwrap_or(u32::MAX),
+                rank: rank_now,
             };
             ops.push(Op::PutStageMap(map.clone()));
             maps.push(map);

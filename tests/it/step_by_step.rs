@@ -232,12 +232,18 @@ async fn a_merge_chain_ends_in_one_record_here_too() {
         world.merge(Kind::Deal, first, ids[2], Change::Person).unwrap()
     });
     rig.engine().once().await.unwrap();
-    let live: Vec<_> =
-        rig.store.all(&rig.account.name, Kind::Deal).into_iter().filter(|deal| !deal.is_deleted()).collect();
-    // Nothing told us of the two that were merged away: the audit does.
+    let all = rig.store.all(&rig.account.name, Kind::Deal);
+    let (live, merged): (Vec<_>, Vec<_>) = all.iter().partition(|deal| !deal.is_deleted());
     let links = rig.store.all_links(&rig.account.name, &rig.name);
-    assert!(links.iter().any(|link| link.external.as_str() == survivor.to_string()), "{links:?}");
-    assert!(!live.is_empty());
+    assert_eq!((live.len(), merged.len(), links.len()), (1, 2, 1), "{links:?}");
+    assert_eq!((links[0].external.as_str(), links[0].local), (survivor.to_string().as_str(), live[0].id()));
+    for deal in &merged {
+        let mut end = deal.merged_into().expect("a pointer");
+        while let Some(next) = merged.iter().find(|other| other.id() == end) {
+            end = next.merged_into().expect("a pointer");
+        }
+        assert_eq!(end, live[0].id());
+    }
 }
 
 #[tokio::test(start_paused = true)]

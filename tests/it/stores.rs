@@ -177,11 +177,11 @@ mod behaviour {
     pub async fn a_mark_raised_during_work_survives_it(store: Store) {
         let key = Key::Local(record(1));
         store.commit(commit(vec![mark(key.clone(), 5, 3)])).await.unwrap();
-        let claimed = store.due(&name("a"), &name("hubspot"), at(5), 10).await.unwrap();
+        let claimed = store.due(&name("a"), &name("hubspot"), None, at(5), 10).await.unwrap();
         store.commit(commit(vec![mark(key.clone(), 2, 1)])).await.unwrap();
         let finish = |dirty: Dirty| Op::Finish { connection: name("hubspot"), dirty };
         store.commit(commit(vec![finish(claimed[0].clone())])).await.unwrap();
-        let again = store.due(&name("a"), &name("hubspot"), at(5), 10).await.unwrap();
+        let again = store.due(&name("a"), &name("hubspot"), None, at(5), 10).await.unwrap();
         assert_eq!((again.len(), again[0].due_at, again[0].priority), (1, at(2), 1));
         store.commit(commit(vec![finish(again[0].clone())])).await.unwrap();
         assert_eq!(store.next_due(&name("a"), &name("hubspot")).await.unwrap(), None);
@@ -201,7 +201,7 @@ mod behaviour {
             .unwrap();
         let due = |limit| {
             let store = store.clone();
-            async move { store.due(&name("a"), &name("hubspot"), at(9), limit).await.unwrap() }
+            async move { store.due(&name("a"), &name("hubspot"), None, at(9), limit).await.unwrap() }
         };
         let first = due(10).await;
         assert_eq!(first.iter().map(|d| d.kind).collect::<Vec<_>>(), vec![Kind::Contact]);
@@ -327,7 +327,7 @@ mod behaviour {
         assert!(
             store.links(&stranger, &name("hubspot"), Kind::Deal, By::Local(&[record(1)])).await.unwrap().is_empty()
         );
-        assert!(store.due(&stranger, &name("hubspot"), at(9), 10).await.unwrap().is_empty());
+        assert!(store.due(&stranger, &name("hubspot"), None, at(9), 10).await.unwrap().is_empty());
         let emails = ["ada@example.com".to_owned()];
         assert!(store.contacts_by_email(&stranger, &emails).await.unwrap().is_empty());
         assert_eq!(store.contacts_by_email(&name("b"), &emails).await.unwrap(), vec![(emails[0].clone(), record(5))]);
@@ -373,7 +373,7 @@ async fn same_on_random_operations(other: Arc<dyn SyncStore>, streams: u64) {
                     let hubspot = name("hubspot");
                     let records = sorted(store.records(&account, Kind::Deal, &ids).await.unwrap());
                     let links = store.link_page(&account, &hubspot, Kind::Deal, None, 99).await.unwrap();
-                    let due = store.due(&account, &hubspot, at(99), 99).await.unwrap();
+                    let due = store.due(&account, &hubspot, None, at(99), 99).await.unwrap();
                     let due: Vec<_> = due.into_iter().map(|d| (d.key, d.due_at, d.priority)).collect();
                     let intents = store.open_intents(&account, &hubspot).await.unwrap();
                     (records, links, due, intents)

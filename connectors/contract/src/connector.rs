@@ -207,6 +207,11 @@ pub trait Connector: Send + Sync {
     /// [`ConnectorError`]; the cursor stays where it was.
     async fn changes(&self, call: Call, stream: &Stream, cursor: &Cursor) -> Result<Page, ConnectorError>;
 
+    /// True while a stream reads everything for the first time: that work goes last and leaves a reserve of the day.
+    fn is_backfill(&self, stream: &Stream, cursor: &Cursor) -> bool {
+        stream.backfills && cursor.0.is_empty()
+    }
+
     /// One page of a full listing, for the audit: every record, by id. An empty cursor starts; the last page has
     /// `more == false`.
     ///

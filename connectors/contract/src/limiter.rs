@@ -151,12 +151,17 @@ impl Limiter {
         let Some(cell) = self.buckets.get(bucket.0) else { return Ok(()) };
         let mut queued = Queued { cell, lane, counted: false };
         loop {
-            let wait = lock(cell).try_take(lane, clock.elapsed());
+            let now = clock.elapsed();
+            let (wait, asked_to) = {
+                let mut state = lock(cell);
+                (state.try_take(lane, now), state.blocked_until > now)
+            };
             if wait.is_zero() {
                 return Ok(());
             }
             if wait > LONGEST_SLEEP {
-                return Err(ConnectorError::RateLimited { retry_after: Some(wait), policy: "our own budget".into() });
+                let policy = if asked_to { "the vendor asked us to wait" } else { "our own budget" }.into();
+                return Err(ConnectorError::RateLimited { retry_after: Some(wait), policy });
             }
             queued.count();
             clock.sleep(wait).await;

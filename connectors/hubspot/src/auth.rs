@@ -154,10 +154,16 @@ impl Auth {
                     "the grant is gone ({code}): the app was uninstalled or access was revoked; connect HubSpot again"
                 ))
             }
-            Some(code) if answer.status == StatusCode::BAD_REQUEST || answer.status == StatusCode::UNAUTHORIZED => {
+            Some(code @ ("BAD_CLIENT_ID" | "BAD_CLIENT_SECRET" | "invalid_client")) => {
                 ConnectorError::Unauthorized(format!(
                     "HubSpot refuses this app ({code}): client_id or client_secret in the connection's credentials is \
                      wrong; the customer need not act"
+                ))
+            }
+            Some(code) if answer.status == StatusCode::BAD_REQUEST || answer.status == StatusCode::UNAUTHORIZED => {
+                ConnectorError::Unauthorized(format!(
+                    "HubSpot refuses this app ({code}): compare the connection's credentials with the app's settings; \
+                     the customer need not act"
                 ))
             }
             _ => ConnectorError::NotSent(format!("refreshing the access token: HubSpot answered {}", answer.status)),

@@ -98,13 +98,18 @@ async fn listing_page(
     since: DateTime<Utc>,
     after: Option<String>,
 ) -> Result<Page, ConnectorError> {
-    let (records, next) = records::list(hubspot, call, kind, after.as_deref()).await?;
+    let (seen, next) = records::list(hubspot, call, kind, after.as_deref()).await?;
     let more = next.is_some();
     let place = match next {
         Some(after) => Place::Listing { since, after: Some(after) },
         None => Place::Waiting { since },
     };
-    Ok(Page { seen: records.into_iter().map(Seen::Record).collect(), next: cursor(&place), more, total: None })
+    Ok(Page { seen, next: cursor(&place), more, total: None })
+}
+
+/// True while a stream lists everything for the first time.
+pub fn is_listing(stream: &Stream, cursor: &Cursor) -> bool {
+    stream.backfills && matches!(serde_json::from_str(&cursor.0).ok(), None | Some(Place::Listing { .. }))
 }
 
 async fn window_page(

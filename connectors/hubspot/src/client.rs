@@ -259,7 +259,7 @@ fn refusal(answer: &HttpResponse, writes: bool) -> ConnectorError {
         401 => ConnectorError::Unauthorized(
             "HubSpot refuses the access token, also after a refresh: renew the connection's credentials".into(),
         ),
-        403 => ConnectorError::Forbidden(missing_scopes(&entry)),
+        403 if entry.is_hubspots() => ConnectorError::Forbidden(missing_scopes(&entry)),
         // Only HubSpot can say that it does not have a record; a page of something in between says nothing.
         404 if entry.is_hubspots() => ConnectorError::Gone,
         429 | 423 => ConnectorError::RateLimited { retry_after: None, policy: policy(answer) },
@@ -274,7 +274,7 @@ fn refusal(answer: &HttpResponse, writes: bool) -> ConnectorError {
         // A proxy in between, not HubSpot.
         300..=399 | 408 if writes => ConnectorError::OutcomeUnknown(format!("something in between answered {status}")),
         300..=399 | 408 => ConnectorError::NotSent(format!("something in between answered {status}")),
-        400 | 404 | 405 if !entry.is_hubspots() => {
+        400 | 403 | 404 | 405 | 409 if !entry.is_hubspots() => {
             ConnectorError::NotSent(format!("something in between answered {status}: is the base_url right?"))
         }
         _ => rejection(&entry, status),

@@ -187,15 +187,14 @@ impl Connector for HubSpot {
         changes::next_page(self, call, stream, cursor).await
     }
 
+    fn is_backfill(&self, stream: &Stream, cursor: &Cursor) -> bool {
+        changes::is_listing(stream, cursor)
+    }
+
     async fn list(&self, call: Call, kind: Kind, cursor: &Cursor) -> Result<Page, ConnectorError> {
         let after = (!cursor.0.is_empty()).then_some(cursor.0.as_str());
-        let (records, next) = records::list(self, call, kind, after).await?;
-        Ok(Page {
-            seen: records.into_iter().map(tandem_contract::Seen::Record).collect(),
-            more: next.is_some(),
-            next: Cursor(next.unwrap_or_default()),
-            total: None,
-        })
+        let (seen, next) = records::list(self, call, kind, after).await?;
+        Ok(Page { seen, more: next.is_some(), next: Cursor(next.unwrap_or_default()), total: None })
     }
 
     async fn fetch(&self, call: Call, kind: Kind, ids: &[ExternalId]) -> Result<Vec<Fetched>, ConnectorError> {

@@ -22,16 +22,9 @@ pub async fn ensure(hubspot: &HubSpot, call: Call, kind: Kind) -> Result<(), Con
     if ready.contains_key(&kind) {
         return Ok(());
     }
-    let name = &hubspot.options.marker_property;
     match look(hubspot, call, kind).await? {
         Some(property) if property.has_unique_value => {}
-        Some(_) => {
-            return Err(ConnectorError::Forbidden(format!(
-                "the property `{name}` of {} exists but is not unique, and HubSpot cannot change that: rename it there \
-                 or set another `marker_property` here; until then nothing is created",
-                plural(kind)
-            )));
-        }
+        Some(_) => return Err(not_unique(hubspot, kind)),
         None if hubspot.options.read_only => {
             return Err(ConnectorError::Forbidden("this connection only reads (direction = \"in\")".into()));
         }
@@ -56,6 +49,15 @@ pub async fn look(hubspot: &HubSpot, call: Call, kind: Kind) -> Result<Option<Pr
     }
 }
 
+fn not_unique(hubspot: &HubSpot, kind: Kind) -> ConnectorError {
+    ConnectorError::Forbidden(format!(
+        "the property `{}` of {} exists but is not unique, and HubSpot cannot change that: rename it there or set \
+         another `marker_property` here; until then nothing is created",
+        hubspot.options.marker_property,
+        plural(kind)
+    ))
+}
+
 async fn make(hubspot: &HubSpot, call: Call, kind: Kind) -> Result<(), ConnectorError> {
     let name = &hubspot.options.marker_property;
     let path = hubspot.options.api_version.properties(kind);
@@ -78,8 +80,10 @@ async fn make(hubspot: &HubSpot, call: Call, kind: Kind) -> Result<(), Connector
     // A new property is usable after a moment (250 to 700 ms were seen).
     for _ in 0..10 {
         hubspot.client.clock.sleep(Duration::from_millis(500)).await;
-        if look(hubspot, call, kind).await?.is_some_and(|property| property.has_unique_value) {
-            return Ok(());
+        match look(hubspot, call, kind).await? {
+            Some(property) if property.has_unique_value => return Ok(()),
+            Some(_) => return Err(not_unique(hubspot, kind)),
+            None => {}
         }
     }
     Err(ConnectorError::NotSent(format!("the property `{name}` was made but cannot be seen yet")))

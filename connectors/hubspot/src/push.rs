@@ -15,7 +15,7 @@ use crate::{
     marker,
     records::{BATCH, external_id, version},
     values,
-    wire::{ErrorEntry, List, Object},
+    wire::{List, Object},
 };
 
 /// The link type "deal to contact". Source: associations guide, table of type ids.
@@ -62,7 +62,12 @@ pub async fn push(hubspot: &HubSpot, call: Call, writes: &[Write]) -> Vec<Pushed
                 batch.fail_all(chunk, error, &mut outcomes);
                 continue;
             }
-            batch.send(chunk.to_vec(), &mut outcomes).await;
+            let (bare, full): (Vec<usize>, Vec<usize>) = chunk.iter().partition(|index| only_links(&writes[**index]));
+            for index in bare {
+                // HubSpot refuses an update without properties; the links are made below.
+                outcomes.insert(index, batch.nothing_to_send(index));
+            }
+            batch.send(full, &mut outcomes).await;
             batch.name_owners(chunk, &mut outcomes).await;
             batch.without_marker(chunk, &mut outcomes).await;
             if rank == 1 {
@@ -91,10 +96,22 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    fn nothing_to_send(&self, index: usize) -> Pushed {
+        match target(&self.writes[index]).map(external_id) {
+            Some(Ok(id)) => {
+                Pushed::Written { id, properties: BTreeMap::new(), version: tandem_contract::Version::default() }
+            }
+            _ => Pushed::Failed(ConnectorError::Gone),
+        }
+    }
+
     /// Sends one batch; a batch refused as a whole is sent again in halves.
     async fn send(&self, all: Vec<usize>, outcomes: &mut BTreeMap<usize, Pushed>) {
         let mut waiting = vec![all];
         while let Some(chunk) = waiting.pop() {
+            if chunk.is_empty() {
+                continue;
+            }
             if self.hubspot.client.clock.elapsed() > self.deadline {
                 self.fail_all(&chunk, ConnectorError::NotSent("waited too long for the rate limit".into()), outcomes);
                 continue;
@@ -168,7 +185,8 @@ impl Batch<'_> {
                 .copied()
                 .collect();
             for index in named {
-                outcomes.entry(index).or_insert_with(|| failure(&error, &self.hubspot.options.marker_property));
+                let refused = rejection(&error, http::StatusCode::BAD_REQUEST);
+                outcomes.entry(index).or_insert_with(|| self.refused(index, &refused));
             }
         }
         for index in chunk {
@@ -244,7 +262,8 @@ impl Batch<'_> {
             let Some(email) = properties.get("email").and_then(Value::as_text) else { continue };
             // A failed look leaves the clash as it is.
             if let Ok(Some(id)) = crate::records::owner_of_email(self.hubspot, self.call, email).await {
-                outcomes.insert(*index, Pushed::Exists { id, ours: false });
+                let clash = ConnectorError::Conflict(format!("record {id} already holds the same value of email"));
+                outcomes.insert(*index, self.refused(*index, &clash));
             }
         }
     }
@@ -314,15 +333,24 @@ impl Batch<'_> {
         Ok(stored)
     }
 
-    fn fail_all(&self, chunk: &[usize], error: ConnectorError, outcomes: &mut BTreeMap<usize, Pushed>) {
-        for index in chunk {
-            outcomes.insert(*index, clash(&error, &self.hubspot.options.marker_property));
+    /// What a refusal means for one write. A clash stands in the way of a create; of an update it refuses one value.
+    fn refused(&self, index: usize, error: &ConnectorError) -> Pushed {
+        match (&self.writes[index].op, error) {
+            (WriteOp::Update { .. }, ConnectorError::Conflict(text)) => match text.rsplit_once(" value of ") {
+                Some((_, property)) => {
+                    Pushed::Failed(ConnectorError::Rejected { field: Some(property.into()), reason: text.clone() })
+                }
+                None => Pushed::Failed(error.clone()),
+            },
+            _ => clash(error, &self.hubspot.options.marker_property),
         }
     }
-}
 
-fn failure(entry: &ErrorEntry, marker: &str) -> Pushed {
-    clash(&rejection(entry, http::StatusCode::BAD_REQUEST), marker)
+    fn fail_all(&self, chunk: &[usize], error: ConnectorError, outcomes: &mut BTreeMap<usize, Pushed>) {
+        for index in chunk {
+            outcomes.insert(*index, self.refused(*index, &error));
+        }
+    }
 }
 
 /// A clash names the record that stands in the way; one over our marker is a record that we made.
@@ -333,6 +361,11 @@ fn clash(error: &ConnectorError, marker: &str) -> Pushed {
         Some(id) => Pushed::Exists { id, ours: text.ends_with(&format!(" {marker}")) },
         None => Pushed::Failed(error.clone()),
     }
+}
+
+/// True for an update of which all is in the contacts.
+fn only_links(write: &Write) -> bool {
+    matches!(&write.op, WriteOp::Update { properties, .. } if wire_properties(properties).is_empty())
 }
 
 fn target(write: &Write) -> Option<&str> {

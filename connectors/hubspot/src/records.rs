@@ -9,9 +9,10 @@ use std::{
 };
 
 use http::StatusCode;
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
 use tandem_contract::{
-    Call, ConnectorError, ExternalId, Fetched, History, Kind, PropertyType, Record, Statement, Value, Version,
+    Call, ConnectorError, ExternalId, Fetched, History, Kind, PropertyType, Record, Seen, Statement, Value, Version,
 };
 
 use crate::{
@@ -144,13 +145,14 @@ fn insert_contacts(record: &mut Record, contacts: &BTreeMap<String, Vec<String>>
     }
 }
 
-/// One page of all records in order of id, and where the next begins.
+/// One page of all records in order of id, and where the next begins. An object that does not parse is named by its
+/// id, if it has one, and does not keep the others from being read.
 pub async fn list(
     hubspot: &HubSpot,
     call: Call,
     kind: Kind,
     after: Option<&str>,
-) -> Result<(Vec<Record>, Option<String>), ConnectorError> {
+) -> Result<(Vec<Seen>, Option<String>), ConnectorError> {
     let path = hubspot.options.api_version.objects(kind);
     let mut ask =
         Ask::get(&path, call.lane).query("limit", BATCH.to_string()).query("properties", hubspot.asked(kind).join(","));
@@ -160,15 +162,21 @@ pub async fn list(
     if let Some(after) = after {
         ask = ask.query("after", after);
     }
-    let page: List<Object> = hubspot.client.ask(ask).await?.json()?;
+    let page: List<Json> = hubspot.client.ask(ask).await?.json()?;
     let next = page.after();
-    let with_more_contacts: Vec<String> = page
-        .results
+    let (mut objects, mut unreadable) = (Vec::with_capacity(page.results.len()), Vec::new());
+    for json in page.results {
+        match Object::deserialize(&json) {
+            Ok(object) => objects.push(object),
+            Err(_) => unreadable.extend(json.get("id").and_then(Json::as_str).and_then(|id| ExternalId::new(id).ok())),
+        }
+    }
+    let with_more_contacts: Vec<String> = objects
         .iter()
         .filter(|object| object.associations.get("contacts").is_some_and(|block| block.paging.is_some()))
         .filter_map(|object| object.id.clone())
         .collect();
-    let mut records = hubspot.records(call, kind, page.results).await?;
+    let mut records = hubspot.records(call, kind, objects).await?;
     if hubspot.wants_contacts(kind) {
         for record in &mut records {
             record.properties.entry(CONTACTS.into()).or_insert_with(|| Value::Refs(Vec::new()));
@@ -184,7 +192,8 @@ pub async fn list(
             }
         }
     }
-    Ok((records, next))
+    let hints = unreadable.into_iter().map(|id| Seen::Hint { id, version: Version::default() });
+    Ok((records.into_iter().map(Seen::Record).chain(hints).collect(), next))
 }
 
 /// One page of the ids in the recycle bin, and where the next begins.
