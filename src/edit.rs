@@ -75,6 +75,9 @@ impl From<StoreError> for EditError {
     }
 }
 
+/// Who made an edit of ours, in stamps and in the history.
+const PERSON: &str = "person";
+
 /// What a person states; fields not named stay.
 pub type Fields = BTreeMap<String, Value>;
 
@@ -97,6 +100,7 @@ impl Desk<'_> {
         let mut record = LocalRecord::new(kind, id, self.now).ok_or(EditError::NotFound("kind of record"))?;
         self.fill(&mut record, fields).await?;
         if let LocalRecord::Deal(deal) = &mut record {
+            deal.created_by = Some(PERSON.into());
             deal.external_reference = reference;
             if deal.position.stage.is_none() {
                 self.default_position(&mut deal.position).await?;
@@ -144,7 +148,7 @@ impl Desk<'_> {
         record.touch(self.now);
         let slot = slot(self.account.profile.policy().uniqueness, &record);
         let mut ops = vec![Op::PutRecord { record: record.clone(), expected: before.version(), slot }];
-        ops.extend(history_ops(kind, &before, &record, "person", self.now, self.run));
+        ops.extend(history_ops(kind, &before, &record, PERSON, self.now, self.run));
         ops.extend(self.marks(kind, id));
         if is_quarantined(&before) && !is_quarantined(&record) {
             ops.extend(self.drop_quarantine(id).await?);
@@ -168,11 +172,16 @@ impl Desk<'_> {
             .collect())
     }
 
-    /// Deletes a record. It is kept for a while, and what happens at the vendors is each connection's switch.
+    /// Deletes a record, and a contact's opportunities with it where the account's profile says so (VX-10). It is kept
+    /// for a while, and what happens at the vendors is each connection's switch.
     ///
     /// # Errors
     /// [`EditError`]; nothing is stored then.
-    pub async fn delete(&self, kind: Kind, id: RecordId, opportunities: &[RecordId]) -> Result<(), EditError> {
+    pub async fn delete(&self, kind: Kind, id: RecordId) -> Result<(), EditError> {
+        let opportunities = match kind {
+            Kind::Contact => self.store.opportunities_of(&self.account.name, id).await?,
+            _ => Vec::new(),
+        };
         if kind == Kind::Contact && !opportunities.is_empty() && !self.account.profile.policy().cascade_contact_delete {
             return Err(EditError::HasOpportunities(opportunities.len()));
         }
@@ -213,7 +222,7 @@ impl Desk<'_> {
                 record.touch(self.now);
                 let slot = slot(self.account.profile.policy().uniqueness, &record);
                 ops.push(Op::PutRecord { record: record.clone(), expected: before.version(), slot });
-                ops.extend(history_ops(conflict.kind, &before, &record, "person", self.now, self.run));
+                ops.extend(history_ops(conflict.kind, &before, &record, PERSON, self.now, self.run));
             }
         }
         ops.extend(self.marks(conflict.kind, conflict.record));
@@ -316,7 +325,7 @@ impl Desk<'_> {
     }
 
     fn stamp(&self) -> Stamp {
-        Stamp { at: self.now, by: "person".into() }
+        Stamp { at: self.now, by: PERSON.into() }
     }
 
     fn marks(&self, kind: Kind, id: RecordId) -> Vec<Op> {
@@ -334,14 +343,21 @@ impl Desk<'_> {
 
     /// Sets the fields and makes stage and status agree.
     async fn fill(&self, record: &mut LocalRecord, fields: &Fields) -> Result<(), EditError> {
+        let was = record.as_opportunity().map(|deal| deal.position.status);
         let (names, values): (Vec<String>, Vec<Value>) =
             fields.iter().map(|(name, value)| (name.clone(), value.clone())).unzip();
         record.set(&names, &values, &self.stamp())?;
         let positional = fields.keys().any(|name| crate::model::field::POSITION.contains(&name.as_str()));
         if let (LocalRecord::Deal(deal), true) = (&mut *record, positional) {
-            let pipeline = self.pipeline_of(&deal.position).await?;
+            let pipeline = self.pipeline_of(&deal.position, fields).await?;
             let now = self.now;
-            deal.position.settle(&pipeline, fields.contains_key("status") && !fields.contains_key("stage"), now);
+            let by_status = fields.contains_key("status") && !fields.contains_key("stage");
+            deal.position.settle(&pipeline, by_status, now);
+            if was.is_some_and(|was| was != deal.position.status) && !fields.contains_key("closed_at") {
+                // Closed anew, in another way: the moment is this one.
+                deal.position.closed_at = deal.position.status.is_closed().then_some(now);
+            }
+            deal.note_closing(PERSON);
         }
         if let LocalRecord::Deal(deal) = record
             && let (true, Some(contact)) = (fields.contains_key("contact"), deal.contact)
@@ -353,14 +369,23 @@ impl Desk<'_> {
         Ok(())
     }
 
-    async fn pipeline_of(&self, position: &Position) -> Result<Pipeline, EditError> {
+    /// The pipeline an edit means. One that is named alone takes the record to its default stage; a stage that is named
+    /// alone takes it to the stage's pipeline.
+    async fn pipeline_of(&self, position: &Position, named: &Fields) -> Result<Pipeline, EditError> {
         let pipelines = self.store.pipelines(&self.account.name).await?;
         let holds = |pipeline: &Pipeline, stage: StageId| pipeline.stage(stage).is_some();
         let found = match (position.stage, position.pipeline) {
-            (Some(stage), Some(id)) => pipelines
+            (Some(stage), Some(id)) if named.contains_key("stage") && named.contains_key("pipeline") => {
+                let both = pipelines.iter().find(|p| p.id == id && holds(p, stage));
+                return both
+                    .cloned()
+                    .ok_or_else(|| Invalid::new("stage", "is not a stage of the pipeline named").into());
+            }
+            (Some(stage), Some(id)) if named.contains_key("pipeline") => pipelines
                 .iter()
                 .find(|p| p.id == id && holds(p, stage))
-                .or_else(|| pipelines.iter().find(|p| holds(p, stage))),
+                .or_else(|| pipelines.iter().find(|p| p.id == id)),
+            (Some(stage), Some(_)) => pipelines.iter().find(|p| holds(p, stage)),
             (Some(stage), None) => pipelines.iter().find(|p| holds(p, stage)),
             (None, Some(id)) => pipelines.iter().find(|p| p.id == id),
             (None, None) => pipelines.first(),

@@ -39,11 +39,13 @@ pub struct ContactView {
     owner: Option<String>,
     #[schema(value_type = Object)]
     custom: BTreeMap<String, Json>,
+    /// How many opportunities it has (VX-09).
+    opportunity_count: u64,
     updated_at: DateTime<Utc>,
 }
 
-impl From<Contact> for ContactView {
-    fn from(contact: Contact) -> Self {
+impl ContactView {
+    fn new(contact: Contact, opportunity_count: u64) -> Self {
         Self {
             id: contact.id.to_string(),
             version: contact.version,
@@ -54,9 +56,29 @@ impl From<Contact> for ContactView {
             company: contact.company,
             owner: contact.owner,
             custom: contact.custom.iter().map(|(name, value)| (name.clone(), values::plain(value))).collect(),
+            opportunity_count,
             updated_at: contact.updated_at,
         }
     }
+}
+
+async fn views(door: &Door, account: &Name, contacts: Vec<Contact>) -> Result<Vec<ContactView>, Problem> {
+    let ids: Vec<RecordId> = contacts.iter().map(|contact| contact.id).collect();
+    let counts = door.0.installation.store.opportunity_counts(account, &ids).await?;
+    let counts: BTreeMap<RecordId, u64> = counts.into_iter().collect();
+    let count = |id: &RecordId| counts.get(id).copied().unwrap_or(0);
+    Ok(contacts
+        .into_iter()
+        .map(|contact| (count(&contact.id), contact))
+        .map(|(n, one)| ContactView::new(one, n))
+        .collect())
+}
+
+async fn answer(door: &Door, account: &Name, status: StatusCode, id: RecordId) -> Result<Response, Problem> {
+    let contact = load(door, account, id).await?;
+    let version = contact.version;
+    let view = views(door, account, vec![contact]).await?.pop().ok_or_else(|| Problem::not_found("contact"))?;
+    Ok(versioned(status, version, view))
 }
 
 async fn load(door: &Door, account: &Name, id: RecordId) -> Result<Contact, Problem> {
@@ -77,7 +99,7 @@ pub async fn list(
     let contacts = door.0.installation.store.contacts(&account.name, after, limit).await?;
     let next_cursor =
         (contacts.len() as u32 == limit).then(|| contacts.last().map(|contact| contact.id.to_string())).flatten();
-    Ok(JsonBody(Page { data: contacts.into_iter().map(ContactView::from).collect(), next_cursor }))
+    Ok(JsonBody(Page { data: views(&door, &account.name, contacts).await?, next_cursor }))
 }
 
 /// Shows a contact; its version is the ETag.
@@ -87,8 +109,7 @@ pub async fn show(
     Caller(account): Caller,
     Path(text): Path<String>,
 ) -> Result<Response, Problem> {
-    let contact = load(&door, &account.name, id(&text, "contact")?).await?;
-    Ok(versioned(StatusCode::OK, contact.version, ContactView::from(contact)))
+    answer(&door, &account.name, StatusCode::OK, id(&text, "contact")?).await
 }
 
 /// Makes a contact.
@@ -102,8 +123,7 @@ pub async fn create(
     let connections = door.0.installation.written_connections(&account.name);
     let record = door.0.installation.desk(&account, &connections).create(Kind::Contact, &fields, None).await?;
     door.ring(&connections);
-    let contact = load(&door, &account.name, record.id()).await?;
-    Ok(versioned(StatusCode::CREATED, contact.version, ContactView::from(contact)))
+    answer(&door, &account.name, StatusCode::CREATED, record.id()).await
 }
 
 /// Changes the fields named (a merge patch); `If-Match` names the version it was made on.
@@ -121,8 +141,7 @@ pub async fn change(
     let connections = door.0.installation.written_connections(&account.name);
     door.0.installation.desk(&account, &connections).update(Kind::Contact, id, Some(version), &fields, None).await?;
     door.ring(&connections);
-    let contact = load(&door, &account.name, id).await?;
-    Ok(versioned(StatusCode::OK, contact.version, ContactView::from(contact)))
+    answer(&door, &account.name, StatusCode::OK, id).await
 }
 
 /// Deletes a contact: with its opportunities where the account's profile cascades (VX-10), refused otherwise.
@@ -134,8 +153,7 @@ pub async fn delete(
 ) -> Result<StatusCode, Problem> {
     let id = id(&text, "contact")?;
     let connections = door.0.installation.written_connections(&account.name);
-    let deals = door.0.installation.store.opportunities_of(&account.name, id).await?;
-    door.0.installation.desk(&account, &connections).delete(Kind::Contact, id, &deals).await?;
+    door.0.installation.desk(&account, &connections).delete(Kind::Contact, id).await?;
     door.ring(&connections);
     Ok(StatusCode::NO_CONTENT)
 }

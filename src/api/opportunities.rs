@@ -149,6 +149,12 @@ pub struct OpportunityDetail {
     view: OpportunityView,
     /// Counts changes; also the ETag.
     version: i64,
+    /// True unless it is open (VX-04).
+    is_closed: bool,
+    /// Who made it: `person`, or the connection it came from.
+    created_by: Option<String>,
+    /// Who closed it: `person`, or the connection that said so.
+    closed_by: Option<String>,
     /// Longer text.
     description: Option<String>,
     /// Where the lead came from.
@@ -233,6 +239,9 @@ async fn detail(door: &Door, account: &Name, deal: &Opportunity) -> Result<Oppor
     Ok(OpportunityDetail {
         view,
         version: deal.version,
+        is_closed: deal.position.status.is_closed(),
+        created_by: deal.created_by.clone(),
+        closed_by: deal.closed_by.clone(),
         description: deal.description.clone(),
         source: deal.source.clone(),
         external_reference: deal.external_reference.clone(),
@@ -318,7 +327,7 @@ pub async fn delete(
     Path(text): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let connections = door.0.installation.written_connections(&account.name);
-    door.0.installation.desk(&account, &connections).delete(Kind::Deal, id(&text, "opportunity")?, &[]).await?;
+    door.0.installation.desk(&account, &connections).delete(Kind::Deal, id(&text, "opportunity")?).await?;
     door.ring(&connections);
     Ok(StatusCode::NO_CONTENT)
 }

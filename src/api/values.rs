@@ -27,7 +27,10 @@ pub fn opportunity(body: &Map<String, Json>) -> Result<(Fields, Option<Option<St
                 fields.insert(name.clone(), parsed(name, value, Value::Time)?);
             }
             "value" => money(value, &mut fields)?,
-            "external_reference" => reference = Some(text(name, value)?.as_text().map(str::to_owned)),
+            "external_reference" => {
+                let stated = text(name, value)?.as_text().map(str::trim).map(str::to_owned);
+                reference = Some(stated.filter(|reference| !reference.is_empty()));
+            }
             "custom" => custom(value, &mut fields)?,
             _ => return Err(Problem::invalid(name, "is not a field of an opportunity that can be set")),
         }

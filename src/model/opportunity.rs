@@ -179,6 +179,12 @@ pub struct Opportunity {
     /// True for a second active record where the policy allows one: kept, shown, not counted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quarantined: bool,
+    /// Who made it: `person`, or the connection it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+    /// Who closed it (VX-06): `person`, or the connection that said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_by: Option<String>,
 }
 
 impl Opportunity {
@@ -203,6 +209,8 @@ impl Opportunity {
             deleted_at: None,
             merged_into: None,
             quarantined: false,
+            created_by: None,
+            closed_by: None,
         }
     }
 
@@ -210,6 +218,15 @@ impl Opportunity {
     #[must_use]
     pub fn live_reference(&self) -> Option<&str> {
         self.external_reference.as_deref().filter(|_| self.deleted_at.is_none())
+    }
+
+    /// Notes who closed it, and forgets it when it is open again.
+    pub fn note_closing(&mut self, by: &str) {
+        if self.position.status.is_closed() {
+            self.closed_by.get_or_insert_with(|| by.to_owned());
+        } else {
+            self.closed_by = None;
+        }
     }
 
     /// Ends a quarantine that has no reason any more: what is closed or deleted takes no place.

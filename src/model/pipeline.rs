@@ -58,7 +58,7 @@ impl Pipeline {
     #[must_use]
     pub fn default_stage(&self) -> Option<&Stage> {
         let open = self.stages.iter().filter(|stage| stage.kind == StageKind::Open && stage.probability > 0);
-        open.min_by_key(|stage| stage.probability).or_else(|| self.stages.first())
+        open.min_by_key(|stage| stage.probability).or_else(|| self.first_of(StageKind::Open))
     }
 
     /// A stage by id.

@@ -178,6 +178,9 @@ impl SyncStore for GatedStore {
     ) -> Stored<Vec<Dirty>> {
         self.inner.due(account, connection, kind, now, limit).await
     }
+    async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Stored<Vec<RecordId>> {
+        self.inner.opportunities_of(account, contact).await
+    }
     async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Stored<Vec<RecordId>> {
         self.inner.quarantined(account, free_only, limit).await
     }

@@ -355,6 +355,15 @@ impl SyncStore for MemoryStore {
         Ok(due.into_iter().filter(|dirty| Some(dirty.kind) == kind).take(limit).cloned().collect())
     }
 
+    async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Result<Vec<RecordId>, StoreError> {
+        let state = self.lock();
+        let named = |record: &LocalRecord| {
+            record.as_opportunity().is_some_and(|deal| deal.contact == Some(contact) && deal.deleted_at.is_none())
+        };
+        let mine = state.records.iter().filter(|((a, ..), record)| a == account && named(record));
+        Ok(mine.map(|((.., id), _)| *id).collect())
+    }
+
     async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Result<Vec<RecordId>, StoreError> {
         let state = self.lock();
         let is_free = |slot: &String| !state.slots.contains_key(&(account.clone(), slot.clone()));

@@ -250,6 +250,9 @@ pub trait SyncStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Dirty>, StoreError>;
 
+    /// A contact's opportunities that are not deleted, in order of id (VX-09).
+    async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Result<Vec<RecordId>, StoreError>;
+
     /// Opportunities that wait for their contact's one active place, in order of id; only those whose place is free
     /// now, if asked.
     async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Result<Vec<RecordId>, StoreError>;

@@ -58,17 +58,30 @@ impl SqlStore {
         rows.into_iter().map(|(id, body)| parse("contact", id, &body)).collect()
     }
 
-    /// The opportunities of a contact that are not deleted (VX-09: their number).
+    /// How many opportunities each of these contacts has; a contact without any is not in the list.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Result<Vec<RecordId>, StoreError> {
-        let rows: Vec<(Uuid,)> = on_pool!(self, pool, Db => {
-            sqlx::query_as("SELECT id FROM opportunity WHERE account = $1 AND contact = $2 AND NOT deleted ORDER BY id")
-                .bind(account.as_str()).bind(contact.0).fetch_all(pool).await
+    pub async fn opportunity_counts(
+        &self,
+        account: &Name,
+        contacts: &[RecordId],
+    ) -> Result<Vec<(RecordId, u64)>, StoreError> {
+        if contacts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<(Uuid, i64)> = on_pool!(self, pool, Db => {
+            let mut q = QueryBuilder::<Db>::new("SELECT contact, COUNT(*) FROM opportunity WHERE account = ");
+            q.push_bind(account.as_str()).push(" AND NOT deleted AND contact IN (");
+            let mut list = q.separated(", ");
+            for contact in contacts {
+                list.push_bind(contact.0);
+            }
+            q.push(") GROUP BY contact");
+            q.build_query_as().fetch_all(pool).await
         })
         .map_err(refused)?;
-        Ok(rows.into_iter().map(|(id,)| RecordId(id)).collect())
+        Ok(rows.into_iter().map(|(id, count)| (RecordId(id), u64::try_from(count).unwrap_or(0))).collect())
     }
 
     /// All links of these records, on every connection of the account.

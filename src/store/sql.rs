@@ -793,6 +793,15 @@ impl SyncStore for SqlStore {
             .collect()
     }
 
+    async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Result<Vec<RecordId>, StoreError> {
+        let rows: Vec<(Uuid,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT id FROM opportunity WHERE account = $1 AND contact = $2 AND NOT deleted ORDER BY id")
+                .bind(account.as_str()).bind(contact.0).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        Ok(rows.into_iter().map(|(id,)| RecordId(id)).collect())
+    }
+
     async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Result<Vec<RecordId>, StoreError> {
         let rows: Vec<(Uuid,)> = on_pool!(self, pool, Db => {
             sqlx::query_as(

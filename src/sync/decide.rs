@@ -9,7 +9,7 @@ use tracing::warn;
 use super::reconcile::{Decided, PATIENCE, Reconciler, SECOND_LOOK, Tally, Work, history_ops, slot};
 use super::{
     guard::{Class, on_hold},
-    lens::{Context, Direction, Lens, UNMAPPED_STAGE},
+    lens::{Codec, Context, Direction, Lens, UNMAPPED_STAGE},
     plan::{Clash, FieldPlan, Snapshot, overwrites, plan, remote_values},
     presence::{self, Here, Step, There},
     push::Outgoing,
@@ -128,7 +128,8 @@ impl Reconciler {
             None => There::Unknown,
             Some(Fetched::Found(record) | Fetched::MergedInto(record)) => There::Found {
                 edited: work.link.as_ref().is_some_and(|link| {
-                    lens.rows.iter().any(|row| {
+                    // Whose it is alone says nothing of the record: a deleted contact takes its links along.
+                    lens.rows.iter().filter(|row| row.codec != Codec::Contact).any(|row| {
                         let now = remote_values(row, record);
                         let ours =
                             work.intent.as_ref().and_then(|intent| intent.rows.get(&row.name)).map(|row| &row.want);
@@ -328,6 +329,11 @@ impl Reconciler {
         }
         if is_new || changed || revived {
             if let LocalRecord::Deal(deal) = &mut local {
+                let by = self.connection.name.as_str();
+                if is_new {
+                    deal.created_by = Some(by.into());
+                }
+                deal.note_closing(by);
                 deal.end_quarantine();
             }
             let slot = self.slot(&local);
@@ -409,6 +415,9 @@ impl Reconciler {
         let settled = decided.work.intent.take().filter(|intent| !open || matches!(intent.op, IntentOp::Create { .. }));
         if let Some(intent) = &settled {
             decided.ops.push(Op::DropIntent(intent.id));
+        }
+        if plan.unsaid && self.writes() {
+            decided.ops.push(self.mark(kind, key.clone(), began));
         }
         if !plan.needs.is_empty() {
             if decided.work.dirty.iter().all(|dirty| dirty.attempts < PATIENCE) {
@@ -616,9 +625,16 @@ impl Reconciler {
 
     pub(super) fn end_of_link(&self, step: Step, began: DateTime<Utc>, decided: &mut Decided) {
         let Some(mut link) = decided.work.link.clone() else { return self.finish_all(decided) };
+        let mut step = step;
+        let dependents = std::mem::take(&mut decided.work.dependents);
+        if !dependents.is_empty() && !self.connection.account.profile.policy().cascade_contact_delete {
+            // A contact with opportunities is not deleted here, whatever was done there (VX-10).
+            step = Step::Missing;
+        }
         if step == Step::DeleteLocal {
             let mut guard = self.guard();
-            if guard.trips(link.kind, Class::LocalDelete, "", began) {
+            let many = (0..=dependents.len()).any(|_| guard.trips(link.kind, Class::LocalDelete, "", began));
+            if many {
                 decided.ops.push(guard.held(&self.connection.name, Class::LocalDelete, link.local, began));
                 link.state = LinkState::RemoteMissing;
                 link.holds.insert(PRESENCE.into(), on_hold(Vec::new(), Vec::new()));
@@ -650,6 +666,14 @@ impl Reconciler {
             local.touch(began);
             decided.ops.extend(self.mark_siblings(link.kind, local.id(), began));
             decided.ops.push(Op::PutRecord { record: local, expected, slot: None });
+            for mut deal in dependents {
+                let expected = deal.version();
+                deal.set_deleted(Some(began));
+                deal.touch(began);
+                decided.ops.push(self.mark(deal.kind(), Key::Local(deal.id()), began));
+                decided.ops.extend(self.mark_siblings(deal.kind(), deal.id(), began));
+                decided.ops.push(Op::PutRecord { record: deal, expected, slot: None });
+            }
         }
         decided.ops.push(self.put_link(link));
         self.finish_all(decided);

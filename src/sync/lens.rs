@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{NaiveDate, NaiveTime, SubsecRound, TimeZone};
+use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, TimeZone, Utc};
 use chrono_tz::Tz;
 use rust_decimal::Decimal;
 use tandem_contract::{ExternalId, Kind, OwnerInfo, PropertyType, Value};
@@ -259,10 +259,10 @@ impl Row {
     /// [`Unfit`].
     pub fn put(&self, local: &[Value], remote: &[Value], context: Context<'_>) -> Values {
         match self.codec {
-            Codec::Plain => Ok(vec![put_plain(&local[0], &remote[0])]),
+            Codec::Plain => Ok(vec![put_plain(&self.typed(&local[0])?, &remote[0])]),
             Codec::Money => put_money(local, remote, context.directory),
             Codec::Position => put_position(local, remote, context.directory),
-            Codec::Owner => Ok(vec![put_owner(&local[0], &remote[0], context.directory)]),
+            Codec::Owner => Ok(vec![put_owner(&local[0], &remote[0], context.directory)?]),
             Codec::Contact => Ok(vec![put_contact(&local[0], &remote[0], context.people)?]),
         }
     }
@@ -271,6 +271,33 @@ impl Row {
     #[must_use]
     pub fn same(&self, local: &[Value], remote: &[Value], context: Context<'_>) -> bool {
         self.put(local, remote, context).is_ok_and(|put| put == remote)
+    }
+
+    /// A text of ours, as people and programs write one, in the type of the vendor's property.
+    fn typed(&self, ours: &Value) -> Result<Value, Unfit> {
+        let (property, kind) = &self.properties[0];
+        let Value::Text(text) = ours else { return Ok(ours.clone()) };
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(ours.clone());
+        }
+        let typed = match kind {
+            PropertyType::Text => Some(ours.clone()),
+            PropertyType::Number => text.parse().ok().map(Value::Number),
+            PropertyType::Flag => text.parse().ok().map(Value::Flag),
+            PropertyType::Date => text.parse().ok().map(Value::Date),
+            PropertyType::Time => DateTime::parse_from_rfc3339(text).ok().map(|at| Value::Time(at.to_utc())),
+            PropertyType::Choices => {
+                Some(Value::Choices(text.split(';').map(|choice| choice.trim().to_owned()).collect()))
+            }
+        };
+        typed.ok_or_else(|| {
+            let word = type_word(*kind);
+            Unfit::Park(
+                "wrong_type",
+                format!("the property `{property}` takes {word}, and ours is not: correct it here"),
+            )
+        })
     }
 
     /// A value the vendor declared of one type and filled with another.
@@ -368,17 +395,22 @@ fn get_owner(remote: &Value, directory: &Directory) -> Value {
     }
 }
 
-/// An owner the vendor does not know is not written, and never blanks the vendor's.
-fn put_owner(local: &Value, remote: &Value, directory: &Directory) -> Value {
+/// An owner the vendor does not know is not written, never blanks the vendor's, and is shown.
+fn put_owner(local: &Value, remote: &Value, directory: &Directory) -> Result<Value, Unfit> {
     let Some(owner) = local.as_text().filter(|owner| !owner.trim().is_empty()) else {
-        return if remote.is_blank() { remote.clone() } else { Value::Null };
+        return Ok(if remote.is_blank() { remote.clone() } else { Value::Null });
     };
     let owner = owner.trim().to_lowercase();
     if remote.as_text().is_some_and(|id| directory.owners.get(id) == Some(&owner)) {
-        return remote.clone();
+        return Ok(remote.clone());
     }
     let raw = owner.strip_prefix(&format!("{}:", directory.system)).map(str::to_owned);
-    raw.or_else(|| directory.owner_ids.get(&owner).cloned()).map_or_else(|| remote.clone(), Value::Text)
+    raw.or_else(|| directory.owner_ids.get(&owner).cloned()).map(Value::Text).ok_or_else(|| {
+        let text = format!(
+            "the owner {owner} is nobody at the vendor: add that person there, or name another owner; all other fields go on"
+        );
+        Unfit::Park("unknown_owner", text)
+    })
 }
 
 fn refs(value: &Value) -> &[String] {
@@ -462,6 +494,22 @@ fn get_position(remote: &[Value], old: &[Value], directory: &Directory) -> Value
     position[CLOSED_AT] = closed_at;
     position[EXPECTED] = expected;
     Ok(position)
+}
+
+/// What a vendor's one close date leaves unsaid (VX-03): a record that was closed without a date was closed when that
+/// was stated; one that was opened again is expected when it was before, not on the day it had been closed.
+pub fn complete_position(position: &mut [Value], old: &[Value], remote: &[Value], stated: DateTime<Utc>) {
+    let [.., close_date, _] = remote else { return };
+    let status = position[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
+    if status.is_closed() {
+        if position[CLOSED_AT].is_blank() {
+            position[CLOSED_AT] = Value::Time(stated.trunc_subsecs(3));
+        }
+    } else if let (Value::Time(was), Value::Time(now)) = (&old[CLOSED_AT], close_date)
+        && was.trunc_subsecs(3) == now.trunc_subsecs(3)
+    {
+        position[EXPECTED] = old[EXPECTED].clone();
+    }
 }
 
 /// The lost reason a vendor without the status is given.

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{History, Record, Statement, Value};
 
-use super::lens::{Codec, Context, Direction, Lens, Need, Row, Rule, Unfit, higher};
+use super::lens::{Codec, Context, Direction, Lens, Need, Row, Rule, Unfit, complete_position, higher};
 use crate::model::{Base, Hold, HoldKind, Intent, IntentRow, Link, LocalRecord, Winner};
 
 /// What happens when two records meet that never agreed.
@@ -109,6 +109,8 @@ pub struct FieldPlan {
     pub needs_history: bool,
     /// True if something is to be written and may not be yet.
     pub waits: bool,
+    /// True if what was taken in is to be answered: the record is to be planned once more.
+    pub unsaid: bool,
 }
 
 /// Plans one pair.
@@ -313,7 +315,14 @@ impl Planner<'_, '_> {
     fn take_in(&mut self, local: &[Value], remote: &[Value]) {
         let (row, s) = (self.row, self.snapshot);
         match row.get(remote, local, s.context) {
-            Ok(values) => {
+            Ok(mut values) => {
+                let stated = s.history.and_then(|history| latest(row, history)).map(|statement| statement.at - s.skew);
+                let stated = stated.or_else(|| s.remote.version.updated_at.map(|at| at - s.skew));
+                // Of two that only meet now nothing is completed: a first import writes nothing back.
+                let agreed = s.link.is_some_and(|link| link.base.contains_key(&row.name));
+                if row.codec == Codec::Position && agreed {
+                    complete_position(&mut values, local, remote, stated.unwrap_or(s.now));
+                }
                 // A value that does not fit our own field is set aside, and the rest of the record goes on.
                 let mut trial = s.local.clone();
                 let stamp = crate::model::Stamp { at: s.now, by: String::new() };
@@ -325,10 +334,12 @@ impl Planner<'_, '_> {
                     );
                 }
                 if values != local {
-                    let stated =
-                        s.history.and_then(|history| latest(row, history)).map(|statement| statement.at - s.skew);
-                    let stated = stated.or_else(|| s.remote.version.updated_at.map(|at| at - s.skew));
                     self.plan.takes.push((row.name.clone(), row.fields.clone(), values.clone(), stated));
+                }
+                if s.may_push && row.direction != Direction::In && !row.same(&values, remote, s.context) {
+                    // More than the vendor said: it is told so next, as by an edit of ours.
+                    self.plan.unsaid = true;
+                    return self.rebase(Vec::new(), remote.to_vec());
                 }
                 self.rebase(values, remote.to_vec());
             }

@@ -248,7 +248,7 @@ impl Reconciler {
         ops
     }
 
-    fn mark(&self, kind: Kind, key: Key, due_at: DateTime<Utc>) -> Op {
+    pub(super) fn mark(&self, kind: Kind, key: Key, due_at: DateTime<Utc>) -> Op {
         Op::Mark(Mark {
             connection: self.connection.name.clone(),
             kind,

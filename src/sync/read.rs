@@ -10,6 +10,7 @@ use super::reconcile::{Reconciler, SyncError, Work};
 use super::{
     lens::{Context, Lens, People},
     plan::plan,
+    presence::OnRemoteDelete,
 };
 use crate::{
     model::{ConflictState, Dirty, Intent, IntentOp, IntentState, Key, Link, LocalRecord, RecordId},
@@ -43,6 +44,7 @@ impl Reconciler {
         }
         self.read_histories(call, kind, lens, &mut works).await?;
         self.load_answers(&mut works).await?;
+        self.load_dependents(kind, &mut works).await?;
         let people = self.people(kind, lens, &works).await?;
         let directory = self.directory();
         let context = Context { directory: &directory, people: &people };
@@ -126,6 +128,7 @@ impl Reconciler {
                 intent: None,
                 history: None,
                 answers: BTreeMap::new(),
+                dependents: Vec::new(),
             });
             work.dirty.push(dirty);
         }
@@ -351,6 +354,20 @@ impl Reconciler {
                     work.answers.insert(row.clone(), conflict.winner);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The opportunities of contacts that were deleted at the vendor, where that deletes them here.
+    async fn load_dependents(&self, kind: Kind, works: &mut [Work]) -> Result<(), StoreError> {
+        if kind != Kind::Contact || self.connection.on_remote_delete != OnRemoteDelete::Delete {
+            return Ok(());
+        }
+        let account = &self.connection.account.name;
+        for work in works.iter_mut().filter(|work| matches!(work.fetched, Some(Fetched::Archived | Fetched::Gone))) {
+            let Some(contact) = work.local.as_ref().map(LocalRecord::id) else { continue };
+            let ids = self.store.opportunities_of(account, contact).await?;
+            work.dependents = self.store.records(account, Kind::Deal, &ids).await?;
         }
         Ok(())
     }

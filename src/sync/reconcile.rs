@@ -87,6 +87,8 @@ pub(super) struct Work {
     pub intent: Option<Intent>,
     pub history: Option<History>,
     pub answers: BTreeMap<String, Winner>,
+    /// A contact's opportunities, where its deletion may be theirs too.
+    pub dependents: Vec<LocalRecord>,
 }
 
 /// What a record needs, as operations and perhaps a write.

@@ -5,6 +5,7 @@
 
 mod conformance;
 mod doors;
+mod fields;
 mod kills;
 mod laws;
 mod process;

@@ -442,7 +442,7 @@ async fn promise_11_mass_deletions_are_held_on_both_sides_and_so_are_mass_creati
     let (mine, theirs) = deals.split_at(15);
     let links = rig.store.all_links(&rig.account.name, &rig.name);
     for link in links.iter().filter(|link| mine.iter().any(|id| id.to_string() == link.external.as_str())) {
-        rig.desk().delete(Kind::Deal, link.local, &[]).await.unwrap();
+        rig.desk().delete(Kind::Deal, link.local).await.unwrap();
     }
     rig.sandbox.with(|world| theirs.iter().for_each(|id| world.archive(Kind::Deal, *id, Change::Person).unwrap()));
     rig.engine_within(TIGHT).once().await.unwrap();
