@@ -4,14 +4,14 @@ SEEDS ?= 2000
 SEED  ?= 1
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test check lint simulate test-long test-sdk doc tools
+.PHONY: demo test check lint simulate bench test-long test-sdk doc tools
 
 demo: ## A HubSpot account, a daemon, and people at work on both sides.
 	cargo run --quiet -- demo
 
 check: lint ## The inner loop: format, clippy, unit tests, the merge table and the laws.
 	cargo test --workspace --lib
-	cargo test --test it laws structure
+	cargo test --test it -- laws structure
 
 lint:
 	cargo fmt --all --check
@@ -28,6 +28,8 @@ test-long: tools ## More seeds, more kills.
 simulate: ## SEED= and SEEDS= choose.
 	cargo run --release --quiet -- simulate --seed $(SEED) --seeds $(SEEDS)
 
+bench: ## Each figure beside a yardstick of the same run; DEALS= chooses the size.
+	cargo bench --bench tandem
 
 test-sdk: tools ## HubSpot's official client libraries against the sandbox.
 	tests/sdk/run

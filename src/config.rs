@@ -247,6 +247,9 @@ pub struct Connection {
     /// Secrets by name.
     #[serde(default)]
     pub credentials: BTreeMap<String, Text>,
+    /// Where OAuth grants are exchanged; beside `base_url` if left out.
+    #[serde(default)]
+    pub token_url: Option<Text>,
     /// Which generation of the vendor's API.
     #[serde(default)]
     pub api_version: Option<String>,

@@ -338,6 +338,11 @@ async fn build(
         };
     let mut options = Options::new(base, credentials);
     options.client_secret = secret("client_secret")?;
+    if let Some(address) = &settings.token_url {
+        let address = address.resolve(&key("token_url"), folder)?;
+        let parsed = address.parse().map_err(|error| wrong("token_url", format!("is not an address: {error}")))?;
+        options.token_url = Some(parsed);
+    }
     options.accept_v1_signature = settings.accept_v1_signature;
     options.select = mapping::selection(&lenses);
     for properties in options.select.values_mut() {

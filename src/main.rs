@@ -200,6 +200,12 @@ enum GuardCommand {
 enum KeyCommand {
     /// Print a new master key.
     New,
+    /// Seal everything in the database with another master key; stop the daemon first.
+    Rotate {
+        /// The new key, as `env:NAME` or `file:PATH`: what is typed here is seen by others.
+        #[arg(long)]
+        to: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -282,6 +288,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Doctor => command::upkeep::doctor(global).await,
         Command::Migrate => command::upkeep::migrate(global).await,
         Command::Keys(KeyCommand::New) => Ok(command::upkeep::new_key()),
+        Command::Keys(KeyCommand::Rotate { to }) => command::upkeep::rotate_key(global, &to).await,
         Command::Token(TokenCommand::Create { account, name }) => {
             command::upkeep::create_token(global, account.as_ref(), &name).await
         }

@@ -18,7 +18,7 @@ use super::{
     values,
 };
 use crate::{
-    model::{Conflict, ConflictState, Winner},
+    model::{Conflict, ConflictState, Winner, link::Verdict},
     store::SyncStore,
     sync::connection::Connection,
 };
@@ -179,6 +179,70 @@ async fn set_paused(
     door.0.installation.set_paused(connection, paused).await?;
     door.ring(std::slice::from_ref(&connection.name));
     Ok(JsonBody(view(door, connection).await?))
+}
+
+/// What the mass-change guard holds of a connection.
+#[derive(Serialize, ToSchema)]
+pub struct GuardView {
+    /// `delete`, `create`, `blank` or `one_value` at the vendor; `local_delete` or `local_blank` here.
+    class: String,
+    /// How many changes.
+    count: u64,
+    /// Some of the records.
+    sample: Vec<String>,
+    /// What tripped it, and what to do.
+    message: String,
+    at: DateTime<Utc>,
+}
+
+/// Changes the mass-change guard holds until a person decides.
+#[utoipa::path(get, path = "/api/v1/connections/{id}/guard", params(("id" = String, Path)), responses((status = 200, body = Page<GuardView>), (status = 404)), security(("token" = [])))]
+pub async fn guard(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(name): Path<String>,
+) -> Result<JsonBody<Page<GuardView>>, Problem> {
+    let connection = find(&door, &account, &name)?;
+    let events = door.0.installation.store.guard_events(&account.name, &connection.name).await?;
+    let view = |event: crate::store::GuardEvent| GuardView {
+        class: event.class,
+        count: event.count,
+        sample: event.sample,
+        message: event.message,
+        at: event.at,
+    };
+    let data = events.into_iter().filter(|event| event.state == "held").map(view).collect();
+    Ok(JsonBody(Page { data, next_cursor: None }))
+}
+
+/// What a person decides about what is held.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GuardDecision {
+    /// `approve` or `discard`.
+    #[schema(value_type = String)]
+    verdict: Verdict,
+}
+
+/// How many records a decision was about.
+#[derive(Serialize, ToSchema)]
+pub struct GuardDecided {
+    records: u64,
+}
+
+/// Lets what is held go on, or leaves each side as it is until either changes.
+#[utoipa::path(post, path = "/api/v1/connections/{id}/guard", params(("id" = String, Path)), request_body = GuardDecision, responses((status = 200, body = GuardDecided), (status = 404)), security(("token" = [])))]
+pub async fn decide_guard(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(name): Path<String>,
+    JsonBody(decision): JsonBody<GuardDecision>,
+) -> Result<JsonBody<GuardDecided>, Problem> {
+    let connection = find(&door, &account, &name)?;
+    let desk = door.0.installation.desk(&account, &[]);
+    let records = desk.decide_held(&connection.name, decision.verdict).await?;
+    door.ring(std::slice::from_ref(&connection.name));
+    Ok(JsonBody(GuardDecided { records }))
 }
 
 /// A conflict: both values, and who won.

@@ -75,6 +75,7 @@ fn described() -> OpenApiRouter<Door> {
         .routes(routes!(connections::show))
         .routes(routes!(connections::pause))
         .routes(routes!(connections::resume))
+        .routes(routes!(connections::guard, connections::decide_guard))
         .routes(routes!(connections::conflicts))
         .routes(routes!(connections::conflict))
         .routes(routes!(connections::resolve))

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::json;
 
-use super::{Exit, Global};
+use super::{Exit, Global, daemon::Daemon};
 use crate::{config::Config, model::Name, store::SyncStore};
 
 /// Lists connections and how they stand.
@@ -127,8 +127,18 @@ pub async fn add(global: &Global, name: &Name, file: &Path) -> anyhow::Result<Ex
 pub async fn set_paused(global: &Global, name: &Name, paused: bool) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
     let connection = installation.connections.get(name).with_context(|| format!("there is no connection {name}"))?;
-    installation.set_paused(connection, paused).await?;
-    println!("{name} {}.", if paused { "is paused; webhooks are still stored" } else { "goes on" });
+    match Daemon::of(&installation).await? {
+        Some(daemon) => {
+            let verb = if paused { "pause" } else { "resume" };
+            daemon.post(&connection.account.name, &format!("/api/v1/connections/{name}/{verb}"), &json!({})).await?;
+        }
+        None => installation.set_paused(connection, paused).await?,
+    }
+    if global.json() {
+        println!("{}", json!({ "connection": name, "paused": paused }));
+    } else {
+        println!("{name} {}.", if paused { "is paused; webhooks are still stored" } else { "goes on" });
+    }
     Ok(Exit::Done)
 }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde_json::json;
 use tandem_contract::{Kind, Value};
 
-use super::{Exit, Global, account};
+use super::{Exit, Global, account, daemon::Daemon};
 use crate::{
     installation::Installation,
     model::{Conflict, Name, RecordId, Winner, link::Verdict},
@@ -92,12 +92,23 @@ pub async fn resolve(global: &Global, id: &str, take: Winner) -> anyhow::Result<
     let installation = global.open().await?;
     let (account, conflict) = find(&installation, id).await?;
     let account = super::account(&installation, Some(&account))?;
-    let connections = installation.written_connections(&account.name);
-    let resolved = installation.desk(account, &connections).resolve(conflict, take).await?;
+    let daemon = Daemon::of(&installation).await?;
+    let resolved = match &daemon {
+        Some(daemon) => {
+            let path = format!("/api/v1/conflicts/{}/resolve", conflict.id);
+            daemon.post(&account.name, &path, &json!({ "take": take })).await?
+        }
+        None => {
+            let connections = installation.written_connections(&account.name);
+            serde_json::to_value(installation.desk(account, &connections).resolve(conflict, take).await?)?
+        }
+    };
     if global.json() {
-        println!("{}", serde_json::to_string(&resolved)?);
+        println!("{resolved}");
+    } else if daemon.is_some() {
+        println!("Decided. The daemon is at it: both sides say it in a moment.");
     } else {
-        println!("Decided. Both sides say it after the next `tandem sync --once`, or at once if `tandem serve` runs.");
+        println!("Decided. Both sides say it after the next `tandem sync --once`.");
     }
     Ok(Exit::Done)
 }
@@ -141,14 +152,23 @@ pub async fn failures(global: &Global) -> anyhow::Result<Exit> {
 /// Configuration, database, or no such failure.
 pub async fn retry(global: &Global, which: &str) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
+    let daemon = Daemon::of(&installation).await?;
     let mut count = 0;
     for account in installation.accounts.keys() {
         for failure in installation.store.failures(account, 100_000).await? {
             if which != "all" && failure.id.to_string() != which {
                 continue;
             }
-            let desk_account = super::account(&installation, Some(account))?;
-            installation.desk(desk_account, &[]).retry(&failure).await?;
+            match &daemon {
+                Some(daemon) => {
+                    let path = format!("/api/v1/failures/{}/retry", failure.id);
+                    daemon.post(account, &path, &json!({})).await?;
+                }
+                None => {
+                    let desk_account = super::account(&installation, Some(account))?;
+                    installation.desk(desk_account, &[]).retry(&failure).await?;
+                }
+            }
             count += 1;
         }
     }
@@ -198,7 +218,14 @@ pub async fn guard_decide(global: &Global, connection: &Name, verdict: Verdict) 
     let installation = global.open().await?;
     let connection =
         installation.connections.get(connection).with_context(|| format!("there is no connection {connection}"))?;
-    let count = installation.desk(&connection.account, &[]).decide_held(&connection.name, verdict).await?;
+    let count = match Daemon::of(&installation).await? {
+        Some(daemon) => {
+            let path = format!("/api/v1/connections/{}/guard", connection.name);
+            let answer = daemon.post(&connection.account.name, &path, &json!({ "verdict": verdict })).await?;
+            answer["records"].as_u64().unwrap_or(0)
+        }
+        None => installation.desk(&connection.account, &[]).decide_held(&connection.name, verdict).await?,
+    };
     if global.json() {
         println!("{}", json!({ "records": count, "verdict": verdict }));
     } else {

@@ -1,6 +1,7 @@
 //! The commands: what each does, what it prints, how it ends.
 
 pub mod connection;
+mod daemon;
 pub mod demo;
 pub mod desk;
 pub mod export;

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{Exit, Global, account};
 use crate::{
+    config::Text,
     model::{Name, digest},
     store::{SyncStore, seal::Sealer},
 };
@@ -68,6 +69,25 @@ pub async fn migrate(global: &Global) -> anyhow::Result<Exit> {
 pub fn new_key() -> Exit {
     println!("{}", Sealer::new_key().expose());
     Exit::Done
+}
+
+/// Seals everything in the database with a new master key, and says what to do with it.
+///
+/// # Errors
+/// Configuration, database, a bad key, or a daemon that is running.
+pub async fn rotate_key(global: &Global, reference: &str) -> anyhow::Result<Exit> {
+    let installation = global.open().await?;
+    let _lock = installation.lock()?;
+    let key = Text::literal(reference).secret("--to", &installation.config.folder)?;
+    let count = installation.store.rotate(&Sealer::new(&key)?).await?;
+    if global.json() {
+        println!("{}", json!({ "sealed_again": count }));
+    } else {
+        println!(
+            "{count} secrets are sealed with the new key, and only it opens them from now on: put it into security.master_key before the next start."
+        );
+    }
+    Ok(Exit::Done)
 }
 
 /// Makes an API token and prints it once; only its digest is kept.

@@ -87,6 +87,7 @@ fn faults(rng: &mut StdRng) -> Faults {
         shuffle: some(2.0),
         truncated: some(0.5),
         unauthorized: 0.0,
+        moving_seconds: 0,
         webhook_lost: some(3.0),
         webhook_twice: some(2.0),
         webhook_late: some(2.0),
@@ -252,7 +253,7 @@ fn edit_there(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str) {
             (_, 0) => ("dealname", text.to_owned()),
             (_, 1) => ("description", text.to_owned()),
             (_, 2) => ("amount", format!("{}.25", rng.random_range(1..999))),
-            (_, 3) => ("hubspot_owner_id", (*OWNERS.choose(rng).unwrap_or(&("", ""))).0.to_owned()),
+            (_, 3) => ("hubspot_owner_id", OWNERS.choose(rng).unwrap_or(&("", "")).0.to_owned()),
             (_, 4) => {
                 ("closedate", format!("2026-12-{:02}T{:02}:30:00Z", rng.random_range(1..29), rng.random_range(0..24)))
             }

@@ -3,8 +3,11 @@
 //! A change is a value: a [`Commit`] is a list of operations on one account that happen together or not at all. The
 //! memory store and the SQL store carry out the same list and are tested against each other on random ones.
 
+mod carry_out;
+mod keys;
 pub mod memory;
 pub mod queries;
+mod reads;
 pub mod seal;
 pub mod sql;
 

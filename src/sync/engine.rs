@@ -10,7 +10,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{Clock, ConnectorError, Cursor, Disposition, Kind, Lane, Stream};
 use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
     audit::{Audit, Drift},
@@ -364,24 +364,35 @@ impl Engine {
 
     /// Runs until dropped; starts again by itself after whatever passes.
     pub async fn run(&self) {
+        let span =
+            info_span!("connection", account = %self.connection.account.name, connection = %self.connection.name);
+        self.keep_trying().instrument(span).await;
+    }
+
+    async fn keep_trying(&self) {
         let mut failures: u32 = 0;
         loop {
             let error = match self.start().await {
                 Ok(mut running) => {
-                    info!(connection = %self.connection.name, "connected");
                     failures = 0;
-                    self.serve(&mut running).await
+                    let span = info_span!("run", run = %running.reconciler.run);
+                    async {
+                        info!("connected");
+                        self.serve(&mut running).await
+                    }
+                    .instrument(span)
+                    .await
                 }
                 Err(error) => error,
             };
             failures += 1;
             let wait = match &error {
                 EngineError::Paused(reason) => {
-                    error!(connection = %self.connection.name, reason, "the connection waits for a person");
+                    error!(reason, "the connection waits for a person");
                     Duration::from_secs(30)
                 }
                 error => {
-                    warn!(connection = %self.connection.name, %error, "the connection is tried again");
+                    warn!(%error, "the connection is tried again");
                     Duration::from_millis(200) * 2_u32.pow(failures.min(8))
                 }
             };

@@ -58,12 +58,13 @@ impl Reconciler {
         let outcomes = self.connection.connector.push(call, &writes).await;
         let histories = self.check_afterwards(call, kind, lens, &outgoing, &outcomes).await;
         for ((one, outcome), history) in outgoing.into_iter().zip(outcomes).zip(histories) {
-            let ops = self.settle(kind, lens, context, one, outcome, history);
+            let span = tracing::info_span!("record", %kind, record = %Key::Local(one.local.id()));
+            let ops = span.in_scope(|| self.settle(kind, lens, context, one, outcome, history));
             match self.store.commit(self.commit_of(ops)).await {
                 Ok(()) => {}
                 // Planned again from what is stored; the intent is still there and says what we did.
                 Err(StoreError::Stale { .. } | StoreError::Taken { .. }) => {
-                    warn!("an outcome could not be stored; the record is read again")
+                    span.in_scope(|| warn!("an outcome could not be stored; the record is read again"))
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -168,7 +168,7 @@ impl Reconciler {
         let directory = self.directory();
         let context = Context { directory: &directory, people: &people };
         let decided: Vec<Decided> =
-            works.into_iter().map(|work| self.decide(kind, lens, context, began, work)).collect();
+            works.into_iter().map(|work| self.decide_one(kind, lens, context, began, work)).collect();
         let needs = decided.iter().flat_map(|d| d.needs.iter().cloned()).collect();
         let with = with.into_iter().chain(self.ask_for(needs)).collect();
         let outgoing = self.store_decisions(kind, lens, context, began, decided, with).await?;
@@ -176,6 +176,13 @@ impl Reconciler {
             self.push(call, kind, lens, context, outgoing).await?;
         }
         Ok(())
+    }
+
+    /// Decides, with the record's name in whatever is logged on the way.
+    fn decide_one(&self, kind: Kind, lens: &Lens, context: Context<'_>, began: DateTime<Utc>, work: Work) -> Decided {
+        let record = work.dirty.first().map(|dirty| dirty.key.to_string()).unwrap_or_default();
+        let span = tracing::info_span!("record", %kind, record);
+        span.in_scope(|| self.decide(kind, lens, context, began, work))
     }
 
     pub(super) fn finish(&self, dirty: Dirty) -> Op {

@@ -118,3 +118,85 @@ fn vx_20_an_external_reference_is_unique_in_an_account_on_both_databases() {
         assert!(answer.contains("external_reference_taken"), "{answer}");
     }
 }
+
+#[test]
+fn commands_that_change_something_ask_the_running_daemon() {
+    let place = Place::new(1, 2, "sqlite://tandem.db");
+    place.configure("poll_seconds = 3600");
+    let daemon = place.serve();
+    place.until("the import is done", || {
+        place.get("/api/v1/opportunities").unwrap_or_default().matches("\"status\"").count() == 2
+    });
+    let told = place.run_ok(&["connection", "pause", "hubspot"]);
+    assert!(told.contains("is paused"), "{told}");
+    assert!(place.get("/api/v1/connections/hubspot").unwrap().contains("\"state\":\"paused\""));
+    place.run_ok(&["connection", "resume", "hubspot"]);
+    place.until("it goes on", || place.get("/api/v1/connections/hubspot").unwrap().contains("\"state\":\"active\""));
+    let none = place.run(&["guard", "approve", "hubspot"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(text(&none).contains("there is no such held change"), "{}", text(&none));
+    // The file is the daemon's: a new key must wait.
+    let key = place.run(&["keys", "rotate", "--to", "env:NEW_KEY"]);
+    assert!(text(&key).contains("another Tandem already works on"), "{}", text(&key));
+    drop(daemon);
+    place.run_ok(&["connection", "pause", "hubspot"]);
+    assert!(place.run_ok(&["connection", "list"]).contains("paused"));
+}
+
+#[test]
+fn a_new_master_key_opens_everything_and_the_old_one_nothing() {
+    for url in [Some("sqlite://tandem.db".to_owned()), postgres("keys")].into_iter().flatten() {
+        let place = Place::new(1, 1, &url);
+        let stored = place.folder.path().join("second.toml");
+        let second =
+            "account = \"glow_clinic\"\nconnector = \"hubspot\"\ncredentials = { access_token = \"pat-canary\" }\n";
+        std::fs::write(&stored, second).unwrap();
+        place.run_ok(&["connection", "add", "second", stored.to_str().unwrap()]);
+        let key = String::from_utf8(program().args(["keys", "new"]).output().unwrap().stdout).unwrap();
+        let rotated = place
+            .command()
+            .env("NEW_KEY", key.trim())
+            .args(["keys", "rotate", "--to", "env:NEW_KEY"])
+            .output()
+            .unwrap();
+        assert!(rotated.status.success(), "{}", text(&rotated));
+        let old = place.run(&["connection", "list"]);
+        assert!(text(&old).contains("sealed with another master key"), "{}", text(&old));
+        let new = place.command().env("MASTER_KEY", key.trim()).args(["connection", "list"]).output().unwrap();
+        assert!(new.status.success() && text(&new).contains("second"), "{}", text(&new));
+        assert!(!text(&new).contains("canary"));
+    }
+}
+
+#[test]
+fn a_grant_that_the_vendor_renews_outlives_the_process() {
+    let place = Place::new(1, 2, "sqlite://tandem.db");
+    // Every refresh hands out a new grant and ends the old one.
+    place.vendor("POST", "/__settings", r#"{"rotate_refresh_token": true, "search_lag_ms": [0, 0]}"#);
+    let word = |name: &str| place.credentials[name].as_str().unwrap().to_owned();
+    let oauth = format!(
+        r#"credentials = {{ client_id = "{}", client_secret = "{}", refresh_token = "{}" }}"#,
+        word("client_id"),
+        word("client_secret"),
+        word("refresh_token")
+    );
+    let text = std::fs::read_to_string(place.config()).unwrap();
+    let line = text.lines().find(|line| line.starts_with("credentials")).unwrap();
+    std::fs::write(place.config(), text.replace(line, &oauth)).unwrap();
+    for _ in 0..3 {
+        place.run_ok(&["sync", "--once"]);
+    }
+    assert_eq!(place.export().len(), 2);
+}
+
+#[test]
+fn the_demo_is_alive() {
+    let port = crate::process::free_port().to_string();
+    let size = ["--contacts", "20", "--deals", "30", "--seconds", "6"];
+    let output = program().args(["demo", "--port", &port]).args(size).output().unwrap();
+    let told = text(&output);
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("Took in 50 records"), "{told}");
+    assert!(told.contains("In HubSpot, somebody set deal"), "{told}");
+    assert!(told.contains("Here, somebody renamed"), "{told}");
+}

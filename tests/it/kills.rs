@@ -104,3 +104,24 @@ fn kill_9_under_load_loses_nothing_and_doubles_nothing_on_postgresql() {
         killed_under_load(&url);
     }
 }
+
+/// How often a route was asked, by the vendor's own count.
+fn asked(place: &Place, route: &str) -> u64 {
+    place.vendor("GET", "/__stats", "")["by_route"][route].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn a_backfill_goes_on_where_a_kill_left_it() {
+    let place = Place::new(200, 6_000, "sqlite://tandem.db");
+    let mut first = place.command().args(["sync", "--once"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    place.until("a third of the deals is read", || asked(&place, "GET objects/deals") >= 20);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let so_far = asked(&place, "GET objects/deals");
+    assert!(so_far < 60, "the kill came in the middle");
+    place.run_ok(&["sync", "--once"]);
+    // 60 pages, one of them read twice, and one look at each start whether deals may be read.
+    let all = asked(&place, "GET objects/deals");
+    assert!(all <= 60 + 1 + 2, "{all} pages were asked for");
+    assert_eq!(place.export().len(), 6_000);
+}

@@ -27,6 +27,7 @@ impl Drop for Running {
 pub struct Place {
     pub folder: tempfile::TempDir,
     pub sandbox: String,
+    pub credentials: Json,
     pub port: u16,
     key: String,
     url: String,
@@ -61,6 +62,7 @@ impl Place {
         let place = Self {
             folder: tempfile::tempdir().unwrap(),
             sandbox: started["base_url"].as_str().unwrap().to_owned(),
+            credentials: started["credentials"].clone(),
             port,
             key: key.trim().to_owned(),
             url: url.to_owned(),

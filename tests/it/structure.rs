@@ -65,3 +65,31 @@ fn both_databases_have_the_same_migrations() {
     };
     assert_eq!(names("migrations/sqlite"), names("migrations/postgres"));
 }
+
+/// The texts in quotes that follow any of these words in our sources.
+fn words_after(folder: &str, heads: &[&str]) -> std::collections::BTreeSet<String> {
+    let mut found = std::collections::BTreeSet::new();
+    for (_, text) in below(folder) {
+        for head in heads {
+            for rest in text.split(head).skip(1) {
+                // The first quoted word of one statement.
+                let statement = rest.split(';').next().unwrap_or_default();
+                let word = statement.split('"').nth(1).unwrap_or_default();
+                let is_code = !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+                found.extend(is_code.then(|| word.to_owned()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_code_that_people_can_meet_is_documented() {
+    let guide = fs::read_to_string(Path::new(ROOT).join("docs/errors.md")).unwrap();
+    let mut codes = words_after("src/api", &["Problem::new(", "Self::new(StatusCode"]);
+    codes.extend(words_after("src/sync", &["Unfit::Park("]));
+    codes.extend(words_after("connectors/contract/src", &["(_) =>", "{ .. } =>"]));
+    assert!(codes.len() > 20, "{codes:?}");
+    let missing: Vec<&String> = codes.iter().filter(|code| !guide.contains(&format!("`{code}`"))).collect();
+    assert!(missing.is_empty(), "docs/errors.md does not tell of {missing:?}");
+}

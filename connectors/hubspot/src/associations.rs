@@ -65,7 +65,8 @@ pub async fn read(
             {
                 let named: Vec<&str> = error.context("fromObjectId").chain(error.context("ids")).collect();
                 // A failure that names nobody may be about anybody.
-                contacts.retain(|id, _| !named.contains(&id.as_str()) && !(named.is_empty() && chunk.contains(id)));
+                let is_meant = |id: &String| named.contains(&id.as_str()) || (named.is_empty() && chunk.contains(id));
+                contacts.retain(|id, _| !is_meant(id));
             }
             for deal in page.results {
                 let Some(from) = deal.from.id.filter(|id| contacts.contains_key(id)) else { continue };

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use crate::{
-    paths::ApiVersion,
+    Options,
     wire::{ErrorEntry, Token},
 };
 
@@ -59,8 +59,10 @@ struct Current {
 }
 
 impl Auth {
-    pub fn new(credentials: Credentials, base_url: &Url, version: &ApiVersion) -> Self {
-        Self { credentials, token_url: base_url.join(&version.token()).ok(), current: Mutex::default(), keep: None }
+    pub fn new(options: &Options) -> Self {
+        let beside = || options.base_url.join(&options.api_version.token()).ok();
+        let token_url = options.token_url.clone().or_else(beside);
+        Self { credentials: options.credentials.clone(), token_url, current: Mutex::default(), keep: None }
     }
 
     /// A token to call with. `refused` is one that was just answered 401: it is not handed out again.

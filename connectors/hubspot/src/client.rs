@@ -96,7 +96,7 @@ impl Client {
         Self {
             base_url: options.base_url.clone(),
             transport,
-            auth: Auth::new(options.credentials.clone(), &options.base_url, &options.api_version),
+            auth: Auth::new(options),
             limiter: Limiter::new(&[options.rate_limit, options.search_rate_limit, floor], Some(options.daily_budget)),
             timeout: options.request_timeout,
             own_limit: options.rate_limit != floor,

@@ -52,6 +52,8 @@ pub const CONTACTS: &str = "associations.contacts";
 pub struct Options {
     /// Where the API is; HubSpot's own address if left out.
     pub base_url: Url,
+    /// Where grants are exchanged for access tokens; beside the API if left out.
+    pub token_url: Option<Url>,
     /// Which generation of paths to call.
     pub api_version: ApiVersion,
     /// Token or OAuth grant.
@@ -93,6 +95,7 @@ impl Options {
     pub fn new(base_url: Url, credentials: Credentials) -> Self {
         Self {
             base_url,
+            token_url: None,
             api_version: ApiVersion::default(),
             credentials,
             client_secret: None,

@@ -133,12 +133,9 @@ fn of_event(event: &Event) -> Vec<Hint> {
         return of_association(event, kind);
     }
     let mut ids: Vec<&Loose> = vec![&event.object_id];
-    match what {
-        "merge" => {
-            ids.extend([&event.primary_object_id, &event.new_object_id]);
-            ids.extend(&event.merged_object_ids);
-        }
-        _ => {}
+    if what == "merge" {
+        ids.extend([&event.primary_object_id, &event.new_object_id]);
+        ids.extend(&event.merged_object_ids);
     }
     about(event, ids.into_iter().map(|id| (kind, id)))
 }

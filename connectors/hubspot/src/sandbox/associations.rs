@@ -144,10 +144,18 @@ impl World {
         }
     }
 
-    fn read_links(&self, from: Kind, to: Kind, list: &[Json]) -> (u16, Json) {
+    fn read_links(&mut self, from: Kind, to: Kind, list: &[Json]) -> (u16, Json) {
         let (mut results, mut errors) = (Vec::new(), Vec::new());
+        let fails = self.faults.row_fails;
         for input in list {
             let id = text_of(input.get("id"));
+            if self.chance(fails) {
+                errors.push(json!({
+                    "status": "error", "category": "INTERNAL_ERROR", "message": "This row could not be read.",
+                    "links": {}, "errors": [], "context": { "fromObjectId": [id] },
+                }));
+                continue;
+            }
             let linked = self.linked(from, to, id.parse().unwrap_or(0));
             if linked.is_empty() {
                 errors.push(json!({

@@ -123,6 +123,13 @@ impl World {
         self.owners.push(OwnerDef { id, email: email.into(), first: first.into(), last: last.into(), archived: false });
     }
 
+    /// Puts a person away: no longer on the list of active owners, and still on their records.
+    pub fn archive_owner(&mut self, id: u64) {
+        if let Some(owner) = self.owners.iter_mut().find(|owner| owner.id == id) {
+            owner.archived = true;
+        }
+    }
+
     pub(super) fn properties_route(
         &mut self,
         kind: Kind,

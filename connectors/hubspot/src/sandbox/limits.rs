@@ -34,7 +34,7 @@ pub struct Windows {
     general: VecDeque<Duration>,
     search: VecDeque<Duration>,
     associations: VecDeque<Duration>,
-    day: i64,
+    day: chrono::NaiveDate,
     used: u64,
 }
 
@@ -61,7 +61,9 @@ impl World {
     /// Takes a call from the budgets; refuses with HubSpot's body when one is empty.
     pub(super) fn admit(&mut self, class: Class) -> Result<(), Refusal> {
         let now = self.elapsed;
-        let today = self.now.timestamp().div_euclid(86_400);
+        // Days begin at midnight in the account's own zone. Source: "Usage guidelines".
+        let zone: chrono_tz::Tz = self.settings.timezone.parse().unwrap_or(chrono_tz::UTC);
+        let today = self.now.with_timezone(&zone).date_naive();
         if self.windows.day != today {
             (self.windows.day, self.windows.used) = (today, 0);
         }

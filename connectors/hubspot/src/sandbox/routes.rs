@@ -11,6 +11,7 @@ use axum::{
 };
 use chrono::DateTime;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use rand::Rng;
 use serde_json::{Value as Json, json};
 use tandem_contract::Kind;
 
@@ -197,6 +198,11 @@ async fn answer(State(sandbox): State<Sandbox>, request: Request) -> Response {
     with_faults(sandbox, asked).await
 }
 
+fn pick(world: &mut World, statuses: &[u16]) -> u16 {
+    let place = world.rng.random_range(0..statuses.len());
+    statuses[place]
+}
+
 /// What happens to this request, drawn once.
 enum Fate {
     Answered,
@@ -204,7 +210,7 @@ enum Fate {
     SwallowedAfterwards,
     Late,
     Refused(Refusal),
-    BrokenAfterwards,
+    BrokenAfterwards(u16),
     Truncated,
 }
 
@@ -212,6 +218,10 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
     let faults = world.faults.clone();
     if faults == Faults::default() {
         return (Fate::Answered, false);
+    }
+    if faults.moving_seconds > 0 {
+        let body = json!({ "status": "error", "message": "the account is being moved" });
+        return (Fate::Refused(Refusal { status: 477, body }), false);
     }
     let slow = world.chance(faults.slow);
     let gateway =
@@ -228,9 +238,10 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
     } else if asked.is_write() && world.chance(faults.locked) {
         Fate::Refused(Refusal { status: 423, body: json!({ "status": "error", "message": "the account is locked" }) })
     } else if world.chance(faults.unavailable_before) {
-        Fate::Refused(gateway(503))
+        let status = pick(world, &[502, 503, 521, 523]);
+        Fate::Refused(gateway(status))
     } else if world.chance(faults.unavailable_after) {
-        Fate::BrokenAfterwards
+        Fate::BrokenAfterwards(pick(world, &[502, 504, 524]))
     } else if !oauth && world.chance(faults.unauthorized) {
         Fate::Refused(unauthorized())
     } else if world.chance(faults.truncated) {
@@ -276,10 +287,10 @@ async fn with_faults(sandbox: Sandbox, asked: Asked) -> Response {
             sandbox.sleep(NEVER).await;
             StatusCode::GATEWAY_TIMEOUT.into_response()
         }
-        Fate::BrokenAfterwards => sandbox.with(|world| {
+        Fate::BrokenAfterwards(status) => sandbox.with(|world| {
             drop(handle(world, &asked));
             let body = json!({ "status": "error", "message": "upstream timed out" });
-            respond(world, Class::General, Err(Refusal { status: 504, body }))
+            respond(world, Class::General, Err(Refusal { status, body }))
         }),
         Fate::Truncated => {
             let whole = sandbox.with(|world| handle(world, &asked));
@@ -325,11 +336,11 @@ fn authorise(world: &World, asked: &Asked) -> Result<(), Refusal> {
         match world.tokens.get(token) {
             None => return Err(unauthorized()),
             Some(ends) if *ends <= world.now => {
-                return Err(Refusal::new(
-                    401,
-                    "EXPIRED_AUTHENTICATION",
-                    "The OAuth token used to make this call expired.",
-                ));
+                let ago = (world.now - *ends).num_seconds();
+                let text = format!("The OAuth token used to make this call expired {ago} second(s) ago.");
+                let mut refusal = Refusal::new(401, "EXPIRED_AUTHENTICATION", text);
+                refusal.body["context"] = json!({ "expire time": [super::world::iso(*ends)] });
+                return Err(refusal);
             }
             Some(_) => {}
         }
@@ -444,6 +455,9 @@ fn respond(world: &World, class: Class, outcome: Result<(u16, Json), Refusal>) -
     }
     if refused && status == 429 && world.settings.retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+    }
+    if status == 477 {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(world.faults.moving_seconds));
     }
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if status == StatusCode::NO_CONTENT || body.is_null() {

@@ -20,6 +20,8 @@ pub struct Index {
     rows: BTreeMap<Kind, BTreeMap<u64, Row>>,
     pending: BTreeMap<(DateTime<Utc>, u64), (Kind, u64, Option<Row>)>,
     sequence: u64,
+    /// The latest write of each record that search has seen, removals included.
+    shown: BTreeMap<(Kind, u64), u64>,
 }
 
 impl Index {
@@ -34,17 +36,18 @@ impl Index {
             if entry.key().0 > now {
                 break;
             }
+            let sequence = entry.key().1;
             let (kind, id, row) = entry.remove();
+            let shown = self.shown.entry((kind, id)).or_default();
+            // An older state that comes late replaces neither a newer one nor a removal.
+            if *shown > sequence {
+                continue;
+            }
+            *shown = sequence;
             let rows = self.rows.entry(kind).or_default();
             match row {
-                // An older state that comes late does not replace a newer one.
-                Some(row) if rows.get(&id).is_none_or(|seen| seen.2 <= row.2) => {
-                    rows.insert(id, row);
-                }
-                Some(_) => {}
-                None => {
-                    rows.remove(&id);
-                }
+                Some(row) => drop(rows.insert(id, row)),
+                None => drop(rows.remove(&id)),
             }
         }
     }

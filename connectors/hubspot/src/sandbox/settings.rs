@@ -159,10 +159,12 @@ pub struct Faults {
     pub too_many: f64,
     /// 423: the account is locked by bulk writes.
     pub locked: f64,
-    /// 502 or 503 without having done anything.
+    /// 502, 503, 521 or 523 without having done anything.
     pub unavailable_before: f64,
-    /// 502 or 504 after having done it.
+    /// 502, 504 or 524 after having done it.
     pub unavailable_after: f64,
+    /// 477 for every call, with this many seconds in `Retry-After`: the account moves to another data centre.
+    pub moving_seconds: u64,
     /// A row of a batch fails by itself (207).
     pub row_fails: f64,
     /// A row of a batch is carried out and left out of the answer.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use http::{HeaderMap, HeaderValue, Method, header};
-use rand::Rng;
+use rand::{Rng, seq::SliceRandom};
 use serde_json::{Value as Json, json};
 use tandem_contract::{HttpRequest, Kind, Secret, Transport};
 use url::Url;
@@ -80,6 +80,10 @@ impl World {
                 break;
             }
             batch.push(entry.remove());
+        }
+        let shuffle = self.faults.shuffle;
+        if self.chance(shuffle) {
+            batch.shuffle(&mut self.rng);
         }
         if batch.is_empty() {
             let first = self.outbox.due.keys().next();

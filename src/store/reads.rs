@@ -1,0 +1,434 @@
+//! What the engine reads of a database, and the leases.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
+use sqlx::QueryBuilder;
+use tandem_contract::{Cursor, ExternalId, Kind};
+use uuid::Uuid;
+
+use super::{
+    By, Commit, GuardEvent, StoreError, SyncStore,
+    carry_out::rank,
+    sql::{ROWS, SqlStore, Tx, on_pool, on_tx, parse, refused},
+};
+use crate::model::{
+    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Link, LocalRecord, Name, Pipeline, RecordId,
+    StageMap, ids::ConflictId,
+};
+
+impl SqlStore {
+    /// Bodies of a table by a list of keys.
+    async fn bodies<T: DeserializeOwned>(
+        &self,
+        table: &'static str,
+        sql: &'static str,
+        account: &Name,
+        more: &[&str],
+        ids: &[Uuid],
+    ) -> Result<Vec<T>, StoreError> {
+        let mut all = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(ROWS) {
+            let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
+                let mut q = QueryBuilder::<Db>::new(sql);
+                q.push_bind(account.as_str());
+                for (index, value) in more.iter().enumerate() {
+                    q.push(if index == 0 { " AND connection = " } else { " AND kind = " }).push_bind(*value);
+                }
+                q.push(if table == "link" || table == "intent" { " AND local_id IN (" } else { " AND id IN (" });
+                let mut list = q.separated(", ");
+                for id in chunk {
+                    list.push_bind(*id);
+                }
+                q.push(")");
+                q.build_query_as().fetch_all(pool).await
+            })
+            .map_err(refused)?;
+            for (id, body) in rows {
+                all.push(parse(table, id, &body)?);
+            }
+        }
+        Ok(all)
+    }
+}
+
+#[async_trait]
+impl SyncStore for SqlStore {
+    async fn commit(&self, commit: Commit) -> Result<(), StoreError> {
+        self.commit_all(vec![commit]).await
+    }
+
+    async fn due(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Option<Kind>,
+        now: DateTime<Utc>,
+        limit: usize,
+    ) -> Result<Vec<Dirty>, StoreError> {
+        type Row = (String, String, i64, DateTime<Utc>, i64, i64);
+        let rows: Vec<Row> = on_pool!(self, pool, Db => {
+            sqlx::query_as(
+                "SELECT kind, record_key, generation, due_at, priority, attempts FROM dirty
+                  WHERE account = $1 AND connection = $2 AND due_at <= $3
+                    AND rank = COALESCE($5, (SELECT MIN(rank) FROM dirty WHERE account = $1 AND connection = $2 AND due_at <= $3))
+                  ORDER BY priority, due_at, record_key LIMIT $4",
+            )
+            .bind(account.as_str()).bind(connection.as_str()).bind(now).bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(kind.map(rank)).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter()
+            .map(|(kind, key, generation, due_at, priority, attempts)| {
+                let corrupt = |why: &str| StoreError::Corrupt { table: "dirty", row: key.clone(), why: why.into() };
+                Ok(Dirty {
+                    kind: kind.parse().map_err(|_| corrupt("has an unknown kind"))?,
+                    key: key.parse().map_err(|_| corrupt("has a bad key"))?,
+                    generation,
+                    due_at,
+                    priority,
+                    attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+                })
+            })
+            .collect()
+    }
+
+    async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Result<Vec<RecordId>, StoreError> {
+        let rows: Vec<(Uuid,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT id FROM opportunity WHERE account = $1 AND contact = $2 AND NOT deleted ORDER BY id")
+                .bind(account.as_str()).bind(contact.0).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        Ok(rows.into_iter().map(|(id,)| RecordId(id)).collect())
+    }
+
+    async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Result<Vec<RecordId>, StoreError> {
+        let rows: Vec<(Uuid,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as(
+                "SELECT id FROM opportunity AS waiting WHERE account = $1 AND waiting_slot IS NOT NULL
+                    AND ($2 = 0 OR NOT EXISTS (SELECT 1 FROM opportunity AS active WHERE active.account = $1 AND active.slot = waiting.waiting_slot))
+                  ORDER BY id LIMIT $3",
+            )
+            .bind(account.as_str()).bind(i64::from(free_only)).bind(i64::try_from(limit).unwrap_or(i64::MAX)).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        Ok(rows.into_iter().map(|(id,)| RecordId(id)).collect())
+    }
+
+    async fn next_due(&self, account: &Name, connection: &Name) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let row: (Option<DateTime<Utc>>,) = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT MIN(due_at) FROM dirty WHERE account = $1 AND connection = $2")
+                .bind(account.as_str()).bind(connection.as_str()).fetch_one(pool).await
+        })
+        .map_err(refused)?;
+        Ok(row.0)
+    }
+
+    async fn links(&self, account: &Name, connection: &Name, kind: Kind, by: By<'_>) -> Result<Vec<Link>, StoreError> {
+        match by {
+            By::Local(ids) => {
+                let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+                self.bodies(
+                    "link",
+                    "SELECT local_id, body FROM link WHERE account = ",
+                    account,
+                    &[connection.as_str(), kind.as_str()],
+                    &ids,
+                )
+                .await
+            }
+            By::External(ids) => {
+                let mut all = Vec::with_capacity(ids.len());
+                for chunk in ids.chunks(ROWS) {
+                    let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
+                        let mut q = QueryBuilder::<Db>::new("SELECT local_id, body FROM link WHERE account = ");
+                        q.push_bind(account.as_str()).push(" AND connection = ").push_bind(connection.as_str());
+                        q.push(" AND kind = ").push_bind(kind.as_str()).push(" AND external_id IN (");
+                        let mut list = q.separated(", ");
+                        for id in chunk {
+                            list.push_bind(id.as_str());
+                        }
+                        q.push(")");
+                        q.build_query_as().fetch_all(pool).await
+                    })
+                    .map_err(refused)?;
+                    for (id, body) in rows {
+                        all.push(parse("link", id, &body)?);
+                    }
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    async fn link_page(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        after: Option<RecordId>,
+        limit: usize,
+    ) -> Result<Vec<Link>, StoreError> {
+        let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as(
+                "SELECT local_id, body FROM link WHERE account = $1 AND connection = $2 AND kind = $3 AND local_id > $4
+                  ORDER BY local_id LIMIT $5",
+            )
+            .bind(account.as_str()).bind(connection.as_str()).bind(kind.as_str()).bind(after.map_or(Uuid::nil(), |id| id.0))
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX)).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(id, body)| parse("link", id, &body)).collect()
+    }
+
+    async fn records(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Result<Vec<LocalRecord>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        Ok(match kind {
+            Kind::Contact => {
+                let all =
+                    self.bodies("contact", "SELECT id, body FROM contact WHERE account = ", account, &[], &ids).await?;
+                all.into_iter().map(LocalRecord::Contact).collect()
+            }
+            Kind::Deal => {
+                let all = self
+                    .bodies("opportunity", "SELECT id, body FROM opportunity WHERE account = ", account, &[], &ids)
+                    .await?;
+                all.into_iter().map(LocalRecord::Deal).collect()
+            }
+            Kind::Company | Kind::Appointment | Kind::Sale => Vec::new(),
+        })
+    }
+
+    async fn contacts_by_email(
+        &self,
+        account: &Name,
+        emails: &[String],
+    ) -> Result<Vec<(String, RecordId)>, StoreError> {
+        let mut all = Vec::new();
+        for chunk in emails.chunks(ROWS) {
+            let rows: Vec<(String, Uuid)> = on_pool!(self, pool, Db => {
+                let mut q = QueryBuilder::<Db>::new("SELECT email, id FROM contact WHERE account = ");
+                q.push_bind(account.as_str()).push(" AND deleted = ").push_bind(false).push(" AND email IN (");
+                let mut list = q.separated(", ");
+                for email in chunk {
+                    list.push_bind(email.as_str());
+                }
+                q.push(") ORDER BY id");
+                q.build_query_as().fetch_all(pool).await
+            })
+            .map_err(refused)?;
+            all.extend(rows.into_iter().map(|(email, id)| (email, RecordId(id))));
+        }
+        Ok(all)
+    }
+
+    async fn intents(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        locals: &[RecordId],
+    ) -> Result<Vec<Intent>, StoreError> {
+        let mut all = Vec::new();
+        for chunk in locals.chunks(ROWS) {
+            let rows: Vec<(Uuid, Vec<u8>)> = on_pool!(self, pool, Db => {
+                let mut q = QueryBuilder::<Db>::new("SELECT id, sealed FROM intent WHERE account = ");
+                q.push_bind(account.as_str()).push(" AND connection = ").push_bind(connection.as_str());
+                q.push(" AND kind = ").push_bind(kind.as_str()).push(" AND local_id IN (");
+                let mut list = q.separated(", ");
+                for id in chunk {
+                    list.push_bind(id.0);
+                }
+                q.push(")");
+                q.build_query_as().fetch_all(pool).await
+            })
+            .map_err(refused)?;
+            for (id, sealed) in rows {
+                all.push(self.open_intent(id, &sealed)?);
+            }
+        }
+        Ok(all)
+    }
+
+    async fn open_intents(&self, account: &Name, connection: &Name) -> Result<Vec<Intent>, StoreError> {
+        let rows: Vec<(Uuid, Vec<u8>)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT id, sealed FROM intent WHERE account = $1 AND connection = $2 ORDER BY id")
+                .bind(account.as_str()).bind(connection.as_str()).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(id, sealed)| self.open_intent(id, &sealed)).collect()
+    }
+
+    async fn aliases(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        ids: &[ExternalId],
+    ) -> Result<Vec<(ExternalId, ExternalId)>, StoreError> {
+        let mut all = Vec::new();
+        for chunk in ids.chunks(ROWS) {
+            let rows: Vec<(String, String)> = on_pool!(self, pool, Db => {
+                let mut q = QueryBuilder::<Db>::new("SELECT old_id, new_id FROM alias WHERE account = ");
+                q.push_bind(account.as_str()).push(" AND connection = ").push_bind(connection.as_str());
+                q.push(" AND kind = ").push_bind(kind.as_str()).push(" AND old_id IN (");
+                let mut list = q.separated(", ");
+                for id in chunk {
+                    list.push_bind(id.as_str());
+                }
+                q.push(")");
+                q.build_query_as().fetch_all(pool).await
+            })
+            .map_err(refused)?;
+            for (old, new) in rows {
+                let id = |text: String| {
+                    ExternalId::new(text).map_err(|error| StoreError::Corrupt {
+                        table: "alias",
+                        row: String::new(),
+                        why: error.to_string(),
+                    })
+                };
+                all.push((id(old)?, id(new)?));
+            }
+        }
+        Ok(all)
+    }
+
+    async fn cursor(&self, account: &Name, connection: &Name, stream: &str) -> Result<Option<Cursor>, StoreError> {
+        let row: Option<(String,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT position FROM cursor WHERE account = $1 AND connection = $2 AND stream = $3")
+                .bind(account.as_str()).bind(connection.as_str()).bind(stream).fetch_optional(pool).await
+        })
+        .map_err(refused)?;
+        Ok(row.map(|(position,)| Cursor(position)))
+    }
+
+    async fn pipelines(&self, account: &Name) -> Result<Vec<Pipeline>, StoreError> {
+        let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT id, body FROM pipeline WHERE account = $1 ORDER BY place, id").bind(account.as_str()).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(id, body)| parse("pipeline", id, &body)).collect()
+    }
+
+    async fn stage_maps(&self, account: &Name, connection: &Name) -> Result<Vec<StageMap>, StoreError> {
+        let rows: Vec<(String, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT remote_stage, body FROM stage_map WHERE account = $1 AND connection = $2 ORDER BY remote_pipeline, remote_stage")
+                .bind(account.as_str()).bind(connection.as_str()).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(stage, body)| parse("stage_map", stage, &body)).collect()
+    }
+
+    async fn connection(&self, account: &Name, connection: &Name) -> Result<Option<ConnectionRow>, StoreError> {
+        let row: Option<(String,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT body FROM connection WHERE account = $1 AND name = $2 AND body <> ''")
+                .bind(account.as_str()).bind(connection.as_str()).fetch_optional(pool).await
+        })
+        .map_err(refused)?;
+        row.map(|(body,)| parse("connection", connection, &body)).transpose()
+    }
+
+    async fn conflicts(&self, account: &Name, open_only: bool, limit: usize) -> Result<Vec<Conflict>, StoreError> {
+        let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT id, body FROM conflict WHERE account = $1 AND (state = 'open' OR NOT $2) ORDER BY id DESC LIMIT $3")
+                .bind(account.as_str()).bind(open_only).bind(i64::try_from(limit).unwrap_or(i64::MAX)).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(id, body)| parse("conflict", id, &body)).collect()
+    }
+
+    async fn conflict(&self, account: &Name, id: ConflictId) -> Result<Option<Conflict>, StoreError> {
+        let row: Option<(String,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT body FROM conflict WHERE account = $1 AND id = $2").bind(account.as_str()).bind(id.0).fetch_optional(pool).await
+        })
+        .map_err(refused)?;
+        row.map(|(body,)| parse("conflict", id, &body)).transpose()
+    }
+
+    async fn failures(&self, account: &Name, limit: usize) -> Result<Vec<Failure>, StoreError> {
+        let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT id, body FROM failure WHERE account = $1 ORDER BY id DESC LIMIT $2")
+                .bind(account.as_str()).bind(i64::try_from(limit).unwrap_or(i64::MAX)).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(id, body)| parse("failure", id, &body)).collect()
+    }
+
+    async fn history(&self, account: &Name, kind: Kind, record: RecordId) -> Result<Vec<HistoryEntry>, StoreError> {
+        let rows: Vec<(i64, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT id, body FROM history WHERE account = $1 AND kind = $2 AND record = $3 ORDER BY id")
+                .bind(account.as_str()).bind(kind.as_str()).bind(record.0).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(id, body)| parse("history", id, &body)).collect()
+    }
+
+    async fn guard_events(&self, account: &Name, connection: &Name) -> Result<Vec<GuardEvent>, StoreError> {
+        let rows: Vec<(String, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT class, body FROM guard_event WHERE account = $1 AND connection = $2 ORDER BY class")
+                .bind(account.as_str()).bind(connection.as_str()).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(class, body)| parse("guard_event", class, &body)).collect()
+    }
+
+    async fn count_links(&self, account: &Name, connection: &Name, kind: Kind) -> Result<u64, StoreError> {
+        let row: (i64,) = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT COUNT(*) FROM link WHERE account = $1 AND connection = $2 AND kind = $3")
+                .bind(account.as_str()).bind(connection.as_str()).bind(kind.as_str()).fetch_one(pool).await
+        })
+        .map_err(refused)?;
+        Ok(u64::try_from(row.0).unwrap_or(0))
+    }
+
+    async fn take_lease(
+        &self,
+        shard: i64,
+        account: &Name,
+        connection: &Name,
+        owner: &str,
+        now: DateTime<Utc>,
+        expires: DateTime<Utc>,
+    ) -> Result<Option<i64>, StoreError> {
+        let mut tx = self.begin().await?;
+        let taken: Option<(i64,)> = on_tx!(&mut tx, c, Db => {
+            sqlx::query_as(
+                "INSERT INTO lease (shard, owner, epoch, expires_at) VALUES ($1, $2, 1, $4)
+                 ON CONFLICT (shard) DO UPDATE SET owner = excluded.owner, epoch = lease.epoch + 1, expires_at = excluded.expires_at
+                  WHERE lease.owner = excluded.owner OR lease.expires_at <= $3
+                 RETURNING epoch",
+            )
+            .bind(shard).bind(owner).bind(now).bind(expires).fetch_optional(&mut **c).await
+        })
+        .map_err(refused)?;
+        let Some((epoch,)) = taken else { return Ok(None) };
+        on_tx!(&mut tx, c, Db => {
+            sqlx::query(
+                "INSERT INTO connection (account, name, epoch, body) VALUES ($1, $2, $3, '')
+                 ON CONFLICT (account, name) DO UPDATE SET epoch = excluded.epoch",
+            )
+            .bind(account.as_str()).bind(connection.as_str()).bind(epoch).execute(&mut **c).await.map(|_| ())
+        })
+        .map_err(refused)?;
+        Self::finish(tx).await?;
+        Ok(Some(epoch))
+    }
+
+    async fn renew_lease(
+        &self,
+        shard: i64,
+        owner: &str,
+        epoch: i64,
+        expires: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin().await?;
+        let hit = on_tx!(&mut tx, c, Db => {
+            sqlx::query("UPDATE lease SET expires_at = $4 WHERE shard = $1 AND owner = $2 AND epoch = $3")
+                .bind(shard).bind(owner).bind(epoch).bind(expires).execute(&mut **c).await.map(|done| done.rows_affected())
+        })
+        .map_err(refused)?;
+        Self::finish(tx).await?;
+        Ok(hit == 1)
+    }
+}
