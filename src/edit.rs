@@ -56,7 +56,7 @@ pub enum EditError {
     #[error("another opportunity of this account has the same external reference")]
     ReferenceTaken,
     /// The contact still has open opportunities.
-    #[error("this contact has {0} opportunities: close or move them first (policy on_contact_delete = restrict)")]
+    #[error("this contact has {0} open opportunities: close or move them first (policy on_contact_delete = restrict)")]
     HasOpportunities(usize),
     /// Our store.
     #[error(transparent)]
@@ -182,14 +182,23 @@ impl Desk<'_> {
             Kind::Contact => self.store.opportunities_of(&self.account.name, id).await?,
             _ => Vec::new(),
         };
-        if kind == Kind::Contact && !opportunities.is_empty() && !self.account.profile.policy().cascade_contact_delete {
-            return Err(EditError::HasOpportunities(opportunities.len()));
+        let cascades = self.account.profile.policy().cascade_contact_delete;
+        let deals = self.store.records(&self.account.name, Kind::Deal, &opportunities).await?;
+        let open =
+            deals.iter().filter_map(LocalRecord::as_opportunity).filter(|deal| !deal.position.status.is_closed());
+        let open = open.count();
+        if open > 0 && !cascades {
+            return Err(EditError::HasOpportunities(open));
         }
         let mut ops = Vec::new();
-        let mut doomed: Vec<(Kind, RecordId)> = opportunities.iter().map(|id| (Kind::Deal, *id)).collect();
+        let mut doomed: Vec<(Kind, RecordId)> =
+            opportunities.iter().filter(|_| cascades).map(|id| (Kind::Deal, *id)).collect();
         doomed.push((kind, id));
         for (kind, id) in doomed {
             let mut record = self.load(kind, id).await?;
+            if is_quarantined(&record) {
+                ops.extend(self.drop_quarantine(id).await?);
+            }
             let expected = record.version();
             record.set_deleted(Some(self.now));
             record.touch(self.now);
@@ -214,7 +223,15 @@ impl Desk<'_> {
         (conflict.state, conflict.winner) = (ConflictState::Resolved, take);
         let values = if take == Winner::Remote { conflict.remote.clone() } else { conflict.local.clone() };
         let mut ops = vec![Op::PutConflict(conflict.clone())];
-        let before = self.load(conflict.kind, conflict.record).await?;
+        let before = match self.load(conflict.kind, conflict.record).await {
+            Ok(before) => before,
+            // Deleted since: the question is off the list, and nothing is written.
+            Err(EditError::NotFound(_)) => {
+                self.commit(ops).await?;
+                return Ok(conflict);
+            }
+            Err(error) => return Err(error),
+        };
         let mut record = before.clone();
         if !was_open {
             record.set(&conflict.fields, &values, &self.stamp())?;
@@ -240,8 +257,12 @@ impl Desk<'_> {
     pub async fn retry(&self, failure: &Failure) -> Result<(), EditError> {
         let key: Key = failure.key.parse().map_err(|_| EditError::NotFound("failure"))?;
         let (account, connection) = (&self.account.name, &failure.connection);
-        let mut ops =
-            vec![Op::DropFailures { connection: connection.clone(), kind: failure.kind, key: key.clone(), row: None }];
+        let mut ops = Vec::new();
+        // A quarantine ends when the place is free, not by trying.
+        if failure.row != QUARANTINE {
+            let (connection, key) = (connection.clone(), key.clone());
+            ops.push(Op::DropFailures { connection, kind: failure.kind, key, row: None });
+        }
         let row = self.store.connection(account, connection).await?;
         if let (Key::Local(id), Some(row)) = (&key, row) {
             for mut link in self.store.links(account, connection, failure.kind, By::Local(&[*id])).await? {
@@ -276,9 +297,6 @@ impl Desk<'_> {
                 ops.push(Op::PutGuard(event));
             }
         }
-        if ops.is_empty() {
-            return Err(EditError::NotFound("held change"));
-        }
         let mut count = 0;
         let again = |kind, id| {
             let priority = Reason::Operator.priority();
@@ -293,6 +311,7 @@ impl Desk<'_> {
                 });
             }
         }
+        let decided = !ops.is_empty();
         self.commit(ops).await?;
         let Some(row) = self.store.connection(account, connection).await? else { return Ok(count) };
         for kind in [Kind::Contact, Kind::Deal] {
@@ -315,7 +334,8 @@ impl Desk<'_> {
                 }
             }
         }
-        Ok(count)
+        // Also what an earlier decision did not get to.
+        if decided || count > 0 { Ok(count) } else { Err(EditError::NotFound("held change")) }
     }
 
     async fn load(&self, kind: Kind, id: RecordId) -> Result<LocalRecord, EditError> {

@@ -273,6 +273,11 @@ impl KeepRefreshToken for GrantKeeper {
         let kept = self.store.keep_grant(&self.account, &self.connection, &self.came_from, refresh_token.expose());
         kept.await.map_err(|error| error.to_string())
     }
+
+    async fn newest(&self) -> Result<Option<Secret>, String> {
+        let newest = self.store.grant(&self.account, &self.connection, &self.came_from);
+        newest.await.map_err(|error| error.to_string())
+    }
 }
 
 async fn build(

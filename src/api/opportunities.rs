@@ -69,7 +69,7 @@ pub struct OpportunityView {
     pub lost_reason: Option<String>,
     /// The same record at vendors.
     pub external_ids: Vec<ExternalIdView>,
-    /// `synced`, `local`, `conflict`, `parked`, `frozen`, `remote_missing`, `unlinked` or `quarantined`.
+    /// `synced`, `local`, `conflict`, `parked`, `held`, `frozen`, `remote_missing`, `unlinked` or `quarantined`.
     pub sync_state: String,
     /// Last changed.
     pub updated_at: DateTime<Utc>,
@@ -117,6 +117,7 @@ fn sync_state(quarantined: bool, links: &[&Link]) -> &'static str {
         _ if held(HoldKind::Ask) => "conflict",
         _ if held(HoldKind::Frozen) => "frozen",
         _ if held(HoldKind::Parked) => "parked",
+        _ if held(HoldKind::Guarded) => "held",
         Some(state) => state.as_str(),
         None => "synced",
     }

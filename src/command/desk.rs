@@ -1,6 +1,6 @@
 //! The operator's desk: conflicts, failures, the guard, the audit, and why a record is as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use serde_json::json;
@@ -153,10 +153,14 @@ pub async fn failures(global: &Global) -> anyhow::Result<Exit> {
 pub async fn retry(global: &Global, which: &str) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
     let daemon = Daemon::of(&installation).await?;
-    let mut count = 0;
+    let (mut count, mut tried) = (0, BTreeSet::new());
     for account in installation.accounts.keys() {
         for failure in installation.store.failures(account, 100_000).await? {
             if which != "all" && failure.id.to_string() != which {
+                continue;
+            }
+            // Trying a record again is about all of its fields.
+            if !tried.insert((failure.connection.clone(), failure.kind, failure.key.clone())) {
                 continue;
             }
             match &daemon {

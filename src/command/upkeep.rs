@@ -79,7 +79,7 @@ pub async fn rotate_key(global: &Global, reference: &str) -> anyhow::Result<Exit
     let installation = global.open().await?;
     let _lock = installation.lock()?;
     let key = Text::literal(reference).secret("--to", &installation.config.folder)?;
-    let count = installation.store.rotate(&Sealer::new(&key)?).await?;
+    let count = installation.store.rotate(&Sealer::new(&key)?, installation.clock.now()).await?;
     if global.json() {
         println!("{}", json!({ "sealed_again": count }));
     } else {

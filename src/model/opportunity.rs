@@ -229,9 +229,10 @@ impl Opportunity {
         }
     }
 
-    /// Ends a quarantine that has no reason any more: what is closed or deleted takes no place.
+    /// Ends a quarantine that has no reason any more: what is closed, deleted or nobody's takes no place.
     pub fn end_quarantine(&mut self) {
-        self.quarantined &= self.position.status == Status::Open && self.deleted_at.is_none();
+        let takes_a_place = self.position.status == Status::Open && self.deleted_at.is_none() && self.contact.is_some();
+        self.quarantined &= takes_a_place;
     }
 
     /// The value of a field; absent for a field it does not have.

@@ -92,6 +92,8 @@ fn faults(rng: &mut StdRng) -> Faults {
         webhook_twice: some(2.0),
         webhook_late: some(2.0),
         webhook_delay_ms: 300_000,
+        webhook_same_id: some(2.0),
+        webhook_foreign: some(2.0),
         index_outage: some(1.0),
         index_outage_ms: 90_000,
         automation: 0.0,

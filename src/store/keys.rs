@@ -1,5 +1,6 @@
 //! A new master key: everything that is sealed is sealed again, in one transaction.
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
@@ -14,8 +15,18 @@ impl SqlStore {
     ///
     /// # Errors
     /// [`StoreError`]; nothing was changed then.
-    pub async fn rotate(&self, next: &Sealer) -> Result<u64, StoreError> {
+    pub async fn rotate(&self, next: &Sealer, now: DateTime<Utc>) -> Result<u64, StoreError> {
         let mut tx = self.begin().await?;
+        let leases: (i64,) = on_tx!(&mut tx, c, Db => {
+            sqlx::query_as::<Db, _>("SELECT COUNT(*) FROM lease WHERE expires_at > $1").bind(now).fetch_one(&mut **c).await
+        })
+        .map_err(refused)?;
+        if leases.0 > 0 && !self.is_sqlite() {
+            // On SQLite the lock on the file has shown that nobody works on it.
+            return Err(StoreError::Unavailable(
+                "an engine works on it: stop the daemon, and wait until its lease ends".into(),
+            ));
+        }
         let again = |table: &'static str, purpose: &str, row: String, sealed: &[u8]| {
             let plain = self.sealer.open(purpose, sealed);
             let plain = plain.map_err(|error| StoreError::Corrupt { table, row, why: error.to_string() })?;

@@ -210,7 +210,8 @@ pub struct Fence {
 pub struct GuardEvent {
     /// Whose.
     pub connection: Name,
-    /// Which class of writes: `delete`, `blank`, `one_value`, `create`.
+    /// Which class of changes: `delete`, `create`, `blank` or `one_value` at the vendor, `local_delete` or `local_blank`
+    /// here.
     pub class: String,
     /// How many are held.
     pub count: u64,

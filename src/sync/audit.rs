@@ -141,6 +141,10 @@ impl Reconciler {
                 }
                 continue;
             };
+            if matches!(link.state, LinkState::Unlinked | LinkState::Tombstoned) {
+                // Left alone on purpose: no difference is ours to mend.
+                continue;
+            }
             let differs = lens.rows.iter().any(|row| {
                 let Some(now) = remote_values(row, record) else { return false };
                 let Some(base) = link.base.get(&row.name) else {

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{Fetched, Kind, Record, Value};
 use tracing::warn;
 
-use super::reconcile::{Decided, PATIENCE, Reconciler, SECOND_LOOK, Tally, Work, history_ops, slot};
+use super::reconcile::{Decided, PATIENCE, QUARANTINE, Reconciler, SECOND_LOOK, Tally, Work, history_ops, slot};
 use super::{
     guard::{Class, on_hold},
     lens::{Codec, Context, Direction, Lens, UNMAPPED_STAGE},
@@ -379,6 +379,14 @@ impl Reconciler {
                 None => {
                     link.rewrites.remove(&row);
                     link.holds.remove(&row);
+                    // Answered, or both sides agree by themselves: nobody is asked any more.
+                    if let Some(mut conflict) = decided.work.conflicts.remove(&row)
+                        && conflict.state == ConflictState::Open
+                    {
+                        conflict.state = ConflictState::Resolved;
+                        conflict.winner = Winner::Both;
+                        decided.ops.push(Op::PutConflict(conflict));
+                    }
                     released.push(row);
                 }
             }
@@ -387,7 +395,11 @@ impl Reconciler {
         let tried = |dirty: &&Dirty| dirty.attempts > 0;
         let whole: Vec<Key> = decided.work.dirty.iter().filter(tried).map(|dirty| dirty.key.clone()).collect();
         let mut solved: Vec<(Key, String)> = released.into_iter().map(|row| (key.clone(), row)).collect();
-        for tried in whole {
+        let was = |record: &LocalRecord| record.as_opportunity().is_some_and(|deal| deal.quarantined);
+        if was(&before) && !was(&local) {
+            solved.push((key.clone(), QUARANTINE.to_owned()));
+        }
+        for tried in whole.iter().chain((!whole.is_empty()).then_some(&key)) {
             let free = lens.rows.iter().map(|row| row.name.clone()).filter(|row| !link.holds.contains_key(row));
             solved.extend(free.chain([String::new()]).map(|row| (tried.clone(), row)));
         }
@@ -627,7 +639,9 @@ impl Reconciler {
         let Some(mut link) = decided.work.link.clone() else { return self.finish_all(decided) };
         let mut step = step;
         let dependents = std::mem::take(&mut decided.work.dependents);
-        if !dependents.is_empty() && !self.connection.account.profile.policy().cascade_contact_delete {
+        let open = |deal: &LocalRecord| deal.as_opportunity().is_some_and(|deal| !deal.position.status.is_closed());
+        let cascades = self.connection.account.profile.policy().cascade_contact_delete;
+        if step == Step::DeleteLocal && !cascades && dependents.iter().any(open) {
             // A contact with opportunities is not deleted here, whatever was done there (VX-10).
             step = Step::Missing;
         }
@@ -658,6 +672,11 @@ impl Reconciler {
             _ => link.state = LinkState::Tombstoned,
         }
         decided.tally.deleted += 1;
+        for key in decided.work.dirty.iter().map(|dirty| dirty.key.clone()).chain([Key::Local(link.local)]) {
+            // What was wrong with it is no longer of interest.
+            let connection = self.connection.name.clone();
+            decided.ops.push(Op::DropFailures { connection, kind: link.kind, key, row: None });
+        }
         if step == Step::DeleteLocal
             && let Some(mut local) = decided.work.local.clone()
         {
@@ -666,7 +685,7 @@ impl Reconciler {
             local.touch(began);
             decided.ops.extend(self.mark_siblings(link.kind, local.id(), began));
             decided.ops.push(Op::PutRecord { record: local, expected, slot: None });
-            for mut deal in dependents {
+            for mut deal in dependents.into_iter().filter(|_| cascades) {
                 let expected = deal.version();
                 deal.set_deleted(Some(began));
                 deal.touch(began);

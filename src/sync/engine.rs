@@ -158,15 +158,12 @@ impl Engine {
         let taken =
             self.shared.store.take_lease(shard, account, name, &self.shared.owner, now, now + self.lease()).await?;
         let epoch = taken.ok_or(EngineError::Taken)?;
-        // A person may have paused it while the vendor was asked.
-        if let Some(now) = self.shared.store.connection(account, name).await?
-            && now.state == ConnectionState::Paused
-        {
-            return Err(paused(now.reason));
-        }
         row.remote_account = Some(identity.remote_account.clone());
         (row.timezone, row.currency, row.currencies) = (identity.timezone, identity.currency, identity.currencies);
         self.remember(&mut row, ConnectionState::Active, None).await?;
+        if row.state == ConnectionState::Paused {
+            return Err(paused(row.reason));
+        }
         let directory = Directory::new(
             row.system.as_str(),
             self.connection.account.timezone,
@@ -188,6 +185,7 @@ impl Engine {
             unknown_stage: AtomicBool::new(false),
         });
         reconciler.discover(&row).await?;
+        reconciler.release_unmapped().await?;
         reconciler.follow_mapping().await?;
         let audited = self.shared.store.cursor(account, name, AUDITED).await?;
         let audited_at = audited.and_then(|cursor| cursor.0.parse().ok());
@@ -225,6 +223,12 @@ impl Engine {
         state: ConnectionState,
         reason: Option<String>,
     ) -> Result<(), StoreError> {
+        // A pause is a person's word; whatever we know since is said when it ends.
+        let stored = self.shared.store.connection(&row.account, &row.name).await?;
+        if let Some(stored) = stored.filter(|stored| stored.state == ConnectionState::Paused) {
+            *row = stored;
+            return Ok(());
+        }
         (row.state, row.reason) = (state, reason);
         let ops = vec![Op::PutConnection(row.clone())];
         self.shared.store.commit(Commit { account: row.account.clone(), fence: None, ops }).await
@@ -374,11 +378,10 @@ impl Engine {
         loop {
             let error = match self.start().await {
                 Ok(mut running) => {
-                    failures = 0;
                     let span = info_span!("run", run = %running.reconciler.run);
                     async {
                         info!("connected");
-                        self.serve(&mut running).await
+                        self.serve(&mut running, &mut failures).await
                     }
                     .instrument(span)
                     .await
@@ -404,10 +407,12 @@ impl Engine {
     }
 
     /// Polls what is due, works on what is dirty, waits for the next of either.
-    async fn serve(&self, running: &mut Running) -> EngineError {
+    async fn serve(&self, running: &mut Running, failures: &mut u32) -> EngineError {
         loop {
             match self.turn(running).await {
                 Ok(Some(wait)) => {
+                    // Nothing left to do: whatever failed before does not any more.
+                    *failures = 0;
                     tokio::select! {
                         () = self.shared.clock.sleep(wait) => {}
                         () = self.wake.notified() => {}
@@ -476,7 +481,7 @@ impl Engine {
             }
             Err(SyncError::Connector(error)) => {
                 warn!(%error, "a step of the audit is repeated later");
-                Ok(Some(Duration::from_secs(30)))
+                Ok(Some(self.shared.lease / 3))
             }
             Err(SyncError::Store(error)) => Err(error.into()),
         }

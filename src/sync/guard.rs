@@ -2,9 +2,9 @@
 //! are held until a person has looked. Taking records in never stops.
 //!
 //! What is held is held where it can be seen: a row of a link, the presence of a link, or the intent of a create. So it
-//! survives restarts and audits, and is tried again by itself only when either side changes.
+//! survives restarts and audits. A row is tried again by itself when either side changes; deletions and creations wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{Kind, Value};
@@ -97,6 +97,8 @@ pub struct Guard {
     swept_at: DateTime<Utc>,
     links: BTreeMap<Kind, (DateTime<Utc>, u64)>,
     events: BTreeMap<String, GuardEvent>,
+    /// Classes that were decided and are being counted from nothing again.
+    anew: BTreeSet<Class>,
 }
 
 impl Guard {
@@ -109,6 +111,10 @@ impl Guard {
     /// True while a person's approval lets a class through.
     fn is_approved(&self, class: Class, now: DateTime<Utc>) -> bool {
         self.events.get(class.as_str()).is_some_and(|event| event.state == "approved" && now - event.at < APPROVED_FOR)
+    }
+
+    fn is_held(&self, class: Class) -> bool {
+        self.events.get(class.as_str()).is_some_and(|event| event.state == "held")
     }
 
     /// Counts one effect; true if it is one too many.
@@ -155,6 +161,7 @@ impl Guard {
         let event = self.events.entry(class.as_str().into()).or_insert_with(fresh);
         if event.state != "held" {
             *event = fresh();
+            self.anew.insert(class);
         }
         event.count += 1;
         if event.sample.len() < SAMPLE {
@@ -225,7 +232,9 @@ impl Reconciler {
                 if !still_held && !guard.trips(kind, Class::Create, "", now) {
                     return (Some(one), ops);
                 }
-                if !still_held {
+                // One that is held still is counted already, unless the event it was counted in was decided.
+                let anew = !guard.is_held(Class::Create) || guard.anew.contains(&Class::Create);
+                if !still_held || anew {
                     ops.push(guard.held(name, Class::Create, record, now));
                 }
                 one.intent.state = IntentState::Held;

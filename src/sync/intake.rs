@@ -1,4 +1,5 @@
-//! Finding out what changed: polls and webhooks. Both only mark records dirty.
+//! Finding out what changed: polls and webhooks. They mark records dirty; a page of whole records, as the first import
+//! reads them, is worked on at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,6 @@
 //! The plan: what one linked pair of records needs, decided from base, local and remote, field by field.
 //!
-//! Pure: no clock, no I/O. The same values always give the same plan. The table is RELIABILITY 2.3:
+//! Pure: no clock, no I/O. The same values always give the same plan. The table:
 //!
 //! | local ≠ base | remote ≠ base | agree | step |
 //! |---|---|---|---|
@@ -17,7 +17,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{History, Record, Statement, Value};
 
 use super::lens::{Codec, Context, Direction, Lens, Need, Row, Rule, Unfit, complete_position, higher};
-use crate::model::{Base, Hold, HoldKind, Intent, IntentRow, Link, LocalRecord, Winner};
+use crate::model::{Base, Hold, HoldKind, Intent, IntentRow, Link, LocalRecord, Winner, link::Rewrites};
 
 /// What happens when two records meet that never agreed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -365,7 +365,9 @@ impl Planner<'_, '_> {
             return;
         }
         let rewrites = s.link.and_then(|link| link.rewrites.get(&row.name));
-        if rewrites.is_some_and(|r| r.value == want && r.count >= REWRITES && s.now - r.since < TimeDelta::hours(24)) {
+        let fought = |r: &Rewrites| r.value == want && r.count >= REWRITES && s.now - r.since < TimeDelta::hours(24);
+        // A person who says so is obeyed.
+        if rewrites.is_some_and(fought) && !s.answers.contains_key(&row.name) {
             let theirs = row.get(&remote, &local, s.context).unwrap_or_default();
             self.plan.clashes.push(Clash {
                 row: row.name.clone(),

@@ -128,6 +128,7 @@ impl Reconciler {
                 intent: None,
                 history: None,
                 answers: BTreeMap::new(),
+                conflicts: BTreeMap::new(),
                 dependents: Vec::new(),
             });
             work.dirty.push(dirty);
@@ -350,9 +351,11 @@ impl Reconciler {
             for (row, hold) in &link.holds {
                 let Some(id) = hold.conflict else { continue };
                 let conflict = self.store.conflict(&self.connection.account.name, id).await?;
-                if let Some(conflict) = conflict.filter(|c| c.state == ConflictState::Resolved) {
+                let Some(conflict) = conflict else { continue };
+                if conflict.state == ConflictState::Resolved {
                     work.answers.insert(row.clone(), conflict.winner);
                 }
+                work.conflicts.insert(row.clone(), conflict);
             }
         }
         Ok(())

@@ -24,7 +24,8 @@ use super::{
 };
 use crate::{
     model::{
-        Dirty, HistoryEntry, Ids, Intent, Key, Link, LocalRecord, Mark, Reason, Status, Uniqueness, Winner, ids::RunId,
+        Conflict, Dirty, HistoryEntry, Ids, Intent, Key, Link, LocalRecord, Mark, Reason, Status, Uniqueness, Winner,
+        ids::RunId,
     },
     store::{Commit, Fence, Op, StoreError, SyncStore, Taken},
 };
@@ -87,6 +88,8 @@ pub(super) struct Work {
     pub intent: Option<Intent>,
     pub history: Option<History>,
     pub answers: BTreeMap<String, Winner>,
+    /// The conflicts of rows on hold, by row.
+    pub conflicts: BTreeMap<String, Conflict>,
     /// A contact's opportunities, where its deletion may be theirs too.
     pub dependents: Vec<LocalRecord>,
 }
@@ -96,7 +99,7 @@ pub(super) struct Decided {
     pub ops: Vec<Op>,
     pub outgoing: Option<Outgoing>,
     pub needs: Vec<Need>,
-    /// The record as it will be stored, for storing it again in quarantine.
+    /// What it was decided from.
     pub work: Work,
     pub tally: Tally,
 }
@@ -171,7 +174,7 @@ impl Reconciler {
             works.into_iter().map(|work| self.decide_one(kind, lens, context, began, work)).collect();
         let needs = decided.iter().flat_map(|d| d.needs.iter().cloned()).collect();
         let with = with.into_iter().chain(self.ask_for(needs)).collect();
-        let outgoing = self.store_decisions(kind, lens, context, began, decided, with).await?;
+        let outgoing = self.store_decisions(kind, began, decided, with).await?;
         if !outgoing.is_empty() {
             self.push(call, kind, lens, context, outgoing).await?;
         }
@@ -232,8 +235,6 @@ impl Reconciler {
     pub(super) async fn store_decisions(
         &self,
         kind: Kind,
-        lens: &Lens,
-        context: Context<'_>,
         began: DateTime<Utc>,
         decided: Vec<Decided>,
         with: Vec<Op>,
@@ -261,7 +262,7 @@ impl Reconciler {
                     outgoing.extend(one.outgoing);
                 }
                 Err(error @ (StoreError::Stale { .. } | StoreError::Taken { .. })) => {
-                    self.store_alone(kind, lens, context, began, one, &error).await?
+                    self.store_alone(kind, began, one, &error).await?
                 }
                 Err(error) => return Err(error),
             }
@@ -287,8 +288,6 @@ impl Reconciler {
     pub(super) async fn store_alone(
         &self,
         kind: Kind,
-        _: &Lens,
-        _: Context<'_>,
         began: DateTime<Utc>,
         one: Decided,
         error: &StoreError,
@@ -297,7 +296,12 @@ impl Reconciler {
         let unmarked: BTreeSet<Key> = ops
             .iter()
             .filter_map(|op| match op {
-                Op::Mark(mark) if mark.kind == kind => Some(mark.key.clone()),
+                // Only records that came with a page are marked together with what they need.
+                Op::Mark(Mark { connection, key: key @ Key::External(_), .. })
+                    if *connection == self.connection.name =>
+                {
+                    Some(key.clone())
+                }
                 _ => None,
             })
             .collect();
@@ -366,12 +370,11 @@ impl Reconciler {
     /// # Errors
     /// [`StoreError`].
     pub async fn end_quarantines(&self) -> Result<(), StoreError> {
-        if self.connection.account.profile.policy().uniqueness != Uniqueness::OneActivePerContact {
-            return Ok(());
-        }
         let account = &self.connection.account.name;
         let now = self.clock.now();
-        let free = self.store.quarantined(account, true, 100).await?;
+        // Where the policy has no such places any more, nobody waits for one.
+        let has_places = self.connection.account.profile.policy().uniqueness == Uniqueness::OneActivePerContact;
+        let free = self.store.quarantined(account, has_places, 100).await?;
         for mut record in self.store.records(account, Kind::Deal, &free).await? {
             let (expected, id) = (record.version(), record.id());
             if let LocalRecord::Deal(deal) = &mut record {
@@ -381,12 +384,12 @@ impl Reconciler {
             let slot = self.slot(&record);
             let name = self.connection.name.clone();
             let mut ops = vec![Op::PutRecord { record, expected, slot }];
-            ops.push(Op::DropFailures {
-                connection: name.clone(),
+            ops.extend([&name].into_iter().chain(&self.connection.siblings).map(|connection| Op::DropFailures {
+                connection: connection.clone(),
                 kind: Kind::Deal,
                 key: Key::Local(id),
                 row: Some(QUARANTINE.into()),
-            });
+            }));
             let due = Mark {
                 connection: name,
                 kind: Kind::Deal,

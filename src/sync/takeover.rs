@@ -48,7 +48,10 @@ impl Reconciler {
     }
 
     /// Records whose stage was not mapped are looked at again: it may be now.
-    async fn release_unmapped(&self) -> Result<(), SyncError> {
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub async fn release_unmapped(&self) -> Result<(), SyncError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let now = self.clock.now();
         for failure in self.store.failures(account, usize::MAX >> 1).await? {

@@ -198,6 +198,10 @@ async fn vx_10_deleting_a_contact_takes_its_opportunities_along_or_is_refused_by
             rig.sandbox.with(|world| world.archive(Kind::Contact, contact, Change::Person)).unwrap();
             rig.engine().once().await.unwrap();
             assert!(!rig.store.all(&rig.account.name, Kind::Contact)[0].is_deleted() && !ours(&rig).is_deleted());
+            // Closed ones are history and stand in nobody's way.
+            edit_here(&rig, &[("status", "won")]).await;
+            rig.desk().delete(Kind::Contact, ada.id()).await.unwrap();
+            assert!(!ours(&rig).is_deleted());
         }
     }
     let rig =

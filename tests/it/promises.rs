@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Request, middleware, middleware::Next};
+use axum::{Router, body::Body, extract::Request, middleware, middleware::Next};
 use tandem::{
     edit::{EditError, Fields},
     model::{HoldKind, LinkState, Profile, Winner, link::Verdict},
@@ -566,4 +566,133 @@ async fn an_update_to_an_address_that_is_anothers_parks_that_field_and_sends_the
     assert_eq!(phones, 1);
     let failures = rig.store.failures(&rig.account.name, 10).await.unwrap();
     assert_eq!((failures.len(), failures[0].row.as_str()), (1, "email"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_only_reads_writes_nothing_not_even_its_own_property() {
+    let rig = Rig::new(11, settings(), Profile::Agency, |connection| {
+        connection.direction = tandem::sync::lens::Direction::In;
+    });
+    let id = deal(&rig, "Peel");
+    rig.engine().once().await.unwrap();
+    rig.desk().update(Kind::Deal, ours(&rig)[0].id(), None, &says(&[("name", "ours")]), None).await.unwrap();
+    rig.desk().create(Kind::Deal, &says(&[("name", "new")]), None).await.unwrap();
+    edit_there(&rig, id, &[("description", "told there")]);
+    let summary = rig.engine().once().await.unwrap();
+    assert_eq!((summary.pushed, summary.pulled.updated), (Default::default(), 1));
+    let first = ours(&rig).into_iter().find(|deal| deal.get("name") == Value::text("ours")).expect("our edit stays");
+    assert_eq!(first.get("description"), Value::text("told there"));
+    let wrote = rig.sandbox.with(|world| {
+        let routes = world.stats.by_route.keys();
+        routes
+            .filter(|route| !route.starts_with("GET") && !route.ends_with("read") && !route.ends_with("search"))
+            .count()
+    });
+    assert_eq!((written(&rig), wrote), ((0, 0, 0), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_record_waits_alone_and_comes_in_when_it_can_be_read() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let breaks = broken.clone();
+    // One deal's properties come as a text, wherever it is read.
+    let watch = move |router: Router| {
+        router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            let broken = breaks.clone();
+            async move {
+                let (parts, body) = next.run(request).await.into_parts();
+                let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+                let mut json: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+                let mut spoil = |object: &mut serde_json::Value| {
+                    if object["properties"]["dealname"] == "odd" {
+                        object["properties"] = "Jane Roe".into();
+                    }
+                };
+                if broken.load(Ordering::SeqCst) && json.is_object() {
+                    json["results"].as_array_mut().into_iter().flatten().for_each(&mut spoil);
+                    spoil(&mut json);
+                    return axum::response::Response::from_parts(parts, Body::from(json.to_string()));
+                }
+                axum::response::Response::from_parts(parts, Body::from(bytes))
+            }
+        }))
+    };
+    let rig = Rig::new_over(11, settings(), Profile::Agency, |_| {}, watch);
+    for name in ["one", "odd", "two"] {
+        deal(&rig, name);
+    }
+    rig.engine().once().await.unwrap();
+    assert_eq!(ours(&rig).len(), 2, "the other two are here");
+    let failures = rig.store.failures(&rig.account.name, 10).await.unwrap();
+    assert_eq!((failures.len(), failures[0].code.as_str()), (1, "malformed"));
+    assert!(!failures[0].message.contains("Jane"), "{}", failures[0].message);
+    broken.store(false, Ordering::SeqCst);
+    rig.clock.sleep(Duration::from_secs(3_600)).await;
+    rig.engine().once().await.unwrap();
+    assert_eq!(ours(&rig).len(), 3);
+    assert!(rig.store.failures(&rig.account.name, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn promise_11_creations_that_are_approved_late_can_be_approved_again() {
+    let rig = rig();
+    rig.engine_within(TIGHT).once().await.unwrap();
+    for n in 0..8 {
+        rig.desk().create(Kind::Deal, &says(&[("name", &format!("new {n}"))]), None).await.unwrap();
+    }
+    assert_eq!(rig.engine_within(TIGHT).once().await.unwrap().held, 3);
+    assert_eq!(rig.desk().decide_held(&rig.name, Verdict::Approve).await.unwrap(), 3);
+    // The engine comes to them only when the approval is over: they are held again, and said to be.
+    rig.clock.sleep(Duration::from_secs(7_200)).await;
+    let tight = Limits { creates: 0, ..TIGHT };
+    rig.engine_within(tight).once().await.unwrap();
+    assert_eq!(rig.sandbox.with(|world| world.stats.created), 5);
+    let events = rig.store.guard_events(&rig.account.name, &rig.name).await.unwrap();
+    assert_eq!((events[0].state.as_str(), events[0].count), ("held", 3));
+    rig.desk().decide_held(&rig.name, Verdict::Approve).await.unwrap();
+    rig.engine_within(tight).once().await.unwrap();
+    assert_eq!(rig.sandbox.with(|world| world.stats.created), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_field_that_an_automation_keeps_undoing_is_frozen_and_a_person_ends_it() {
+    let rig = rig();
+    let id = deal(&rig, "Peel");
+    rig.engine().once().await.unwrap();
+    rig.desk().update(Kind::Deal, ours(&rig)[0].id(), None, &says(&[("description", "ours")]), None).await.unwrap();
+    // Undone over there after every write of ours; what we say here is always the later word.
+    for _ in 0..5 {
+        rig.engine().once().await.unwrap();
+        rig.clock.sleep(Duration::from_secs(600)).await;
+        edit_there(&rig, id, &[("description", "undone")]);
+        rig.engine().once().await.unwrap();
+        rig.clock.sleep(Duration::from_secs(600)).await;
+        rig.desk().update(Kind::Deal, ours(&rig)[0].id(), None, &says(&[("description", "ours")]), None).await.unwrap();
+    }
+    rig.engine().once().await.unwrap();
+    let open = rig.store.conflicts(&rig.account.name, true, 10).await.unwrap();
+    assert_eq!((open.len(), open[0].rule.as_str()), (1, "frozen"));
+    rig.desk().resolve(open[0].clone(), Winner::Local).await.unwrap();
+    rig.engine().once().await.unwrap();
+    let there = rig.sandbox.with(|world| world.value(Kind::Deal, id, "description"));
+    assert_eq!(there.as_deref(), Some("ours"), "a person who says so is obeyed");
+    assert!(rig.store.conflicts(&rig.account.name, true, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_asked_any_more_when_both_sides_agree_by_themselves() {
+    let rig = Rig::new(11, settings(), Profile::Agency, |connection| {
+        for row in connection.lenses.get_mut(&Kind::Deal).unwrap().rows.iter_mut().filter(|row| row.name == "name") {
+            row.rule = tandem::sync::lens::Rule::Ask;
+        }
+    });
+    let id = deal(&rig, "Peel");
+    rig.engine().once().await.unwrap();
+    rig.desk().update(Kind::Deal, ours(&rig)[0].id(), None, &says(&[("name", "ours")]), None).await.unwrap();
+    edit_there(&rig, id, &[("dealname", "theirs")]);
+    rig.engine().once().await.unwrap();
+    assert_eq!(rig.store.conflicts(&rig.account.name, true, 10).await.unwrap().len(), 1);
+    edit_there(&rig, id, &[("dealname", "ours")]);
+    rig.engine().once().await.unwrap();
+    assert!(rig.store.conflicts(&rig.account.name, true, 10).await.unwrap().is_empty());
 }

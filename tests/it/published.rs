@@ -302,7 +302,7 @@ async fn ask(transport: &RouterTransport, line: &str, body: Json) -> Json {
 
 fn sandbox() -> Sandbox {
     let start = chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap();
-    let settings = Settings { search_lag_ms: (0, 0), ..Settings::default() };
+    let settings = Settings { search_lag_ms: (0, 0), property_delay_ms: 0, ..Settings::default() };
     Sandbox::new(settings, 5, Arc::new(tandem_contract::TokioClock::starting_at(start)))
 }
 

@@ -212,16 +212,24 @@ impl Limiter {
         }
     }
 
-    /// The vendor's headers tell how much of the day's budget is left, whoever used it. A budget that is smaller than
-    /// what is left is our own share of it, and counts our own calls.
-    pub fn correct_daily(&self, budget: u64, remaining: u64, clock: &dyn Clock) {
+    /// The vendor's headers tell how much of the day's budget is left, whoever used it. `share` is the part of it that
+    /// is ours, where an operator set one: then our own calls count, and what is left for all is the end of it.
+    pub fn correct_daily(&self, budget: u64, remaining: u64, share: Option<u64>, clock: &dyn Clock) {
         let mut daily = lock(&self.daily);
-        daily.day = daily.today(clock.now());
-        daily.budget = Some(budget);
-        daily.used = match budget.checked_sub(remaining) {
-            Some(used) => used,
-            None => daily.used,
-        };
+        let today = daily.today(clock.now());
+        if daily.day != today {
+            (daily.day, daily.used) = (today, 0);
+        }
+        match share.filter(|share| *share < budget) {
+            Some(share) => {
+                daily.budget = Some(share);
+                daily.used = daily.used.max(share.saturating_sub(remaining));
+            }
+            None => {
+                daily.budget = Some(budget);
+                daily.used = budget.saturating_sub(remaining);
+            }
+        }
     }
 
     /// The vendor's days begin at midnight in this zone; in UTC until told.
@@ -355,6 +363,20 @@ mod tests {
         let ends = (clock.now() + wait).with_timezone(&chrono_tz::America::Phoenix);
         assert_eq!(ends.format("%H:%M").to_string(), "00:00");
         clock.sleep(wait).await;
+        limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.expect("a new day");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_of_the_day_counts_our_own_calls_and_begins_anew_at_midnight() {
+        let (limiter, clock) = (Limiter::new(&[], Some(3)), clock());
+        for _ in 0..3 {
+            limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.expect("within our share");
+            // The vendor's own budget is far from spent.
+            limiter.correct_daily(1_000, 900, Some(3), &clock);
+        }
+        assert!(limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.is_err());
+        clock.sleep(Duration::from_secs(86_400)).await;
+        limiter.correct_daily(1_000, 999, Some(3), &clock);
         limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.expect("a new day");
     }
 

@@ -40,6 +40,12 @@ pub trait KeepRefreshToken: Send + Sync {
     /// # Errors
     /// What went wrong, for people.
     async fn keep(&self, refresh_token: &Secret) -> Result<(), String>;
+
+    /// The newest one that is stored: another process of this installation may have renewed it.
+    ///
+    /// # Errors
+    /// What went wrong, for people.
+    async fn newest(&self) -> Result<Option<Secret>, String>;
 }
 
 pub struct Auth {
@@ -94,7 +100,17 @@ impl Auth {
             }
         }
         let refresh = current.refresh.clone().unwrap_or_else(|| first.clone());
-        let answer = self.refresh(client_id, client_secret, &refresh, transport).await?;
+        let refreshed = self.refresh(client_id, client_secret, &refresh, transport).await;
+        let (answer, refresh) = match (refreshed, &self.keep) {
+            (Err(ConnectorError::Unauthorized(why)), Some(keep)) => {
+                let newest = keep.newest().await.map_err(ConnectorError::NotSent)?;
+                let Some(newest) = newest.filter(|newest| newest.expose() != refresh.expose()) else {
+                    return Err(ConnectorError::Unauthorized(why));
+                };
+                (self.refresh(client_id, client_secret, &newest, transport).await?, newest)
+            }
+            (refreshed, _) => (refreshed?, refresh),
+        };
         let renewed = answer.refresh_token.filter(|token| !token.is_empty()).map(Secret::new);
         let access = Secret::new(answer.access_token);
         // A minute early, or at half of a very short life.

@@ -207,8 +207,7 @@ impl Client {
         if let (Some(budget), Some(left)) =
             (number("x-hubspot-ratelimit-daily"), number("x-hubspot-ratelimit-daily-remaining"))
         {
-            let ours = self.own_budget.map_or(budget, |own| own.min(budget));
-            self.limiter.correct_daily(ours, left, &*self.clock);
+            self.limiter.correct_daily(budget, left, self.own_budget, &*self.clock);
         }
         let date = answer.headers.get(header::DATE).and_then(|date| date.to_str().ok());
         if let Some(theirs) = date.and_then(|date| DateTime::parse_from_rfc2822(date).ok()) {

@@ -284,7 +284,23 @@ impl Batch<'_> {
         if touched.is_empty() {
             return;
         }
-        let done = self.relink(&add, &remove, &touched).await;
+        let mut done = self.relink(&add, &remove, &touched).await;
+        if let (Err(ConnectorError::Rejected { .. } | ConnectorError::Conflict(_) | ConnectorError::Gone), true) =
+            (&done, touched.len() > 1)
+        {
+            // One of them is refused, and all with it: each by itself.
+            for (index, _) in &touched {
+                Box::pin(self.associate(&[*index], outcomes)).await;
+            }
+            return;
+        }
+        if let Err(error @ (ConnectorError::Rejected { .. } | ConnectorError::Conflict(_))) = &done {
+            let refused = ConnectorError::Rejected { field: Some(CONTACTS.into()), reason: error.to_string() };
+            for (index, _) in &touched {
+                outcomes.insert(*index, Pushed::Failed(refused.clone()));
+            }
+            done = Ok(BTreeMap::new());
+        }
         for (index, _) in touched {
             match &done {
                 Ok(stored) => {

@@ -297,7 +297,7 @@ mod tests {
             of(
                 r#"{"subscriptionType":"deal.associationChange","associationType":"DEAL_TO_CONTACT","fromObjectId":1,"toObjectId":7}"#
             ),
-            deal(&["1"])
+            vec![(Kind::Contact, "7".to_owned()), (Kind::Deal, "1".to_owned())]
         );
         assert_eq!(of(r#"{"subscriptionType":"ticket.creation","objectId":1}"#), vec![]);
         assert_eq!(of(r#"{"subscriptionType":"nonsense"}"#), vec![]);

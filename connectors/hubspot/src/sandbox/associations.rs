@@ -165,8 +165,15 @@ impl World {
                 }));
                 continue;
             }
-            let to: Vec<Json> = linked.into_iter().map(|other| to_json(from, other)).collect();
-            results.push(json!({ "from": { "id": id }, "to": to }));
+            let after: usize = text_of(input.get("after")).parse().unwrap_or(0);
+            let end = (after + self.settings.association_page).min(linked.len());
+            let page: Vec<Json> =
+                linked.get(after..end).unwrap_or_default().iter().map(|other| to_json(from, *other)).collect();
+            let mut result = json!({ "from": { "id": id }, "to": page });
+            if end < linked.len() {
+                result["paging"] = json!({ "next": { "after": end.to_string() } });
+            }
+            results.push(result);
         }
         self.complete(200, results, errors)
     }

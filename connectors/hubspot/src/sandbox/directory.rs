@@ -352,6 +352,9 @@ impl World {
                 if field("grant_type") != "refresh_token" {
                     return refuse("BAD_GRANT_TYPE", "unsupported_grant_type", "unknown grant type");
                 }
+                if self.uninstalled {
+                    return refuse("BAD_HUB", "access_denied", "missing or unknown hub id");
+                }
                 if self.refresh_token.as_deref() != Some(field("refresh_token").as_str()) {
                     return refuse(
                         "BAD_REFRESH_TOKEN",
@@ -384,6 +387,12 @@ impl World {
             }
             _ => Err(Refusal::not_found()),
         }
+    }
+
+    /// The app is removed from the account: its grant and every access token end.
+    pub(super) fn uninstall(&mut self) {
+        self.uninstalled = true;
+        self.tokens.clear();
     }
 
     /// The older way to ask about a token, which HubSpot's client libraries still use.

@@ -29,7 +29,7 @@ pub struct Stats {
     pub webhook_events: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Windows {
     general: VecDeque<Duration>,
     search: VecDeque<Duration>,

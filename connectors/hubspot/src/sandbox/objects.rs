@@ -1,7 +1,5 @@
 //! Records over the wire: single calls and batches.
 
-use std::collections::BTreeMap;
-
 use rand::seq::SliceRandom;
 use serde_json::{Map, Value as Json, json};
 use tandem_contract::Kind;
@@ -312,18 +310,8 @@ impl World {
         let list = inputs(body, 100)?.clone();
         let traces: Vec<String> = list.iter().map(|input| text_of(input.get("objectWriteTraceId"))).collect();
         let partial = traces.iter().all(|trace| !trace.is_empty());
-        if !partial {
-            // One bad record fails the whole call and nothing is stored.
-            let mut trial: BTreeMap<usize, Refusal> = BTreeMap::new();
-            for (index, input) in list.iter().enumerate() {
-                if let Err(refusal) = self.rehearse(kind, verb, input) {
-                    trial.insert(index, refusal);
-                }
-            }
-            if let Some((_, refusal)) = trial.pop_first() {
-                return Err(refusal);
-            }
-        }
+        // Without trace ids one bad record fails the whole call and nothing is stored.
+        let before = if partial { None } else { Some(self.clone()) };
         let (mut results, mut errors) = (Vec::new(), Vec::new());
         for (input, trace) in list.iter().zip(&traces) {
             let (fails, missing) = (self.faults.row_fails, self.faults.row_missing);
@@ -342,7 +330,13 @@ impl World {
                 }
                 // An id that was merged away drops out without a word.
                 Ok(None) => {}
-                Err(refusal) if refusal.status == 409 => return Err(refusal),
+                Err(refusal) if !partial => {
+                    if let Some(before) = before {
+                        *self = before;
+                    }
+                    return Err(refusal);
+                }
+                Err(refusal) if refusal.status == 409 && self.settings.clash_refuses_batch => return Err(refusal),
                 Err(refusal) => {
                     let id = (refusal.status == 404).then(|| text_of(input.get("id")));
                     errors.push(error_entry(&refusal, trace, id));
@@ -354,26 +348,6 @@ impl World {
             results.shuffle(&mut self.rng);
         }
         Ok(self.complete(if verb == "create" { 201 } else { 200 }, results, errors))
-    }
-
-    /// Whether a row would be refused, without storing it.
-    fn rehearse(&self, kind: Kind, verb: &str, input: &Json) -> Result<(), Refusal> {
-        if verb == "update" {
-            let id = self.by_key(kind, &text_of(input.get("id")), input.get("idProperty").and_then(Json::as_str));
-            if id.is_none_or(|id| !self.is_live(kind, id) && !self.absorbed.contains_key(&(kind, id))) {
-                return Err(Refusal::not_found());
-            }
-        }
-        for name in properties_of(input)?.keys() {
-            if self.definitions.get(&kind).is_none_or(|all| all.get(name).is_none_or(|d| d.archived)) {
-                return Err(Refusal::invalid(
-                    name,
-                    "PROPERTY_DOESNT_EXIST",
-                    &format!("Property \"{name}\" does not exist"),
-                ));
-            }
-        }
-        Ok(())
     }
 
     fn write_row(&mut self, kind: Kind, verb: &str, input: &Json) -> Result<Option<Json>, Refusal> {

@@ -384,6 +384,10 @@ fn dispatch(world: &mut World, asked: &Asked) -> Result<(u16, Json), Refusal> {
     let kind = |name: &str| kind_of(name).ok_or_else(Refusal::not_found);
     let number = |text: &str| text.parse::<u64>().map_err(|_| Refusal::not_found());
     match (method, segments.as_slice()) {
+        ("DELETE", ["appinstalls", "external-install"]) => {
+            world.uninstall();
+            Ok((204, Json::Null))
+        }
         ("GET", ["account-info", "details"]) => world.account(),
         (_, ["owners", rest @ ..]) => world.owners_route(rest, query),
         (_, ["pipelines", "deals" | "0-3", rest @ ..]) => world.pipelines_route(method, rest),

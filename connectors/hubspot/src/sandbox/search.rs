@@ -15,7 +15,7 @@ use crate::values;
 type Row = (Arc<Properties>, DateTime<Utc>, DateTime<Utc>);
 
 /// What search sees, and what it is yet to see.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Index {
     rows: BTreeMap<Kind, BTreeMap<u64, Row>>,
     pending: BTreeMap<(DateTime<Utc>, u64), (Kind, u64, Option<Row>)>,
@@ -56,6 +56,7 @@ impl Index {
 impl World {
     pub(super) fn search(&mut self, kind: Kind, body: &Json) -> Result<Json, Refusal> {
         self.settle();
+        let query = super::objects::text_of(body.get("query")).to_lowercase();
         let groups = body.get("filterGroups").and_then(Json::as_array).cloned().unwrap_or_default();
         let filters: Vec<Vec<Filter>> = groups
             .iter()
@@ -80,7 +81,8 @@ impl World {
         let mut hits: Vec<(&u64, &Row)> = rows
             .iter()
             .filter(|(_, (properties, ..))| {
-                filters.is_empty() || filters.iter().any(|group| group.iter().all(|f| f.holds(properties)))
+                (filters.is_empty() || filters.iter().any(|group| group.iter().all(|f| f.holds(properties))))
+                    && (query.is_empty() || says(kind, properties, &query))
             })
             .collect();
         sort(&mut hits, body.get("sorts"));
@@ -107,6 +109,16 @@ impl World {
         }
         Ok(answer)
     }
+}
+
+/// Whether one of the properties that a free text is looked for in holds it. Source: "Search the CRM", table of defaults.
+fn says(kind: Kind, properties: &Properties, query: &str) -> bool {
+    let names: &[&str] = match kind {
+        Kind::Contact => &["firstname", "lastname", "email", "phone", "company"],
+        Kind::Company => &["name", "domain", "phone"],
+        _ => &["dealname", "description", "dealtype"],
+    };
+    names.iter().filter_map(|name| properties.get(*name)).any(|text| text.to_lowercase().contains(query))
 }
 
 fn number(value: Option<&Json>) -> Option<usize> {

@@ -64,6 +64,12 @@ pub struct Settings {
     pub recompute_seconds: u64,
     /// Whether a merge makes a new record (documented for deals) or keeps the primary's id `[U for contacts]`.
     pub merge_makes_new: bool,
+    /// Most records that one may have absorbed.
+    pub merge_limit: usize,
+    /// Whether a clash in a batch refuses all of it with 409, with what came before it stored `[U]`.
+    pub clash_refuses_batch: bool,
+    /// Links of one record in one answer.
+    pub association_page: usize,
     /// Days until an archived record is gone.
     pub purge_days: i64,
     /// Whether webhooks carry the v3 signature `[U for private apps]`.
@@ -121,6 +127,9 @@ impl Default for Settings {
             association_moves_time: false,
             recompute_seconds: 5,
             merge_makes_new: true,
+            merge_limit: 250,
+            clash_refuses_batch: true,
+            association_page: 500,
             purge_days: 90,
             webhook_v3: true,
             webhook_batch: 100,
@@ -183,6 +192,10 @@ pub struct Faults {
     pub webhook_late: f64,
     /// How much.
     pub webhook_delay_ms: u64,
+    /// Two events carry one number.
+    pub webhook_same_id: f64,
+    /// A delivery carries an event of another account as well.
+    pub webhook_foreign: f64,
     /// Search shows a write only after `index_outage_ms`.
     pub index_outage: f64,
     /// How long.

@@ -17,7 +17,7 @@ use super::{
 use crate::webhook::{sign_v1, sign_v3};
 
 /// Events that wait to be delivered.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Outbox {
     target: Option<(String, Secret)>,
     due: BTreeMap<(DateTime<Utc>, u64), (Json, u32)>,
@@ -47,7 +47,11 @@ impl World {
         if self.chance(lost) {
             return;
         }
-        self.outbox.event_id += 1;
+        // HubSpot does not promise that an event's number is its own.
+        let repeated = self.faults.webhook_same_id;
+        if !self.chance(repeated) {
+            self.outbox.event_id += 1;
+        }
         let (source, _) = by.source();
         let mut event = json!({
             "eventId": self.outbox.event_id, "subscriptionId": 77, "portalId": self.settings.portal_id, "appId": 1_357,
@@ -80,6 +84,13 @@ impl World {
                 break;
             }
             batch.push(entry.remove());
+        }
+        let foreign = self.faults.webhook_foreign;
+        if !batch.is_empty() && self.chance(foreign) {
+            // An app that several accounts installed gets their events together.
+            let mut event = batch[0].0.clone();
+            event["portalId"] = (self.settings.portal_id + 1).into();
+            batch.push((event, u32::MAX));
         }
         let shuffle = self.faults.shuffle;
         if self.chance(shuffle) {

@@ -133,6 +133,7 @@ pub struct OwnerDef {
 }
 
 /// The simulated account.
+#[derive(Clone)]
 pub struct World {
     /// How it behaves.
     pub settings: Settings,
@@ -148,6 +149,7 @@ pub struct World {
     pub(super) definitions: BTreeMap<Kind, BTreeMap<String, PropertyDef>>,
     pub(super) pipelines: Vec<PipelineDef>,
     pub(super) owners: Vec<OwnerDef>,
+    pub(super) uninstalled: bool,
     pub(super) contacts_of: BTreeMap<u64, BTreeSet<u64>>,
     pub(super) deals_of: BTreeMap<u64, BTreeSet<u64>>,
     pub(super) unique: BTreeMap<(Kind, String, String), u64>,
@@ -179,6 +181,7 @@ impl World {
             definitions: BTreeMap::new(),
             pipelines: Vec::new(),
             owners: Vec::new(),
+            uninstalled: false,
             contacts_of: BTreeMap::new(),
             deals_of: BTreeMap::new(),
             unique: BTreeMap::new(),
@@ -622,6 +625,9 @@ impl World {
             absorbed.extend(list.split(';').filter_map(|id| id.parse::<u64>().ok()));
         }
         absorbed.extend([primary, loser].into_iter().filter(|id| *id != survivor));
+        if absorbed.len() > self.settings.merge_limit {
+            return Err(Refusal::new(400, "VALIDATION_ERROR", "The merge limit of this record is reached"));
+        }
         joined.insert("hs_merged_object_ids".into(), absorbed.iter().map(u64::to_string).collect::<Vec<_>>().join(";"));
         joined.insert("hs_object_id".into(), survivor.to_string());
         joined.insert(modified_property(kind).into(), iso(self.now));
