@@ -7,6 +7,7 @@ export RUST_BACKTRACE ?= 0
 .PHONY: demo test check lint simulate bench test-long test-sdk doc tools
 
 demo: ## A HubSpot account, a daemon, and people at work on both sides.
+	cargo build --bin tandem
 	cargo run --quiet -- demo
 
 check: lint ## The inner loop: format, clippy, unit tests, the merge table and the laws.
@@ -26,6 +27,7 @@ test-long: tools ## More seeds, more kills.
 	SEEDS=20000 KILLS=100 tests/with-postgres cargo test --release --test it -- --nocapture
 
 simulate: ## SEED= and SEEDS= choose.
+	cargo build --release --bin tandem
 	cargo run --release --quiet -- simulate --seed $(SEED) --seeds $(SEEDS)
 
 bench: ## Each figure beside a yardstick of the same run; DEALS= chooses the size.

@@ -358,7 +358,7 @@ impl Desk<'_> {
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<(), EditError> {
-        Ok(self.store.commit(Commit { account: self.account.name.clone(), fence: None, ops }).await?)
+        Ok(self.store.commit(&Commit { account: self.account.name.clone(), fence: None, ops }).await?)
     }
 
     /// Sets the fields and makes stage and status agree.

@@ -234,7 +234,7 @@ impl Installation {
         row.state = if paused { ConnectionState::Paused } else { ConnectionState::Active };
         row.reason = paused.then(|| format!("paused by a person; `tandem connection resume {name}` lets it go on"));
         let ops = vec![crate::store::Op::PutConnection(row)];
-        self.store.commit(crate::store::Commit { account: account.clone(), fence: None, ops }).await
+        self.store.commit(&crate::store::Commit { account: account.clone(), fence: None, ops }).await
     }
 }
 

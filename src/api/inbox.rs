@@ -74,7 +74,7 @@ async fn store_groups(store: &SqlStore, accounts: BTreeMap<Name, (Vec<Op>, Vec<A
         commits.into_iter().map(|commit| vec![commit]).zip(waiting).collect::<Vec<_>>()
     };
     for (commits, answers) in groups {
-        let stored = store.commit_all(commits).await.map_err(|error| error.to_string());
+        let stored = store.commit_all(&commits).await.map_err(|error| error.to_string());
         for one in answers {
             // A caller that hung up will send it again.
             let _ = one.send(stored.clone());

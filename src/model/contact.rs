@@ -103,8 +103,25 @@ impl Contact {
     ///
     /// # Errors
     /// [`Invalid`] names the field whose value does not fit; nothing is changed then.
-    pub fn set(&mut self, values: &[(&str, Value)]) -> Result<(), Invalid> {
+    pub fn set(&mut self, values: &[(&str, &Value)]) -> Result<(), Invalid> {
+        // Tried on a copy without the parts that are long and cannot be refused.
+        let (custom, stamps) = (std::mem::take(&mut self.custom), std::mem::take(&mut self.stamps));
         let mut next = self.clone();
+        (next.custom, next.stamps) = (custom, stamps);
+        match next.assign(values) {
+            Ok(()) => {
+                *self = next;
+                Ok(())
+            }
+            Err(invalid) => {
+                (self.custom, self.stamps) = (next.custom, next.stamps);
+                Err(invalid)
+            }
+        }
+    }
+
+    fn assign(&mut self, values: &[(&str, &Value)]) -> Result<(), Invalid> {
+        let next = self;
         for (name, value) in values {
             match *name {
                 "first_name" => next.first_name = text(name, value)?,
@@ -113,22 +130,11 @@ impl Contact {
                 "phone" => next.phone = text(name, value)?,
                 "company" => next.company = text(name, value)?,
                 "owner" => next.owner = text(name, value)?,
-                _ => {
-                    let custom =
-                        field::custom(name).ok_or_else(|| Invalid::new(name, "is not a field of a contact"))?;
-                    match value {
-                        Value::Absent => {}
-                        Value::Null => {
-                            next.custom.remove(custom);
-                        }
-                        value => {
-                            next.custom.insert(custom.to_owned(), value.clone());
-                        }
-                    }
-                }
+                _ if field::custom(name).is_some() => {}
+                _ => return Err(Invalid::new(name, "is not a field of a contact")),
             }
         }
-        *self = next;
+        field::set_custom(&mut next.custom, values);
         Ok(())
     }
 }

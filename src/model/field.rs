@@ -1,5 +1,9 @@
 //! Names of local fields, and the groups that merge as one.
 
+use std::collections::BTreeMap;
+
+use tandem_contract::Value;
+
 /// Every field of an opportunity that is not an account's own.
 pub const OPPORTUNITY: [&str; 13] = [
     "name",
@@ -30,4 +34,15 @@ pub const VALUE: [&str; 2] = ["amount", "currency"];
 #[must_use]
 pub fn custom(field: &str) -> Option<&str> {
     field.strip_prefix("custom.").filter(|name| !name.is_empty())
+}
+
+/// Sets the account's own fields among these; a null takes one away. Nothing here can be refused.
+pub fn set_custom(fields: &mut BTreeMap<String, Value>, values: &[(&str, &Value)]) {
+    for (name, value) in values.iter().filter_map(|(name, value)| Some((custom(name)?, value))) {
+        match value {
+            Value::Absent => {}
+            Value::Null => drop(fields.remove(name)),
+            value => drop(fields.insert(name.to_owned(), (*value).clone())),
+        }
+    }
 }

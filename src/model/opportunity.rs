@@ -263,8 +263,25 @@ impl Opportunity {
     ///
     /// # Errors
     /// [`Invalid`] names the field whose value does not fit; nothing is changed then.
-    pub fn set(&mut self, values: &[(&str, Value)]) -> Result<(), Invalid> {
+    pub fn set(&mut self, values: &[(&str, &Value)]) -> Result<(), Invalid> {
+        // Tried on a copy without the parts that are long and cannot be refused.
+        let (custom, stamps) = (std::mem::take(&mut self.custom), std::mem::take(&mut self.stamps));
         let mut next = self.clone();
+        (next.custom, next.stamps) = (custom, stamps);
+        match next.assign(values) {
+            Ok(()) => {
+                *self = next;
+                Ok(())
+            }
+            Err(invalid) => {
+                (self.custom, self.stamps) = (next.custom, next.stamps);
+                Err(invalid)
+            }
+        }
+    }
+
+    fn assign(&mut self, values: &[(&str, &Value)]) -> Result<(), Invalid> {
+        let next = self;
         for (name, value) in values {
             match *name {
                 "name" => next.name = text(name, value)?.unwrap_or_default(),
@@ -291,26 +308,16 @@ impl Opportunity {
                 "owner" => next.owner = text(name, value)?,
                 "contact" => next.contact = parsed(name, value)?,
                 "source" => next.source = text(name, value)?,
-                _ => {
-                    let custom =
-                        field::custom(name).ok_or_else(|| Invalid::new(name, "is not a field of an opportunity"))?;
-                    match value {
-                        Value::Absent => {}
-                        Value::Null => {
-                            next.custom.remove(custom);
-                        }
-                        value => {
-                            next.custom.insert(custom.to_owned(), value.clone());
-                        }
-                    }
-                }
+                _ if field::custom(name).is_some() => {}
+                _ => return Err(Invalid::new(name, "is not a field of an opportunity")),
             }
         }
-        let given = |wanted: &str| values.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value);
+        let given = |wanted: &str| values.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
         if let Some(amount) = given("amount") {
-            next.value = money(amount, given("currency").unwrap_or(&self.get("currency")))?;
+            let currency = next.get("currency");
+            next.value = money(amount, given("currency").unwrap_or(&currency))?;
         }
-        *self = next;
+        field::set_custom(&mut next.custom, values);
         Ok(())
     }
 }

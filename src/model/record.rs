@@ -138,13 +138,21 @@ impl LocalRecord {
         names.iter().map(|name| self.get(name)).collect()
     }
 
+    /// Sets fields together, without saying who says so.
+    ///
+    /// # Errors
+    /// [`Invalid`] names the field whose value does not fit; nothing is changed then.
+    pub fn try_set(&mut self, names: &[String], values: &[Value]) -> Result<(), Invalid> {
+        let pairs: Vec<(&str, &Value)> = names.iter().map(String::as_str).zip(values).collect();
+        each!(self, r => r.set(&pairs))
+    }
+
     /// Sets fields together and stamps them.
     ///
     /// # Errors
     /// [`Invalid`] names the field whose value does not fit; nothing is changed then.
     pub fn set(&mut self, names: &[String], values: &[Value], stamp: &Stamp) -> Result<(), Invalid> {
-        let pairs: Vec<(&str, Value)> = names.iter().map(String::as_str).zip(values.iter().cloned()).collect();
-        each!(self, r => r.set(&pairs))?;
+        self.try_set(names, values)?;
         for name in names {
             each!(self, r => r.stamps.insert(name.clone(), stamp.clone()));
         }

@@ -162,7 +162,7 @@ type Stored<T> = Result<T, StoreError>;
 
 #[async_trait]
 impl SyncStore for GatedStore {
-    async fn commit(&self, commit: Commit) -> Stored<()> {
+    async fn commit(&self, commit: &Commit) -> Stored<()> {
         self.gate.pass("commit").await;
         let done = self.inner.commit(commit).await;
         self.gate.pass(if done.is_ok() { "stored" } else { "refused" }).await;
@@ -292,7 +292,7 @@ impl Transport for Doorbell {
             Ok(hints) => {
                 let now = self.clock.now();
                 let ops = marks_of(&self.connection, hints, None, now);
-                let stored = self.store.commit(Commit { account: self.account.clone(), fence: None, ops }).await;
+                let stored = self.store.commit(&Commit { account: self.account.clone(), fence: None, ops }).await;
                 self.wake.lock().unwrap_or_else(PoisonError::into_inner).notify_one();
                 if stored.is_ok() { 200 } else { 503 }
             }

@@ -17,6 +17,10 @@ fn row_of(op: &Op) -> Option<(u8, String)> {
         Op::PutRecord { record, expected: 0, .. } => {
             Some((u8::from(record.kind() == Kind::Deal), record.id().to_string()))
         }
+        // What takes or gives up something unique is carried out by itself: within one statement the order is not ours.
+        Op::PutRecord { record, slot: None, .. } if !refers(record) => {
+            Some((8 + u8::from(record.kind() == Kind::Deal), record.id().to_string()))
+        }
         Op::PutLink { link, .. } => Some((3, format!("{}{}{}", link.connection, link.kind, link.local))),
         Op::Mark(mark) => Some((4, format!("{}{}{}", mark.connection, mark.kind, mark.key))),
         Op::Finish { connection, dirty } => Some((5, format!("{connection}{}{}", dirty.kind, dirty.key))),
@@ -26,9 +30,13 @@ fn row_of(op: &Op) -> Option<(u8, String)> {
     }
 }
 
+fn refers(record: &LocalRecord) -> bool {
+    record.as_opportunity().is_some_and(|deal| deal.external_reference.is_some())
+}
+
 /// Splits a list of operations into runs that one statement can carry out; their order stays.
-pub(super) fn runs(ops: Vec<Op>) -> Vec<Vec<Op>> {
-    let mut runs: Vec<Vec<Op>> = Vec::new();
+pub(super) fn runs(ops: &[Op]) -> Vec<Vec<&Op>> {
+    let mut runs: Vec<Vec<&Op>> = Vec::new();
     let mut current: Option<(u8, BTreeSet<String>)> = None;
     // Operations of different tables do not disturb one another: records, then links, then the rest, each in order.
     let (mut records, mut links, mut rest) = (Vec::new(), Vec::new(), Vec::new());
@@ -46,7 +54,7 @@ pub(super) fn runs(ops: Vec<Op>) -> Vec<Vec<Op>> {
         _ => 0,
     });
     for op in records.into_iter().chain(links).chain(rest) {
-        let row = row_of(&op);
+        let row = row_of(op);
         let joins = match (&mut current, &row) {
             (Some((kind, seen)), Some((next, key))) => {
                 *kind == *next && seen.len() < ROWS && (*next == 6 || seen.insert(key.clone()))
@@ -71,7 +79,7 @@ pub(super) async fn put_records(
     account: &str,
     kind: Kind,
     is_new: bool,
-    run: &[Op],
+    run: &[&Op],
 ) -> Result<(), StoreError> {
     let mut rows = Vec::with_capacity(run.len());
     for op in run {
@@ -84,10 +92,7 @@ pub(super) async fn put_records(
         }
     }
     if !is_new {
-        for (record, expected, slot, body) in rows {
-            update_record(tx, account, record, expected, slot.as_deref(), &body).await?;
-        }
-        return Ok(());
+        return update_records(tx, account, kind, &rows).await;
     }
     let done = if kind == Kind::Contact {
         on_tx!(tx, c, Db => {
@@ -119,44 +124,62 @@ pub(super) async fn put_records(
     done.map_err(refused)
 }
 
-async fn update_record(
-    tx: &mut Tx,
-    account: &str,
-    record: &LocalRecord,
-    expected: i64,
-    slot: Option<&str>,
-    body: &str,
-) -> Result<(), StoreError> {
-    let hit = match record {
-        LocalRecord::Contact(contact) => on_tx!(tx, c, Db => {
-            sqlx::query(
-                "UPDATE contact SET version = $4, email = $5, deleted = $6, updated_at = $7, body = $8
-                  WHERE account = $1 AND id = $2 AND version = $3",
+/// A record as it is to be stored: the version it was changed from, the place it takes, its text.
+type Update<'a> = (&'a LocalRecord, i64, &'a Option<String>, String);
+
+async fn update_records(tx: &mut Tx, account: &str, kind: Kind, rows: &[Update<'_>]) -> Result<(), StoreError> {
+    let hit = if kind == Kind::Contact {
+        on_tx!(tx, c, Db => {
+            let mut q = QueryBuilder::<Db>::new("WITH next (id, expected, version, email, deleted, updated_at, body) AS (");
+            q.push_values(rows, |mut b, (record, expected, _, body)| {
+                let LocalRecord::Contact(contact) = record else { return };
+                b.push_bind(contact.id.0).push_bind(*expected).push_bind(contact.version).push_bind(contact.email_key())
+                    .push_bind(contact.deleted_at.is_some()).push_bind(contact.updated_at).push_bind(body.as_str());
+            });
+            q.push(
+                ") UPDATE contact SET version = next.version, email = next.email, deleted = next.deleted,
+                          updated_at = next.updated_at, body = next.body
+                    FROM next WHERE contact.id = next.id AND contact.version = next.expected AND contact.account = ",
             )
-            .bind(account).bind(contact.id.0).bind(expected).bind(contact.version).bind(contact.email_key())
-            .bind(contact.deleted_at.is_some()).bind(contact.updated_at).bind(body)
-            .execute(&mut **c).await.map(|done| done.rows_affected())
-        }),
-        LocalRecord::Deal(deal) => on_tx!(tx, c, Db => {
-            sqlx::query(
-                "UPDATE opportunity SET version = $4, contact = $5, pipeline = $6, stage = $7, status = $8, slot = $9,
-                        external_reference = $10, deleted = $11, updated_at = $12, body = $13, waiting_slot = $14
-                  WHERE account = $1 AND id = $2 AND version = $3",
+            .push_bind(account);
+            q.build().execute(&mut **c).await.map(|done| done.rows_affected())
+        })
+    } else {
+        on_tx!(tx, c, Db => {
+            let mut q = QueryBuilder::<Db>::new(
+                "WITH next (id, expected, version, contact, pipeline, stage, status, slot, waiting_slot, external_reference,
+                            deleted, updated_at, body) AS (",
+            );
+            q.push_values(rows, |mut b, (record, expected, slot, body)| {
+                let LocalRecord::Deal(deal) = record else { return };
+                b.push_bind(deal.id.0).push_bind(*expected).push_bind(deal.version).push_bind(deal.contact.map(|id| id.0))
+                    .push_bind(deal.position.pipeline.map(|id| id.0)).push_bind(deal.position.stage.map(|id| id.0))
+                    .push_bind(deal.position.status.as_str())
+                    .push_bind(slot.as_deref().filter(|_| !deal.quarantined)).push_bind(slot.as_deref().filter(|_| deal.quarantined))
+                    .push_bind(deal.live_reference()).push_bind(deal.deleted_at.is_some()).push_bind(deal.updated_at)
+                    .push_bind(body.as_str());
+            });
+            q.push(
+                ") UPDATE opportunity SET version = next.version, contact = next.contact, pipeline = next.pipeline,
+                          stage = next.stage, status = next.status, slot = next.slot, waiting_slot = next.waiting_slot,
+                          external_reference = next.external_reference, deleted = next.deleted,
+                          updated_at = next.updated_at, body = next.body
+                    FROM next WHERE opportunity.id = next.id AND opportunity.version = next.expected AND opportunity.account = ",
             )
-            .bind(account).bind(deal.id.0).bind(expected).bind(deal.version).bind(deal.contact.map(|id| id.0))
-            .bind(deal.position.pipeline.map(|id| id.0)).bind(deal.position.stage.map(|id| id.0)).bind(deal.position.status.as_str())
-            .bind(slot.filter(|_| !deal.quarantined)).bind(deal.live_reference()).bind(deal.deleted_at.is_some()).bind(deal.updated_at).bind(body)
-            .bind(slot.filter(|_| deal.quarantined))
-            .execute(&mut **c).await.map(|done| done.rows_affected())
-        }),
+            .push_bind(account);
+            q.build().execute(&mut **c).await.map(|done| done.rows_affected())
+        })
     };
-    match hit.map_err(refused)? {
-        1 => Ok(()),
-        _ => Err(StoreError::Stale { kind: record.kind(), id: record.id() }),
+    match (hit.map_err(refused)?, rows.first()) {
+        (hit, Some((first, ..))) if hit < rows.len() as u64 => {
+            // Which of them it is shows when each is stored by itself.
+            Err(StoreError::Stale { kind, id: first.id() })
+        }
+        _ => Ok(()),
     }
 }
 
-pub(super) async fn put_links(tx: &mut Tx, account: &str, run: &[Op]) -> Result<(), StoreError> {
+pub(super) async fn put_links(tx: &mut Tx, account: &str, run: &[&Op]) -> Result<(), StoreError> {
     let mut rows = Vec::with_capacity(run.len());
     for op in run {
         if let Op::PutLink { link, system, remote_account } = op {
@@ -181,10 +204,10 @@ pub(super) async fn put_links(tx: &mut Tx, account: &str, run: &[Op]) -> Result<
     .map_err(refused)
 }
 
-pub(super) async fn put_marks(tx: &mut Tx, account: &str, run: &[Op]) -> Result<(), StoreError> {
+pub(super) async fn put_marks(tx: &mut Tx, account: &str, run: &[&Op]) -> Result<(), StoreError> {
     let rows: Vec<_> = run
         .iter()
-        .filter_map(|op| match op {
+        .filter_map(|op| match *op {
             Op::Mark(mark) => Some((mark, mark.key.to_string())),
             _ => None,
         })
@@ -212,10 +235,10 @@ pub(super) fn rank(kind: Kind) -> i64 {
     Kind::ALL.iter().position(|one| *one == kind).map_or(9, |place| i64::try_from(place).unwrap_or(9))
 }
 
-pub(super) async fn finish_marks(tx: &mut Tx, account: &str, run: &[Op]) -> Result<(), StoreError> {
+pub(super) async fn finish_marks(tx: &mut Tx, account: &str, run: &[&Op]) -> Result<(), StoreError> {
     let rows: Vec<_> = run
         .iter()
-        .filter_map(|op| match op {
+        .filter_map(|op| match *op {
             // A generation of 0 was never marked.
             Op::Finish { connection, dirty } if dirty.generation > 0 => {
                 Some((connection, dirty, dirty.key.to_string()))
@@ -238,7 +261,7 @@ pub(super) async fn finish_marks(tx: &mut Tx, account: &str, run: &[Op]) -> Resu
     .map_err(refused)
 }
 
-pub(super) async fn add_history(tx: &mut Tx, account: &str, run: &[Op]) -> Result<(), StoreError> {
+pub(super) async fn add_history(tx: &mut Tx, account: &str, run: &[&Op]) -> Result<(), StoreError> {
     let mut rows = Vec::with_capacity(run.len());
     for op in run {
         if let Op::AddHistory(entry) = op {
@@ -256,7 +279,7 @@ pub(super) async fn add_history(tx: &mut Tx, account: &str, run: &[Op]) -> Resul
 }
 
 /// Operations that are rare: one statement each.
-pub(super) async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), StoreError> {
+pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), StoreError> {
     macro_rules! run {
         ($sql:literal $(, $bind:expr)*) => {
             on_tx!(tx, c, Db => { sqlx::query($sql).bind(account) $(.bind($bind))* .execute(&mut **c).await.map(|done| done.rows_affected()) })
@@ -290,12 +313,12 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), St
                 dirty.kind.as_str(),
                 dirty.key.to_string(),
                 dirty.generation,
-                until,
-                i64::from(failed)
+                *until,
+                i64::from(*failed)
             )?;
         }
         Op::DropIntent(IntentId(id)) => {
-            run!("DELETE FROM intent WHERE account = $1 AND id = $2", id)?;
+            run!("DELETE FROM intent WHERE account = $1 AND id = $2", *id)?;
         }
         Op::PutCursor { connection, stream, cursor } => {
             run!(
@@ -313,7 +336,7 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), St
                 conflict.id.0,
                 conflict.fingerprint(),
                 conflict.state.as_str(),
-                json(&conflict)?
+                json(conflict)?
             )?;
         }
         Op::PutConflict(conflict) => {
@@ -321,7 +344,7 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), St
                 "UPDATE conflict SET state = $3, body = $4 WHERE account = $1 AND id = $2",
                 conflict.id.0,
                 conflict.state.as_str(),
-                json(&conflict)?
+                json(conflict)?
             )?;
         }
         Op::PutFailure(failure) => put_failure(tx, account, failure).await?,
@@ -332,7 +355,7 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), St
                     connection.as_str(),
                     kind.as_str(),
                     key.to_string(),
-                    row
+                    row.as_str()
                 )?;
             }
             None => {
@@ -349,15 +372,15 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), St
                 "INSERT INTO pipeline (account, id, place, body) VALUES ($1, $2, $3, $4)
                  ON CONFLICT (account, id) DO UPDATE SET place = excluded.place, body = excluded.body",
                 pipeline.id.0,
-                place,
-                json(&pipeline)?
+                *place,
+                json(pipeline)?
             )?;
         }
         Op::PutStageMap(map) => {
             run!(
                 "INSERT INTO stage_map (account, connection, remote_pipeline, remote_stage, body) VALUES ($1, $2, $3, $4, $5)
                  ON CONFLICT (account, connection, remote_pipeline, remote_stage) DO UPDATE SET body = excluded.body",
-                map.connection.as_str(), map.remote_pipeline.as_str(), map.remote_stage.as_str(), json(&map)?
+                map.connection.as_str(), map.remote_pipeline.as_str(), map.remote_stage.as_str(), json(map)?
             )?;
         }
         Op::PutConnection(row) => {
@@ -365,7 +388,7 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), St
                 "INSERT INTO connection (account, name, body) VALUES ($1, $2, $3)
                  ON CONFLICT (account, name) DO UPDATE SET body = excluded.body",
                 row.name.as_str(),
-                json(&row)?
+                json(row)?
             )?;
         }
         Op::PutGuard(event) => {
@@ -374,7 +397,7 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), St
                  ON CONFLICT (account, connection, class) DO UPDATE SET body = excluded.body",
                 event.connection.as_str(),
                 event.class.as_str(),
-                json(&event)?
+                json(event)?
             )?;
         }
         Op::PutRecord { .. }
@@ -387,7 +410,7 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: Op) -> Result<(), St
     Ok(())
 }
 
-async fn put_failure(tx: &mut Tx, account: &str, failure: Failure) -> Result<(), StoreError> {
+async fn put_failure(tx: &mut Tx, account: &str, failure: &Failure) -> Result<(), StoreError> {
     let key = (failure.connection.as_str(), failure.kind.as_str(), failure.key.as_str(), failure.row.as_str());
     let old: Option<(String,)> = on_tx!(tx, c, Db => {
         sqlx::query_as("SELECT body FROM failure WHERE account = $1 AND connection = $2 AND kind = $3 AND record_key = $4 AND field = $5")

@@ -315,7 +315,7 @@ fn corrupt(table: &'static str, row: &str) -> StoreError {
 
 #[async_trait]
 impl SyncStore for MemoryStore {
-    async fn commit(&self, commit: Commit) -> Result<(), StoreError> {
+    async fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
         let mut guard = self.lock();
         let state = &mut *guard;
         if let Some(fence) = &commit.fence
@@ -327,8 +327,8 @@ impl SyncStore for MemoryStore {
             return Err(StoreError::Fenced);
         }
         let mut undo = Vec::new();
-        for op in commit.ops {
-            if let Err(error) = apply(state, &commit.account, op, &mut undo) {
+        for op in &commit.ops {
+            if let Err(error) = apply(state, &commit.account, op.clone(), &mut undo) {
                 while let Some(step) = undo.pop() {
                     step(state);
                 }

@@ -241,7 +241,7 @@ pub trait SyncStore: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`]; nothing was stored then.
-    async fn commit(&self, commit: Commit) -> Result<(), StoreError>;
+    async fn commit(&self, commit: &Commit) -> Result<(), StoreError>;
 
     /// Marks that are due, urgent first; at most `limit`, all of one kind: the one named, else the first in the order
     /// in which records depend on one another.

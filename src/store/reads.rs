@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
-use sqlx::QueryBuilder;
+use sqlx::{FromRow, QueryBuilder, postgres::PgRow, sqlite::SqliteRow};
 use tandem_contract::{Cursor, ExternalId, Kind};
 use uuid::Uuid;
 
@@ -17,45 +17,84 @@ use crate::model::{
     StageMap, ids::ConflictId,
 };
 
+/// Whose rows are asked for.
+#[derive(Clone, Copy)]
+enum Of<'a> {
+    Account(&'a Name),
+    Connection(&'a Name, &'a Name, Kind),
+}
+
+/// Keys of rows; any number of them.
+enum Keys<'a> {
+    Ids(&'a [RecordId]),
+    Texts(Vec<&'a str>),
+}
+
 impl SqlStore {
-    /// Bodies of a table by a list of keys.
-    async fn bodies<T: DeserializeOwned>(
+    /// The columns of `select` of every row with one of these keys, a statement for each [`ROWS`] of them.
+    async fn by_keys<R>(
         &self,
-        table: &'static str,
-        sql: &'static str,
-        account: &Name,
-        more: &[&str],
-        ids: &[Uuid],
-    ) -> Result<Vec<T>, StoreError> {
-        let mut all = Vec::with_capacity(ids.len());
-        for chunk in ids.chunks(ROWS) {
-            let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
-                let mut q = QueryBuilder::<Db>::new(sql);
-                q.push_bind(account.as_str());
-                for (index, value) in more.iter().enumerate() {
-                    q.push(if index == 0 { " AND connection = " } else { " AND kind = " }).push_bind(*value);
-                }
-                q.push(if table == "link" || table == "intent" { " AND local_id IN (" } else { " AND id IN (" });
+        select: &'static str,
+        of: Of<'_>,
+        column: &'static str,
+        keys: Keys<'_>,
+    ) -> Result<Vec<R>, StoreError>
+    where
+        R: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        let total = match &keys {
+            Keys::Ids(ids) => ids.len(),
+            Keys::Texts(texts) => texts.len(),
+        };
+        let mut all = Vec::with_capacity(total);
+        for from in (0..total).step_by(ROWS) {
+            let chunk = from..(from + ROWS).min(total);
+            let rows: Vec<R> = on_pool!(self, pool, Db => {
+                let mut q = QueryBuilder::<Db>::new(select);
+                match of {
+                    Of::Account(account) => q.push(" WHERE account = ").push_bind(account.as_str()),
+                    Of::Connection(account, connection, kind) => q
+                        .push(" WHERE account = ").push_bind(account.as_str())
+                        .push(" AND connection = ").push_bind(connection.as_str())
+                        .push(" AND kind = ").push_bind(kind.as_str()),
+                };
+                q.push(" AND ").push(column).push(" IN (");
                 let mut list = q.separated(", ");
-                for id in chunk {
-                    list.push_bind(*id);
+                match &keys {
+                    Keys::Ids(ids) => ids[chunk].iter().for_each(|id| {
+                        list.push_bind(id.0);
+                    }),
+                    Keys::Texts(texts) => texts[chunk].iter().for_each(|text| {
+                        list.push_bind(*text);
+                    }),
                 }
                 q.push(")");
                 q.build_query_as().fetch_all(pool).await
             })
             .map_err(refused)?;
-            for (id, body) in rows {
-                all.push(parse(table, id, &body)?);
-            }
+            all.extend(rows);
         }
         Ok(all)
+    }
+
+    /// Rows that are a key and a body.
+    async fn bodies<T: DeserializeOwned>(
+        &self,
+        table: &'static str,
+        select: &'static str,
+        of: Of<'_>,
+        column: &'static str,
+        keys: Keys<'_>,
+    ) -> Result<Vec<T>, StoreError> {
+        let rows: Vec<(Uuid, String)> = self.by_keys(select, of, column, keys).await?;
+        rows.into_iter().map(|(id, body)| parse(table, id, &body)).collect()
     }
 }
 
 #[async_trait]
 impl SyncStore for SqlStore {
-    async fn commit(&self, commit: Commit) -> Result<(), StoreError> {
-        self.commit_all(vec![commit]).await
+    async fn commit(&self, commit: &Commit) -> Result<(), StoreError> {
+        self.commit_all(std::slice::from_ref(commit)).await
     }
 
     async fn due(
@@ -125,40 +164,12 @@ impl SyncStore for SqlStore {
     }
 
     async fn links(&self, account: &Name, connection: &Name, kind: Kind, by: By<'_>) -> Result<Vec<Link>, StoreError> {
-        match by {
-            By::Local(ids) => {
-                let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-                self.bodies(
-                    "link",
-                    "SELECT local_id, body FROM link WHERE account = ",
-                    account,
-                    &[connection.as_str(), kind.as_str()],
-                    &ids,
-                )
-                .await
-            }
-            By::External(ids) => {
-                let mut all = Vec::with_capacity(ids.len());
-                for chunk in ids.chunks(ROWS) {
-                    let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
-                        let mut q = QueryBuilder::<Db>::new("SELECT local_id, body FROM link WHERE account = ");
-                        q.push_bind(account.as_str()).push(" AND connection = ").push_bind(connection.as_str());
-                        q.push(" AND kind = ").push_bind(kind.as_str()).push(" AND external_id IN (");
-                        let mut list = q.separated(", ");
-                        for id in chunk {
-                            list.push_bind(id.as_str());
-                        }
-                        q.push(")");
-                        q.build_query_as().fetch_all(pool).await
-                    })
-                    .map_err(refused)?;
-                    for (id, body) in rows {
-                        all.push(parse("link", id, &body)?);
-                    }
-                }
-                Ok(all)
-            }
-        }
+        let (column, keys) = match by {
+            By::Local(ids) => ("local_id", Keys::Ids(ids)),
+            By::External(ids) => ("external_id", Keys::Texts(ids.iter().map(ExternalId::as_str).collect())),
+        };
+        let of = Of::Connection(account, connection, kind);
+        self.bodies("link", "SELECT local_id, body FROM link", of, column, keys).await
     }
 
     async fn link_page(
@@ -182,17 +193,14 @@ impl SyncStore for SqlStore {
     }
 
     async fn records(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Result<Vec<LocalRecord>, StoreError> {
-        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let (of, keys) = (Of::Account(account), Keys::Ids(ids));
         Ok(match kind {
             Kind::Contact => {
-                let all =
-                    self.bodies("contact", "SELECT id, body FROM contact WHERE account = ", account, &[], &ids).await?;
+                let all = self.bodies("contact", "SELECT id, body FROM contact", of, "id", keys).await?;
                 all.into_iter().map(LocalRecord::Contact).collect()
             }
             Kind::Deal => {
-                let all = self
-                    .bodies("opportunity", "SELECT id, body FROM opportunity WHERE account = ", account, &[], &ids)
-                    .await?;
+                let all = self.bodies("opportunity", "SELECT id, body FROM opportunity", of, "id", keys).await?;
                 all.into_iter().map(LocalRecord::Deal).collect()
             }
             Kind::Company | Kind::Appointment | Kind::Sale => Vec::new(),
@@ -204,22 +212,12 @@ impl SyncStore for SqlStore {
         account: &Name,
         emails: &[String],
     ) -> Result<Vec<(String, RecordId)>, StoreError> {
-        let mut all = Vec::new();
-        for chunk in emails.chunks(ROWS) {
-            let rows: Vec<(String, Uuid)> = on_pool!(self, pool, Db => {
-                let mut q = QueryBuilder::<Db>::new("SELECT email, id FROM contact WHERE account = ");
-                q.push_bind(account.as_str()).push(" AND deleted = ").push_bind(false).push(" AND email IN (");
-                let mut list = q.separated(", ");
-                for email in chunk {
-                    list.push_bind(email.as_str());
-                }
-                q.push(") ORDER BY id");
-                q.build_query_as().fetch_all(pool).await
-            })
-            .map_err(refused)?;
-            all.extend(rows.into_iter().map(|(email, id)| (email, RecordId(id))));
-        }
-        Ok(all)
+        let keys = Keys::Texts(emails.iter().map(String::as_str).collect());
+        let select = "SELECT email, id, deleted FROM contact";
+        let mut rows: Vec<(String, Uuid, bool)> = self.by_keys(select, Of::Account(account), "email", keys).await?;
+        rows.sort_unstable_by_key(|(_, id, _)| *id);
+        let live = rows.into_iter().filter(|(.., deleted)| !deleted);
+        Ok(live.map(|(email, id, _)| (email, RecordId(id))).collect())
     }
 
     async fn intents(
@@ -229,25 +227,10 @@ impl SyncStore for SqlStore {
         kind: Kind,
         locals: &[RecordId],
     ) -> Result<Vec<Intent>, StoreError> {
-        let mut all = Vec::new();
-        for chunk in locals.chunks(ROWS) {
-            let rows: Vec<(Uuid, Vec<u8>)> = on_pool!(self, pool, Db => {
-                let mut q = QueryBuilder::<Db>::new("SELECT id, sealed FROM intent WHERE account = ");
-                q.push_bind(account.as_str()).push(" AND connection = ").push_bind(connection.as_str());
-                q.push(" AND kind = ").push_bind(kind.as_str()).push(" AND local_id IN (");
-                let mut list = q.separated(", ");
-                for id in chunk {
-                    list.push_bind(id.0);
-                }
-                q.push(")");
-                q.build_query_as().fetch_all(pool).await
-            })
-            .map_err(refused)?;
-            for (id, sealed) in rows {
-                all.push(self.open_intent(id, &sealed)?);
-            }
-        }
-        Ok(all)
+        let of = Of::Connection(account, connection, kind);
+        let rows: Vec<(Uuid, Vec<u8>)> =
+            self.by_keys("SELECT id, sealed FROM intent", of, "local_id", Keys::Ids(locals)).await?;
+        rows.into_iter().map(|(id, sealed)| self.open_intent(id, &sealed)).collect()
     }
 
     async fn open_intents(&self, account: &Name, connection: &Name) -> Result<Vec<Intent>, StoreError> {
@@ -266,32 +249,12 @@ impl SyncStore for SqlStore {
         kind: Kind,
         ids: &[ExternalId],
     ) -> Result<Vec<(ExternalId, ExternalId)>, StoreError> {
-        let mut all = Vec::new();
-        for chunk in ids.chunks(ROWS) {
-            let rows: Vec<(String, String)> = on_pool!(self, pool, Db => {
-                let mut q = QueryBuilder::<Db>::new("SELECT old_id, new_id FROM alias WHERE account = ");
-                q.push_bind(account.as_str()).push(" AND connection = ").push_bind(connection.as_str());
-                q.push(" AND kind = ").push_bind(kind.as_str()).push(" AND old_id IN (");
-                let mut list = q.separated(", ");
-                for id in chunk {
-                    list.push_bind(id.as_str());
-                }
-                q.push(")");
-                q.build_query_as().fetch_all(pool).await
-            })
-            .map_err(refused)?;
-            for (old, new) in rows {
-                let id = |text: String| {
-                    ExternalId::new(text).map_err(|error| StoreError::Corrupt {
-                        table: "alias",
-                        row: String::new(),
-                        why: error.to_string(),
-                    })
-                };
-                all.push((id(old)?, id(new)?));
-            }
-        }
-        Ok(all)
+        let keys = Keys::Texts(ids.iter().map(ExternalId::as_str).collect());
+        let of = Of::Connection(account, connection, kind);
+        let rows: Vec<(String, String)> = self.by_keys("SELECT old_id, new_id FROM alias", of, "old_id", keys).await?;
+        let corrupt = |row: &str, why: String| StoreError::Corrupt { table: "alias", row: row.to_owned(), why };
+        let id = |text: String| ExternalId::new(text.as_str()).map_err(|error| corrupt(&text, error.to_string()));
+        rows.into_iter().map(|(old, new)| Ok((id(old)?, id(new)?))).collect()
     }
 
     async fn cursor(&self, account: &Name, connection: &Name, stream: &str) -> Result<Option<Cursor>, StoreError> {

@@ -243,7 +243,7 @@ impl SqlStore {
     ///
     /// # Errors
     /// [`StoreError`]; nothing was stored then.
-    pub async fn commit_all(&self, commits: Vec<Commit>) -> Result<(), StoreError> {
+    pub async fn commit_all(&self, commits: &[Commit]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         for commit in commits {
             self.carry_out(&mut tx, commit).await?;
@@ -251,7 +251,7 @@ impl SqlStore {
         Self::finish(tx).await
     }
 
-    async fn carry_out(&self, tx: &mut Tx, commit: Commit) -> Result<(), StoreError> {
+    async fn carry_out(&self, tx: &mut Tx, commit: &Commit) -> Result<(), StoreError> {
         let account = commit.account.as_str().to_owned();
         if let Some(fence) = &commit.fence {
             // SQLite has one writer. On PostgreSQL the row is held, so that nobody takes over in the middle.
@@ -268,13 +268,13 @@ impl SqlStore {
                 return Err(StoreError::Fenced);
             }
         }
-        for run in runs(commit.ops) {
+        for run in runs(&commit.ops) {
             self.carry_out_run(tx, &account, run).await?;
         }
         Ok(())
     }
 
-    async fn carry_out_run(&self, tx: &mut Tx, account: &str, run: Vec<Op>) -> Result<(), StoreError> {
+    async fn carry_out_run(&self, tx: &mut Tx, account: &str, run: Vec<&Op>) -> Result<(), StoreError> {
         match run.first() {
             Some(Op::PutRecord { record, expected, .. }) => {
                 put_records(tx, account, record.kind(), *expected == 0, &run).await
@@ -293,7 +293,7 @@ impl SqlStore {
         }
     }
 
-    async fn put_intents(&self, tx: &mut Tx, account: &str, run: &[Op]) -> Result<(), StoreError> {
+    async fn put_intents(&self, tx: &mut Tx, account: &str, run: &[&Op]) -> Result<(), StoreError> {
         let mut rows = Vec::with_capacity(run.len());
         for op in run {
             if let Op::PutIntent(intent) = op {

@@ -205,6 +205,6 @@ impl Reconciler {
                 })
             })
             .collect();
-        Ok(self.store.commit(self.commit_of(ops)).await?)
+        Ok(self.store.commit(&self.commit_of(ops)).await?)
     }
 }

@@ -445,18 +445,13 @@ impl Reconciler {
             }
         }
         if !plan.pushes.is_empty() {
-            let intent = Intent {
-                id: IntentId(self.ids.next(began)),
-                connection: self.connection.name.clone(),
+            let intent = self.intent(
                 kind,
-                local: local.id(),
-                op: IntentOp::Update { external: remote.id.clone(), version: remote.version.clone() },
-                rows: plan.pushes,
-                state: IntentState::Planned,
-                sent_at: None,
-                closes_at: None,
-                run: self.run,
-            };
+                local.id(),
+                IntentOp::Update { external: remote.id.clone(), version: remote.version.clone() },
+                plan.pushes,
+                began,
+            );
             decided.ops.push(Op::PutIntent(intent.clone()));
             decided.outgoing = Some(Outgoing {
                 intent,
@@ -574,6 +569,29 @@ impl Reconciler {
         self.send_create(kind, began, local, rows, was_held, decided);
     }
 
+    /// A write that is planned.
+    fn intent(
+        &self,
+        kind: Kind,
+        local: RecordId,
+        op: IntentOp,
+        rows: BTreeMap<String, crate::model::IntentRow>,
+        began: DateTime<Utc>,
+    ) -> Intent {
+        Intent {
+            id: IntentId(self.ids.next(began)),
+            connection: self.connection.name.clone(),
+            kind,
+            local,
+            op,
+            rows,
+            state: IntentState::Planned,
+            sent_at: None,
+            closes_at: None,
+            run: self.run,
+        }
+    }
+
     fn send_create(
         &self,
         kind: Kind,
@@ -583,18 +601,8 @@ impl Reconciler {
         was_held: bool,
         decided: &mut Decided,
     ) {
-        let intent = Intent {
-            id: IntentId(self.ids.next(began)),
-            connection: self.connection.name.clone(),
-            kind,
-            local: local.id(),
-            op: IntentOp::Create { marker: self.connection.marker(local.id()) },
-            rows,
-            state: IntentState::Planned,
-            sent_at: None,
-            closes_at: None,
-            run: self.run,
-        };
+        let intent =
+            self.intent(kind, local.id(), IntentOp::Create { marker: self.connection.marker(local.id()) }, rows, began);
         decided.ops.push(Op::PutIntent(intent.clone()));
         let dirty = std::mem::take(&mut decided.work.dirty);
         decided.outgoing = Some(Outgoing { intent, link: None, local, dirty, was_held });
@@ -613,18 +621,13 @@ impl Reconciler {
             }
             decided.ops.push(Op::DropIntent(intent.id));
         }
-        let intent = Intent {
-            id: IntentId(self.ids.next(began)),
-            connection: self.connection.name.clone(),
+        let intent = self.intent(
             kind,
-            local: local.id(),
-            op: IntentOp::Archive { external: link.external.clone() },
-            rows: BTreeMap::new(),
-            state: IntentState::Planned,
-            sent_at: None,
-            closes_at: None,
-            run: self.run,
-        };
+            local.id(),
+            IntentOp::Archive { external: link.external.clone() },
+            BTreeMap::new(),
+            began,
+        );
         decided.ops.push(Op::PutIntent(intent.clone()));
         decided.outgoing = Some(Outgoing {
             intent,

@@ -210,7 +210,7 @@ impl Engine {
     async fn audited(&self, reconciler: &Reconciler, at: DateTime<Utc>) -> Result<(), StoreError> {
         let cursor = Cursor(at.to_rfc3339());
         let op = Op::PutCursor { connection: self.connection.name.clone(), stream: AUDITED.into(), cursor };
-        self.shared.store.commit(reconciler.commit_of(vec![op])).await
+        self.shared.store.commit(&reconciler.commit_of(vec![op])).await
     }
 
     fn lease(&self) -> TimeDelta {
@@ -231,7 +231,7 @@ impl Engine {
         }
         (row.state, row.reason) = (state, reason);
         let ops = vec![Op::PutConnection(row.clone())];
-        self.shared.store.commit(Commit { account: row.account.clone(), fence: None, ops }).await
+        self.shared.store.commit(&Commit { account: row.account.clone(), fence: None, ops }).await
     }
 
     /// Everything that can be done now: every stream to its end, every due record. Then what was left. A stream that

@@ -212,7 +212,7 @@ impl Reconciler {
         if held > 0 {
             tracing::warn!(connection = %self.connection.name, %kind, held, "the mass-change guard holds writes");
             self.count(|summary| summary.held += held);
-            self.store.commit(self.commit_of(ops)).await?;
+            self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(free)
     }

@@ -72,7 +72,7 @@ impl Reconciler {
         } else {
             let mut ops = self.marks_for(stream.kind, hinted, archived).await?;
             ops.push(put_cursor);
-            self.store.commit(self.commit_of(ops)).await?;
+            self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(Progress { records, more: page.more, backfill })
     }

@@ -32,7 +32,7 @@ impl Reconciler {
                 })
                 .collect();
             if !others.is_empty() {
-                self.store.commit(self.commit_of(others)).await?;
+                self.store.commit(&self.commit_of(others)).await?;
             }
             if let Some(link) = first {
                 work.local = self.store.records(account, kind, &[link.local]).await?.pop();
@@ -94,7 +94,7 @@ impl Reconciler {
                 priority,
             }));
             ops.extend(work.dirty.drain(..).map(|dirty| self.finish(dirty)));
-            self.store.commit(self.commit_of(ops)).await?;
+            self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(())
     }

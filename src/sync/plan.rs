@@ -117,8 +117,9 @@ pub struct FieldPlan {
 #[must_use]
 pub fn plan(snapshot: &Snapshot<'_>) -> FieldPlan {
     let mut plan = FieldPlan::default();
+    let mut trial = None;
     for row in &snapshot.lens.rows {
-        Planner { snapshot, row, plan: &mut plan }.plan_row();
+        Planner { snapshot, row, plan: &mut plan, trial: &mut trial }.plan_row();
     }
     plan
 }
@@ -134,6 +135,8 @@ struct Planner<'a, 's> {
     snapshot: &'a Snapshot<'s>,
     row: &'a Row,
     plan: &'a mut FieldPlan,
+    /// A copy of our record, on which values that are taken in are tried.
+    trial: &'a mut Option<LocalRecord>,
 }
 
 impl Planner<'_, '_> {
@@ -324,9 +327,8 @@ impl Planner<'_, '_> {
                     complete_position(&mut values, local, remote, stated.unwrap_or(s.now));
                 }
                 // A value that does not fit our own field is set aside, and the rest of the record goes on.
-                let mut trial = s.local.clone();
-                let stamp = crate::model::Stamp { at: s.now, by: String::new() };
-                if let Err(invalid) = trial.set(&row.fields, &values, &stamp) {
+                let trial = self.trial.get_or_insert_with(|| s.local.clone());
+                if let Err(invalid) = trial.try_set(&row.fields, &values) {
                     return self.unfit(
                         Unfit::Park("invalid", format!("{invalid}; correct it at the vendor")),
                         local,

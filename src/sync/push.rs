@@ -53,14 +53,14 @@ impl Reconciler {
             one.intent.closes_at = Some(closes_at);
         }
         let ops = outgoing.iter().map(|one| Op::PutIntent(one.intent.clone())).collect();
-        self.store.commit(self.commit_of(ops)).await?;
+        self.store.commit(&self.commit_of(ops)).await?;
         let writes: Vec<Write> = outgoing.iter().map(|one| write_of(lens, &one.intent)).collect();
         let outcomes = self.connection.connector.push(call, &writes).await;
         let histories = self.check_afterwards(call, kind, lens, &outgoing, &outcomes).await;
         for ((one, outcome), history) in outgoing.into_iter().zip(outcomes).zip(histories) {
             let span = tracing::info_span!("record", %kind, record = %Key::Local(one.local.id()));
             let ops = span.in_scope(|| self.settle(kind, lens, context, one, outcome, history));
-            match self.store.commit(self.commit_of(ops)).await {
+            match self.store.commit(&self.commit_of(ops)).await {
                 Ok(()) => {}
                 // Planned again from what is stored; the intent is still there and says what we did.
                 Err(StoreError::Stale { .. } | StoreError::Taken { .. }) => {

@@ -180,7 +180,7 @@ impl Reconciler {
             let mut ops =
                 vec![self.failure(kind, &first.key, "", error.code(), format!("{error}; it is tried again by itself"))];
             ops.extend(work.dirty.drain(..).map(|dirty| self.defer(dirty, self.later(attempts + 4), true)));
-            self.store.commit(self.commit_of(ops)).await?;
+            self.store.commit(&self.commit_of(ops)).await?;
             self.count(|summary| summary.failed += 1);
         }
         Ok(())

@@ -158,7 +158,7 @@ impl Reconciler {
         let call = Call { lane };
         let Some(lens) = self.connection.lenses.get(&kind) else {
             let ops = dirty.into_iter().map(|dirty| self.finish(dirty)).chain(with).collect();
-            return Ok(self.store.commit(self.commit_of(ops)).await?);
+            return Ok(self.store.commit(&self.commit_of(ops)).await?);
         };
         self.refresh_guard(kind).await?;
         let began = self.clock.now();
@@ -243,8 +243,11 @@ impl Reconciler {
         for one in &mut decided {
             self.mark_unmarked(one, began);
         }
-        let all: Vec<Op> = decided.iter().flat_map(|d| d.ops.iter().cloned()).chain(with.iter().cloned()).collect();
-        match self.store.commit(self.commit_of(all)).await {
+        // Whole records go through here by the thousand: they are moved together, and apart again if need be.
+        let counts: Vec<usize> = decided.iter().map(|one| one.ops.len()).collect();
+        let all = decided.iter_mut().flat_map(|one| std::mem::take(&mut one.ops)).chain(with);
+        let mut together = self.commit_of(all.collect());
+        match self.store.commit(&together).await {
             Ok(()) => {
                 for one in &decided {
                     self.tally(one.tally);
@@ -254,9 +257,14 @@ impl Reconciler {
             Err(StoreError::Stale { .. } | StoreError::Taken { .. }) => {}
             Err(error) => return Err(error),
         }
+        let mut ops = together.ops.drain(..);
+        for (one, count) in decided.iter_mut().zip(counts) {
+            one.ops = ops.by_ref().take(count).collect();
+        }
+        let with: Vec<Op> = ops.collect();
         let mut outgoing = Vec::new();
         for one in decided {
-            match self.store.commit(self.commit_of(one.ops.clone())).await {
+            match self.store.commit(&self.commit_of(one.ops.clone())).await {
                 Ok(()) => {
                     self.tally(one.tally);
                     outgoing.extend(one.outgoing);
@@ -268,7 +276,7 @@ impl Reconciler {
             }
         }
         if !with.is_empty() {
-            self.store.commit(self.commit_of(with)).await?;
+            self.store.commit(&self.commit_of(with)).await?;
         }
         Ok(outgoing)
     }
@@ -333,7 +341,7 @@ impl Reconciler {
                     .into_iter()
                     .map(|id| self.failure(kind, &Key::Local(id), QUARANTINE, "second_opportunity", SECOND.into())),
             );
-            if self.store.commit(self.commit_of(ops)).await.is_ok() {
+            if self.store.commit(&self.commit_of(ops)).await.is_ok() {
                 self.tally(Tally { quarantined: 1, ..one.tally });
                 return Ok(());
             }
@@ -351,7 +359,7 @@ impl Reconciler {
             let until = if stale && dirty.attempts < 5 { began } else { self.later(dirty.attempts) };
             ops.push(self.defer(dirty, until, true));
         }
-        self.store.commit(self.commit_of(ops)).await
+        self.store.commit(&self.commit_of(ops)).await
     }
 
     pub(super) fn tally(&self, tally: Tally) {
@@ -399,7 +407,7 @@ impl Reconciler {
             };
             ops.push(Op::Mark(due));
             ops.extend(self.mark_siblings(Kind::Deal, id, now));
-            match self.store.commit(self.commit_of(ops)).await {
+            match self.store.commit(&self.commit_of(ops)).await {
                 // Of two that wait for one place the first has it now.
                 Ok(()) | Err(StoreError::Taken { .. } | StoreError::Stale { .. }) => {}
                 Err(error) => return Err(error),
@@ -426,7 +434,7 @@ impl Reconciler {
             }
             ops.push(self.defer(dirty, until, true));
         }
-        self.store.commit(self.commit_of(ops)).await
+        self.store.commit(&self.commit_of(ops)).await
     }
 }
 

@@ -47,7 +47,7 @@ impl Reconciler {
         }
         let cursor = Cursor(serde_json::to_string(&shape).unwrap_or_default());
         let op = Op::PutCursor { connection: name.clone(), stream: MAPPING.into(), cursor };
-        Ok(self.store.commit(self.commit_of(vec![op])).await?)
+        Ok(self.store.commit(&self.commit_of(vec![op])).await?)
     }
 
     fn shape(&self) -> Shape {
@@ -80,7 +80,7 @@ impl Reconciler {
                 }
                 ops.push(self.put_link(link));
             }
-            self.store.commit(self.commit_of(ops)).await?;
+            self.store.commit(&self.commit_of(ops)).await?;
         }
     }
 }

@@ -33,7 +33,7 @@ impl Reconciler {
         }
         let news = ops.iter().any(|op| matches!(op, Op::PutStageMap(_)));
         if !ops.is_empty() {
-            self.store.commit(self.commit_of(ops)).await?;
+            self.store.commit(&self.commit_of(ops)).await?;
         }
         let timezone: Tz = row.timezone.as_deref().and_then(|zone| zone.parse().ok()).unwrap_or(account.timezone);
         let currency = row.currency.as_deref().and_then(|code| Currency::new(code).ok()).unwrap_or(account.currency);
@@ -69,7 +69,7 @@ impl Reconciler {
             }
             let priority = Reason::Retry.priority();
             ops.push(Op::Mark(Mark { connection: name.clone(), kind, key, due_at: now, priority }));
-            self.store.commit(self.commit_of(ops)).await?;
+            self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ mod doors;
 mod fields;
 mod kills;
 mod laws;
+mod model;
 mod process;
 mod promises;
 mod published;

@@ -135,39 +135,39 @@ mod behaviour {
     type Store = Arc<dyn SyncStore>;
 
     pub async fn a_commit_happens_wholly_or_not_at_all(store: Store) {
-        store.commit(commit(vec![put(deal(1, 1), 0, None)])).await.unwrap();
+        store.commit(&commit(vec![put(deal(1, 1), 0, None)])).await.unwrap();
         let cursor = Op::PutCursor { connection: name("hubspot"), stream: "s".into(), cursor: Cursor("1".into()) };
         let bad = commit(vec![put(deal(2, 1), 0, None), cursor, put(deal(1, 3), 2, None)]);
-        assert!(store.commit(bad).await.is_err());
+        assert!(store.commit(&bad).await.is_err());
         assert!(store.records(&name("a"), Kind::Deal, &[record(2)]).await.unwrap().is_empty());
         assert_eq!(store.cursor(&name("a"), &name("hubspot"), "s").await.unwrap(), None);
     }
 
     pub async fn a_stale_version_is_refused(store: Store) {
-        store.commit(commit(vec![put(deal(1, 1), 0, None)])).await.unwrap();
-        store.commit(commit(vec![put(deal(1, 2), 1, None)])).await.unwrap();
-        assert!(matches!(store.commit(commit(vec![put(deal(1, 2), 1, None)])).await, Err(StoreError::Stale { .. })));
-        assert!(matches!(store.commit(commit(vec![put(deal(1, 1), 0, None)])).await, Err(StoreError::Stale { .. })));
+        store.commit(&commit(vec![put(deal(1, 1), 0, None)])).await.unwrap();
+        store.commit(&commit(vec![put(deal(1, 2), 1, None)])).await.unwrap();
+        assert!(matches!(store.commit(&commit(vec![put(deal(1, 2), 1, None)])).await, Err(StoreError::Stale { .. })));
+        assert!(matches!(store.commit(&commit(vec![put(deal(1, 1), 0, None)])).await, Err(StoreError::Stale { .. })));
         let stored = store.records(&name("a"), Kind::Deal, &[record(1)]).await.unwrap();
         assert_eq!(stored, vec![LocalRecord::Deal(deal(1, 2))]);
     }
 
     pub async fn an_active_place_is_taken_once(store: Store) {
-        store.commit(commit(vec![put(deal(1, 1), 0, Some("c/p"))])).await.unwrap();
-        let second = store.commit(commit(vec![put(deal(2, 1), 0, Some("c/p"))])).await;
+        store.commit(&commit(vec![put(deal(1, 1), 0, Some("c/p"))])).await.unwrap();
+        let second = store.commit(&commit(vec![put(deal(2, 1), 0, Some("c/p"))])).await;
         assert!(matches!(second, Err(StoreError::Taken { what: Taken::ActivePlace })));
-        store.commit(commit(vec![put(deal(1, 2), 1, None)])).await.unwrap();
-        store.commit(commit(vec![put(deal(2, 1), 0, Some("c/p"))])).await.unwrap();
+        store.commit(&commit(vec![put(deal(1, 2), 1, None)])).await.unwrap();
+        store.commit(&commit(vec![put(deal(2, 1), 0, Some("c/p"))])).await.unwrap();
     }
 
     pub async fn an_external_id_stands_for_one_record(store: Store) {
-        store.commit(commit(vec![put_link(link(1, "77"))])).await.unwrap();
+        store.commit(&commit(vec![put_link(link(1, "77"))])).await.unwrap();
         assert!(matches!(
-            store.commit(commit(vec![put_link(link(2, "77"))])).await,
+            store.commit(&commit(vec![put_link(link(2, "77"))])).await,
             Err(StoreError::Taken { what: Taken::ExternalId })
         ));
-        store.commit(commit(vec![put_link(link(1, "78"))])).await.unwrap();
-        store.commit(commit(vec![put_link(link(2, "77"))])).await.unwrap();
+        store.commit(&commit(vec![put_link(link(1, "78"))])).await.unwrap();
+        store.commit(&commit(vec![put_link(link(2, "77"))])).await.unwrap();
         let ids = [ExternalId::new("77").unwrap()];
         let found = store.links(&name("a"), &name("hubspot"), Kind::Deal, By::External(&ids)).await.unwrap();
         assert_eq!(found, vec![link(2, "77")]);
@@ -176,14 +176,14 @@ mod behaviour {
 
     pub async fn a_mark_raised_during_work_survives_it(store: Store) {
         let key = Key::Local(record(1));
-        store.commit(commit(vec![mark(key.clone(), 5, 3)])).await.unwrap();
+        store.commit(&commit(vec![mark(key.clone(), 5, 3)])).await.unwrap();
         let claimed = store.due(&name("a"), &name("hubspot"), None, at(5), 10).await.unwrap();
-        store.commit(commit(vec![mark(key.clone(), 2, 1)])).await.unwrap();
+        store.commit(&commit(vec![mark(key.clone(), 2, 1)])).await.unwrap();
         let finish = |dirty: Dirty| Op::Finish { connection: name("hubspot"), dirty };
-        store.commit(commit(vec![finish(claimed[0].clone())])).await.unwrap();
+        store.commit(&commit(vec![finish(claimed[0].clone())])).await.unwrap();
         let again = store.due(&name("a"), &name("hubspot"), None, at(5), 10).await.unwrap();
         assert_eq!((again.len(), again[0].due_at, again[0].priority), (1, at(2), 1));
-        store.commit(commit(vec![finish(again[0].clone())])).await.unwrap();
+        store.commit(&commit(vec![finish(again[0].clone())])).await.unwrap();
         assert_eq!(store.next_due(&name("a"), &name("hubspot")).await.unwrap(), None);
     }
 
@@ -196,7 +196,7 @@ mod behaviour {
             priority: 4,
         });
         store
-            .commit(commit(vec![mark(Key::Local(record(1)), 1, 3), mark(Key::Local(record(2)), 2, 0), contact]))
+            .commit(&commit(vec![mark(Key::Local(record(1)), 1, 3), mark(Key::Local(record(2)), 2, 0), contact]))
             .await
             .unwrap();
         let due = |limit| {
@@ -205,23 +205,23 @@ mod behaviour {
         };
         let first = due(10).await;
         assert_eq!(first.iter().map(|d| d.kind).collect::<Vec<_>>(), vec![Kind::Contact]);
-        store.commit(commit(vec![Op::Finish { connection: name("hubspot"), dirty: first[0].clone() }])).await.unwrap();
+        store.commit(&commit(vec![Op::Finish { connection: name("hubspot"), dirty: first[0].clone() }])).await.unwrap();
         assert_eq!(due(1).await[0].key, Key::Local(record(2)), "urgent before early");
         assert_eq!(due(10).await.len(), 2);
     }
 
     pub async fn one_intent_is_open_per_record(store: Store) {
-        store.commit(commit(vec![Op::PutIntent(intent(1, 1))])).await.unwrap();
+        store.commit(&commit(vec![Op::PutIntent(intent(1, 1))])).await.unwrap();
         assert!(matches!(
-            store.commit(commit(vec![Op::PutIntent(intent(2, 1))])).await,
+            store.commit(&commit(vec![Op::PutIntent(intent(2, 1))])).await,
             Err(StoreError::Taken { what: Taken::Intent })
         ));
         let mut sent = intent(1, 1);
         (sent.state, sent.sent_at) = (IntentState::Sent, Some(at(4)));
-        store.commit(commit(vec![Op::PutIntent(sent.clone())])).await.unwrap();
+        store.commit(&commit(vec![Op::PutIntent(sent.clone())])).await.unwrap();
         assert_eq!(store.intents(&name("a"), &name("hubspot"), Kind::Deal, &[record(1)]).await.unwrap(), vec![sent]);
-        store.commit(commit(vec![Op::DropIntent(intent(1, 1).id)])).await.unwrap();
-        store.commit(commit(vec![Op::PutIntent(intent(2, 1))])).await.unwrap();
+        store.commit(&commit(vec![Op::DropIntent(intent(1, 1).id)])).await.unwrap();
+        store.commit(&commit(vec![Op::PutIntent(intent(2, 1))])).await.unwrap();
     }
 
     pub async fn a_fenced_engine_commits_nothing(store: Store) {
@@ -240,8 +240,8 @@ mod behaviour {
                 cursor: Cursor(epoch.to_string()),
             }])
         };
-        assert!(matches!(store.commit(by(old)).await, Err(StoreError::Fenced)));
-        store.commit(by(new)).await.unwrap();
+        assert!(matches!(store.commit(&by(old)).await, Err(StoreError::Fenced)));
+        store.commit(&by(new)).await.unwrap();
         assert_eq!(store.cursor(&name("a"), &name("hubspot"), "s").await.unwrap(), Some(Cursor(new.to_string())));
     }
 
@@ -274,15 +274,15 @@ mod behaviour {
             state: ConflictState::Decided,
             at: at(0),
         };
-        store.commit(commit(vec![Op::AddConflict(conflict(1))])).await.unwrap();
-        store.commit(commit(vec![Op::AddConflict(conflict(2))])).await.unwrap();
+        store.commit(&commit(vec![Op::AddConflict(conflict(1))])).await.unwrap();
+        store.commit(&commit(vec![Op::AddConflict(conflict(2))])).await.unwrap();
         assert_eq!(store.conflicts(&name("a"), false, 10).await.unwrap(), vec![conflict(1)]);
         // A question that comes up a second time is asked a second time.
         let asked = |n| Conflict { state: ConflictState::Open, winner: Winner::Nobody, ..conflict(n) };
-        store.commit(commit(vec![Op::AddConflict(asked(3)), Op::AddConflict(asked(4))])).await.unwrap();
+        store.commit(&commit(vec![Op::AddConflict(asked(3)), Op::AddConflict(asked(4))])).await.unwrap();
         assert_eq!(store.conflicts(&name("a"), true, 10).await.unwrap(), vec![asked(4), asked(3)]);
         let decided = Conflict { state: ConflictState::Resolved, winner: Winner::Local, ..conflict(1) };
-        store.commit(commit(vec![Op::PutConflict(decided.clone())])).await.unwrap();
+        store.commit(&commit(vec![Op::PutConflict(decided.clone())])).await.unwrap();
         assert_eq!(store.conflict(&name("a"), conflict(1).id).await.unwrap(), Some(decided));
     }
 
@@ -299,8 +299,8 @@ mod behaviour {
             last_at: at(seconds),
             attempts: 1,
         };
-        store.commit(commit(vec![Op::PutFailure(failure(1, 0))])).await.unwrap();
-        store.commit(commit(vec![Op::PutFailure(failure(2, 9))])).await.unwrap();
+        store.commit(&commit(vec![Op::PutFailure(failure(1, 0))])).await.unwrap();
+        store.commit(&commit(vec![Op::PutFailure(failure(2, 9))])).await.unwrap();
         let all = store.failures(&name("a"), 10).await.unwrap();
         assert_eq!(
             (all.len(), all[0].id, all[0].attempts, all[0].first_at, all[0].last_at),
@@ -308,7 +308,7 @@ mod behaviour {
         );
         let drop =
             Op::DropFailures { connection: name("hubspot"), kind: Kind::Deal, key: Key::Local(record(1)), row: None };
-        store.commit(commit(vec![drop])).await.unwrap();
+        store.commit(&commit(vec![drop])).await.unwrap();
         assert_eq!(store.failures(&name("a"), 10).await.unwrap(), vec![]);
     }
 
@@ -320,8 +320,8 @@ mod behaviour {
             put_link(link(1, "77")),
             mark(Key::Local(record(1)), 0, 0),
         ];
-        store.commit(commit(ops.clone())).await.unwrap();
-        store.commit(Commit { account: name("b"), ..commit(ops) }).await.unwrap();
+        store.commit(&commit(ops.clone())).await.unwrap();
+        store.commit(&Commit { account: name("b"), ..commit(ops) }).await.unwrap();
         let stranger = name("c");
         assert!(store.records(&stranger, Kind::Deal, &[record(1)]).await.unwrap().is_empty());
         assert!(
@@ -353,7 +353,7 @@ async fn same_on_random_operations(other: Arc<dyn SyncStore>, streams: u64) {
                 })
                 .collect();
             let commit = Commit { account: account.clone(), fence: None, ops: ops.clone() };
-            let (a, b) = (memory.commit(commit.clone()).await, other.commit(commit).await);
+            let (a, b) = (memory.commit(&commit).await, other.commit(&commit).await);
             assert_eq!(a.is_ok(), b.is_ok(), "seed {seed}: {ops:?}\n memory: {a:?}\n other: {b:?}");
             if a.is_ok() {
                 for op in &ops {
