@@ -21,6 +21,85 @@ pub struct Ledger {
     pub here: Vec<(String, String)>,
     /// Texts typed there, by HubSpot's property.
     pub there: Vec<(String, String)>,
+    /// The same in order, with whose record it was.
+    pub said: Vec<Said>,
+    /// HubSpot's deals that somebody merged or put into the bin.
+    pub touched: BTreeSet<u64>,
+    /// Whether anything was merged.
+    pub merged: bool,
+    /// How often somebody took a contact off a deal.
+    pub unlinked: u64,
+    /// Records made here.
+    pub created: u64,
+    /// No audit, and nothing that only an audit can find.
+    pub feeds_only: bool,
+}
+
+/// Whose record was edited.
+#[derive(Clone, Copy)]
+pub enum Whose {
+    /// Ours.
+    Ours(RecordId),
+    /// HubSpot's.
+    Theirs(u64),
+}
+
+/// One edit of a text.
+pub struct Said {
+    /// Of which kind.
+    pub kind: Kind,
+    /// Of which record.
+    pub whose: Whose,
+    /// Our field.
+    pub field: String,
+    /// What was typed.
+    pub text: String,
+}
+
+/// What is not in step right now: differing, unlinked or not taken in.
+pub async fn not_in_step(rig: &Rig) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let (account, name) = (&rig.account.name, &rig.name);
+    let links = rig.store.all_links(account, name);
+    let locals = locals(rig);
+    equal_on_both_sides(rig, &links, &locals, &mut wrong).await;
+    rig.sandbox.with(|world| everything_is_linked(world, &links, &locals, &mut wrong));
+    wrong
+}
+
+fn locals(rig: &Rig) -> Locals {
+    let all =
+        |kind| rig.store.all(&rig.account.name, kind).into_iter().map(move |record| ((kind, record.id()), record));
+    [Kind::Contact, Kind::Deal].into_iter().flat_map(all).collect()
+}
+
+/// I20: an edit that nobody contradicted, on either side, stands.
+fn uncontradicted_edits_stand(ledger: &Ledger, links: &[Link], locals: &Locals, wrong: &mut Vec<String>) {
+    let mut sides: BTreeMap<(Kind, RecordId, &str), (BTreeSet<bool>, &str)> = BTreeMap::new();
+    for said in &ledger.said {
+        let is_ours = matches!(said.whose, Whose::Ours(_));
+        let local = match said.whose {
+            Whose::Ours(id) => Some(id),
+            Whose::Theirs(id) => links
+                .iter()
+                .find(|link| link.kind == said.kind && link.external.as_str() == id.to_string())
+                .map(|link| link.local),
+        };
+        let Some(local) = local else { continue };
+        let (sides, last) = sides.entry((said.kind, local, &said.field)).or_default();
+        sides.insert(is_ours);
+        *last = &said.text;
+    }
+    for ((kind, id, field), (sides, last)) in sides {
+        let Some(link) = links.iter().find(|link| link.kind == kind && link.local == id) else { continue };
+        let theirs: u64 = link.external.as_str().parse().unwrap_or(0);
+        let left_alone = link.state == LinkState::Linked && link.holds.is_empty() && !ledger.touched.contains(&theirs);
+        let Some(local) = locals.get(&(kind, id)).filter(|local| left_alone && !local.is_deleted()) else { continue };
+        let now = local.get(field);
+        if sides.len() == 1 && now.as_text().unwrap_or_default().trim() != last.trim() {
+            wrong.push(format!("I20: {kind} {id}: {field} is {now:?}, and the last that anyone said is {last:?}"));
+        }
+    }
 }
 
 /// Everything that is wrong, in sentences.
@@ -29,18 +108,21 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
     let (account, name) = (&rig.account.name, &rig.name);
     let links = rig.store.all_links(account, name);
     let conflicts = rig.store.conflicts(account, false, usize::MAX).await.unwrap_or_default();
-    let locals: Locals = [Kind::Contact, Kind::Deal]
-        .into_iter()
-        .flat_map(|kind| rig.store.all(account, kind).into_iter().map(move |record| ((kind, record.id()), record)))
-        .collect();
+    let locals = locals(rig);
     equal_on_both_sides(rig, &links, &locals, &mut wrong).await;
     rig.sandbox.with(|world| {
         no_twins(world, &mut wrong);
+        if world.stats.created > ledger.created {
+            wrong.push(format!("I3: {} records were made for {} of ours", world.stats.created, ledger.created));
+        }
         everything_is_linked(world, &links, &locals, &mut wrong);
         if world.stats.too_many > 0 {
             wrong.push(format!("I11: {} calls were refused because we were too fast", world.stats.too_many));
         }
     });
+    if !ledger.merged {
+        uncontradicted_edits_stand(ledger, &links, &locals, &mut wrong);
+    }
     let mut kept: BTreeSet<String> = BTreeSet::new();
     let mut keep = |value: &Value| {
         kept.insert(value.to_string().trim().to_owned());
@@ -53,6 +135,13 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
             keep(&record.get(field));
         }
         for entry in rig.store.history(account, record.kind(), record.id()).await.unwrap_or_default() {
+            if entry.field == "contact"
+                && entry.new.is_blank()
+                && !["person", "merge"].contains(&entry.by.as_str())
+                && ledger.unlinked == 0
+            {
+                wrong.push(format!("I21: {} lost its contact, and nobody took it off", record.id()));
+            }
             keep(&entry.old);
             keep(&entry.new);
         }

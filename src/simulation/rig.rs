@@ -320,6 +320,8 @@ pub struct Rig {
     pub account: Account,
     /// The connection's name.
     pub name: Name,
+    /// Time between two audits.
+    pub audit_every: Duration,
     /// The connection.
     pub connection: Arc<Connection>,
     doorbell: Arc<Doorbell>,
@@ -401,6 +403,7 @@ impl Rig {
             gate,
             account,
             name,
+            audit_every: Duration::from_secs(1_800),
             connection: Arc::new(connection),
             doorbell,
             ids: Arc::new(Ids::seeded(seed)),
@@ -447,7 +450,7 @@ impl Rig {
             // A process that is started again takes the lease over at once: the file lock proves the old one dead.
             owner: "engine".into(),
             lease: Duration::from_secs(30),
-            audit_every: Duration::from_secs(1_800),
+            audit_every: self.audit_every,
             limits,
         };
         let engine = Engine::new(shared, self.connection.clone());

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tandem_contract::{Fetched, Kind, Record, Value};
+use tandem_contract::{
+    Fetched, Kind, Record, Value,
+    planted::{self, Bug},
+};
 use tracing::warn;
 
 use super::reconcile::{Decided, PATIENCE, QUARANTINE, Reconciler, SECOND_LOOK, Tally, Work, history_ops, slot};
@@ -242,7 +245,9 @@ impl Reconciler {
         let open = still_open(sent.as_ref(), began);
         let mut plan = plan(&self.snapshot(lens, context, began, &decided.work, &local, &remote));
         // What our own late-acknowledged write replaced.
-        if let (Some(intent), Some(history)) = (&sent, &decided.work.history) {
+        if let (Some(intent), Some(history), false) =
+            (&sent, &decided.work.history, planted::has(Bug::RecoveryCheckOff))
+        {
             for found in overwrites(intent, lens, history, &local, context, self.skew) {
                 if let Some((values, at)) = found.revert
                     && !plan.takes.iter().any(|(row, ..)| *row == found.clash.row)
@@ -368,6 +373,9 @@ impl Reconciler {
                 asked.insert(conflict.row.clone(), conflict.id);
             }
             decided.tally.conflicts += 1;
+            if planted::has(Bug::ConflictNotRecorded) {
+                continue;
+            }
             decided.ops.push(Op::AddConflict(conflict));
         }
         for (row, hold) in plan.holds {
@@ -601,8 +609,12 @@ impl Reconciler {
         was_held: bool,
         decided: &mut Decided,
     ) {
-        let intent =
-            self.intent(kind, local.id(), IntentOp::Create { marker: self.connection.marker(local.id()) }, rows, began);
+        let mut marker = self.connection.marker(local.id());
+        let tries = decided.work.dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0);
+        if planted::has(Bug::NewMarkerOnRetry) && tries > 0 {
+            marker = format!("{marker}-{tries}");
+        }
+        let intent = self.intent(kind, local.id(), IntentOp::Create { marker }, rows, began);
         decided.ops.push(Op::PutIntent(intent.clone()));
         let dirty = std::mem::take(&mut decided.work.dirty);
         decided.outgoing = Some(Outgoing { intent, link: None, local, dirty, was_held });
@@ -713,6 +725,9 @@ fn is_unchecked(work: &Work) -> bool {
 
 /// True while a write whose outcome is not known may still land after a read that began at `began`.
 fn still_open(intent: Option<&Intent>, began: DateTime<Utc>) -> bool {
+    if planted::has(Bug::LateWindowIgnored) {
+        return false;
+    }
     intent.is_some_and(|intent| intent.closes_at.is_none_or(|closes_at| began <= closes_at))
 }
 

@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use tandem_contract::{Call, Cursor, ExternalId, Hint, Kind, Lane, Seen, Stream};
+use tandem_contract::{
+    Call, Cursor, ExternalId, Hint, Kind, Lane, Seen, Stream,
+    planted::{self, Bug},
+};
 
 use super::reconcile::{Reconciler, SyncError};
 use crate::{
@@ -71,6 +74,9 @@ impl Reconciler {
             self.batch(stream.kind, dirty, read, with, lane).await?;
         } else {
             let mut ops = self.marks_for(stream.kind, hinted, archived).await?;
+            if planted::has(Bug::CursorBeforeMarks) {
+                self.store.commit(&self.commit_of(vec![put_cursor.clone()])).await?;
+            }
             ops.push(put_cursor);
             self.store.commit(&self.commit_of(ops)).await?;
         }

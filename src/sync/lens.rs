@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, TimeZone, Utc};
 use chrono_tz::Tz;
 use rust_decimal::Decimal;
-use tandem_contract::{ExternalId, Kind, OwnerInfo, PropertyType, Value};
+use tandem_contract::{
+    ExternalId, Kind, OwnerInfo, PropertyType, Value,
+    planted::{self, Bug},
+};
 
 use crate::model::{
     Currency, Money, Pipeline, RecordId, StageKind, StageMap, Status,
@@ -340,6 +343,9 @@ fn type_word(kind: PropertyType) -> &'static str {
 
 /// Blank is blank on both sides; text agrees when it is the same without blanks around it, times to the millisecond.
 fn put_plain(local: &Value, remote: &Value) -> Value {
+    if planted::has(Bug::NoCanoniser) {
+        return local.clone();
+    }
     match (local, remote) {
         (local, remote) if local.is_blank() && remote.is_blank() => remote.clone(),
         (Value::Text(ours), Value::Text(theirs)) if ours.trim() == theirs.trim() => remote.clone(),
@@ -465,6 +471,7 @@ fn get_position(remote: &[Value], old: &[Value], directory: &Directory) -> Value
     let was = old[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
     let same_stage = old[STAGE].as_text() == Some(map.stage.to_string().as_str());
     let status = match map.kind {
+        _ if planted::has(Bug::StageWithoutStatus) => was,
         StageKind::Open => Status::Open,
         StageKind::Won => Status::Won,
         // The vendor has no word for it; we keep ours while the record stays where it was and its reason is stated.

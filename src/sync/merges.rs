@@ -1,7 +1,10 @@
 //! Records that were merged at the vendor: aliases, links that move, and records of ours that become one.
 
 use chrono::{DateTime, Utc};
-use tandem_contract::{ExternalId, Fetched, Kind};
+use tandem_contract::{
+    ExternalId, Fetched, Kind,
+    planted::{self, Bug},
+};
 
 use super::reconcile::{Reconciler, SyncError, Work, history_ops};
 use crate::{
@@ -13,6 +16,9 @@ impl Reconciler {
     /// A survivor that is seen before the news of its merge: the records it absorbed are linked here.
     pub(super) async fn recognise_merges(&self, kind: Kind, works: &mut [Work]) -> Result<(), StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
+        if planted::has(Bug::MergeIsDeletion) {
+            return Ok(());
+        }
         for work in
             works.iter_mut().filter(|work| work.link.is_none() && work.dirty.iter().any(|dirty| dirty.generation > 0))
         {

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tandem_contract::{Call, ConnectorError, Disposition, ExternalId, History, Kind, Pushed, Value, Write, WriteOp};
+use tandem_contract::{
+    Call, ConnectorError, Disposition, ExternalId, History, Kind, Pushed, Value, Write, WriteOp,
+    planted::{self, Bug},
+};
 use tracing::{info, warn};
 
 use super::{
@@ -52,8 +55,10 @@ impl Reconciler {
             one.intent.sent_at = Some(now);
             one.intent.closes_at = Some(closes_at);
         }
-        let ops = outgoing.iter().map(|one| Op::PutIntent(one.intent.clone())).collect();
-        self.store.commit(&self.commit_of(ops)).await?;
+        if !planted::has(Bug::NoIntent) {
+            let ops = outgoing.iter().map(|one| Op::PutIntent(one.intent.clone())).collect();
+            self.store.commit(&self.commit_of(ops)).await?;
+        }
         let writes: Vec<Write> = outgoing.iter().map(|one| write_of(lens, &one.intent)).collect();
         let outcomes = self.connection.connector.push(call, &writes).await;
         let histories = self.check_afterwards(call, kind, lens, &outgoing, &outcomes).await;
@@ -201,6 +206,13 @@ impl Reconciler {
                 count_rewrite(&mut link, &row.name, &written.want, now);
             }
             link.base.insert(row.name.clone(), Base(written.local.clone(), values));
+        }
+        if planted::has(Bug::BaseMovesForAll) {
+            for row in &lens.rows {
+                if let Some(base) = link.base.get_mut(&row.name) {
+                    base.0 = one.local.values(&row.fields);
+                }
+            }
         }
         let mut local = one.local.clone();
         let expected = local.version();

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use tandem_contract::{Call, ConnectorError, ExternalId, Fetched, History, Kind, Record, Value};
+use tandem_contract::{
+    Call, ConnectorError, ExternalId, Fetched, History, Kind, Record, Value,
+    planted::{self, Bug},
+};
 use tracing::debug;
 
 use super::reconcile::{Reconciler, SyncError, Work};
@@ -157,6 +160,11 @@ impl Reconciler {
                     self.set_aside(kind, works, &ids[0], &error).await?;
                 }
                 Err(error) => return Err(error.into()),
+            }
+        }
+        if planted::has(Bug::MergeIsDeletion) {
+            for answer in fetched.values_mut().filter(|answer| matches!(answer, Fetched::MergedInto(_))) {
+                *answer = Fetched::Archived;
             }
         }
         for work in works.iter_mut().filter(|work| work.fetched.is_none()) {

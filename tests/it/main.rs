@@ -9,6 +9,7 @@ mod fields;
 mod kills;
 mod laws;
 mod model;
+mod planted;
 mod process;
 mod promises;
 mod published;

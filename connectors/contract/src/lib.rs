@@ -15,6 +15,7 @@ mod error;
 mod external_id;
 mod kind;
 mod limiter;
+pub mod planted;
 mod record;
 mod retry;
 mod schema;

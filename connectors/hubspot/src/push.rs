@@ -7,7 +7,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Map, Value as Json, json};
-use tandem_contract::{Call, ConnectorError, Kind, Pushed, Value, Write, WriteOp};
+use tandem_contract::{
+    Call, ConnectorError, Kind, Pushed, Value, Write, WriteOp,
+    planted::{self, Bug},
+};
 
 use crate::{
     CONTACTS, HubSpot, associations,
@@ -186,6 +189,9 @@ impl Batch<'_> {
                 .collect();
             for index in named {
                 let refused = rejection(&error, http::StatusCode::BAD_REQUEST);
+                if planted::has(Bug::PartialFailureIsSuccess) && target(&self.writes[index]).is_some() {
+                    outcomes.insert(index, self.nothing_to_send(index));
+                }
                 outcomes.entry(index).or_insert_with(|| self.refused(index, &refused));
             }
         }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tandem_contract::{
     Call, ConnectorError, ExternalId, Fetched, History, Kind, PropertyType, Record, Seen, Statement, Value, Version,
+    planted::{self, Bug},
 };
 
 use crate::{
@@ -142,6 +143,8 @@ pub fn version(object: &Object, kind: Kind) -> Version {
 fn insert_contacts(record: &mut Record, contacts: &BTreeMap<String, Vec<String>>) {
     if let Some(refs) = contacts.get(record.id.as_str()) {
         record.properties.insert(CONTACTS.into(), Value::Refs(refs.clone()));
+    } else if planted::has(Bug::AbsentIsNull) {
+        record.properties.insert(CONTACTS.into(), Value::Refs(Vec::new()));
     }
 }
 

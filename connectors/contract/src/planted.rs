@@ -1,0 +1,81 @@
+//! Bugs that are planted on purpose, to prove that the simulation finds what it is there to find.
+//!
+//! They exist only under the feature `planted`, which tests switch on and no build that ships has: without it [`has`]
+//! is a constant false and nothing of a bug is compiled. One bug at a time, per thread.
+
+/// A deliberate mistake, and where it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Bug {
+    /// No intent is stored before a write.
+    NoIntent,
+    /// The vendor's history is not looked at after a write.
+    ForeignCheckOff,
+    /// It is looked at after a write, but not in recovery.
+    RecoveryCheckOff,
+    /// A write whose outcome is not known is settled by the first read.
+    LateWindowIgnored,
+    /// Every row of a 207 is taken for done.
+    PartialFailureIsSuccess,
+    /// A second try of a create carries another marker.
+    NewMarkerOnRetry,
+    /// A conflict is decided and not recorded.
+    ConflictNotRecorded,
+    /// A commit moves the base of rows that were not written.
+    BaseMovesForAll,
+    /// Finishing a mark ends newer marks of the record too.
+    GenerationIgnored,
+    /// Trimming and rounding are not allowed for when sides are compared.
+    NoCanoniser,
+    /// A stage is taken in without the status it means.
+    StageWithoutStatus,
+    /// Merges at the vendor are taken for deletions.
+    MergeIsDeletion,
+    /// A property that could not be read is taken for an empty one.
+    AbsentIsNull,
+    /// The cursor is stored before the marks of its page.
+    CursorBeforeMarks,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 14] = [
+        Bug::NoIntent,
+        Bug::ForeignCheckOff,
+        Bug::RecoveryCheckOff,
+        Bug::LateWindowIgnored,
+        Bug::PartialFailureIsSuccess,
+        Bug::NewMarkerOnRetry,
+        Bug::ConflictNotRecorded,
+        Bug::BaseMovesForAll,
+        Bug::GenerationIgnored,
+        Bug::NoCanoniser,
+        Bug::StageWithoutStatus,
+        Bug::MergeIsDeletion,
+        Bug::AbsentIsNull,
+        Bug::CursorBeforeMarks,
+    ];
+}
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in this thread, or takes it out.
+#[cfg(feature = "planted")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// True where this bug is planted.
+#[must_use]
+#[inline]
+pub fn has(bug: Bug) -> bool {
+    #[cfg(feature = "planted")]
+    return PLANTED.get() == Some(bug);
+    #[cfg(not(feature = "planted"))]
+    {
+        let _ = bug;
+        false
+    }
+}
