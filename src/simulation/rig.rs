@@ -72,6 +72,8 @@ pub fn account(profile: Profile) -> Account {
 pub struct Gate {
     steps: AtomicU64,
     stop_at: AtomicU64,
+    commits: AtomicU64,
+    stop_at_commit: AtomicU64,
     stopped: AtomicBool,
     trace: Mutex<Sha256>,
     bell: Notify,
@@ -82,6 +84,8 @@ impl Gate {
         Self {
             steps: AtomicU64::new(0),
             stop_at: AtomicU64::new(u64::MAX),
+            commits: AtomicU64::new(0),
+            stop_at_commit: AtomicU64::new(u64::MAX),
             stopped: AtomicBool::new(false),
             trace: Mutex::new(Sha256::new()),
             bell: Notify::new(),
@@ -93,9 +97,15 @@ impl Gate {
         self.stop_at.store(self.steps.load(Ordering::SeqCst) + steps, Ordering::SeqCst);
     }
 
+    /// Stops the engine before or after one of its next commits.
+    pub fn stop_after_commits(&self, commits: u64) {
+        self.stop_at_commit.store(self.commits.load(Ordering::SeqCst) + commits, Ordering::SeqCst);
+    }
+
     /// Lets the engine go on to the end.
     pub fn open(&self) {
         self.stop_at.store(u64::MAX, Ordering::SeqCst);
+        self.stop_at_commit.store(u64::MAX, Ordering::SeqCst);
         self.stopped.store(false, Ordering::SeqCst);
     }
 
@@ -126,7 +136,10 @@ impl Gate {
     async fn pass(&self, what: &str) {
         let step = self.steps.fetch_add(1, Ordering::SeqCst);
         self.trace.lock().unwrap_or_else(PoisonError::into_inner).update(what.as_bytes());
-        if step >= self.stop_at.load(Ordering::SeqCst) {
+        let is_commit = ["commit", "stored"].contains(&what);
+        let commit = self.commits.fetch_add(u64::from(is_commit), Ordering::SeqCst);
+        let at_commit = is_commit && commit >= self.stop_at_commit.load(Ordering::SeqCst);
+        if at_commit || step >= self.stop_at.load(Ordering::SeqCst) {
             self.stopped.store(true, Ordering::SeqCst);
             self.bell.notify_waiters();
             // A killed process does not come back from an await.

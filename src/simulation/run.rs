@@ -84,6 +84,7 @@ fn faults(rng: &mut StdRng) -> Faults {
         unavailable_after: some(1.0),
         row_fails: some(1.0),
         row_missing: some(1.0),
+        edited_in_between: some(1.0),
         shuffle: some(2.0),
         truncated: some(0.5),
         unauthorized: 0.0,
@@ -120,6 +121,10 @@ async fn simulate(seed: u64, watch: impl FnOnce(Router) -> Router) -> Outcome {
     let mut storm = faults(&mut rng);
     if feeds_only {
         storm.index_outage = 0.0;
+        if rng.random_bool(0.3) {
+            // No webhook at all: the polls must do.
+            storm.webhook_lost = 1.0;
+        }
     }
     rig.sandbox.with(|world| world.faults = storm);
     let mut kills = 0;
@@ -127,7 +132,11 @@ async fn simulate(seed: u64, watch: impl FnOnce(Router) -> Router) -> Outcome {
         perturb(&rig, &mut rng, &mut ledger, turn).await;
         if rng.random_bool(0.15) {
             // Killed at some later step, wherever that is.
-            rig.gate.stop_after(rng.random_range(0..25));
+            if rng.random_bool(0.5) {
+                rig.gate.stop_after(rng.random_range(0..25));
+            } else {
+                rig.gate.stop_after_commits(rng.random_range(0..8));
+            }
             tokio::select! {
                 () = rig.gate.stopped() => {}
                 () = rig.clock.sleep(Duration::from_secs(90)) => {}
@@ -273,7 +282,10 @@ fn relink(world: &mut World, rng: &mut StdRng, ledger: &mut Ledger, deal: u64) {
 fn edit_there(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str) {
     rig.sandbox.with(|world| {
         let kind = if rng.random_bool(0.8) { Kind::Deal } else { Kind::Contact };
-        let Some(id) = world.ids(kind).choose(rng).copied() else { return };
+        let focused = ledger.focus_there.filter(|(of, id)| *of == kind && world.is_live(kind, *id));
+        let any = world.ids(kind).choose(rng).copied();
+        let Some(id) = focused.map(|(_, id)| id).filter(|_| rng.random_bool(0.5)).or(any) else { return };
+        ledger.focus_there = Some((kind, id));
         if kind == Kind::Deal && !ledger.feeds_only && rng.random_bool(0.15) {
             return relink(world, rng, ledger, id);
         }
@@ -313,7 +325,9 @@ async fn edit_here(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str)
     let kind = if rng.random_bool(0.8) { Kind::Deal } else { Kind::Contact };
     let records: Vec<RecordId> =
         rig.store.all(&rig.account.name, kind).iter().filter(|r| !r.is_deleted()).map(|r| r.id()).collect();
-    let Some(id) = records.choose(rng).copied() else { return };
+    let focused = ledger.focus_here.filter(|id| records.contains(id) && rng.random_bool(0.5));
+    let Some(id) = focused.or_else(|| records.choose(rng).copied()) else { return };
+    ledger.focus_here = Some(id);
     let mut fields = Fields::new();
     match (kind, rng.random_range(0..7)) {
         (Kind::Contact, _) => fields.insert("phone".into(), Value::text(text)),

@@ -19,16 +19,15 @@ impl Reconciler {
         if planted::has(Bug::MergeIsDeletion) {
             return Ok(());
         }
-        for work in
-            works.iter_mut().filter(|work| work.link.is_none() && work.dirty.iter().any(|dirty| dirty.generation > 0))
-        {
+        for work in works.iter_mut().filter(|work| work.dirty.iter().any(|dirty| dirty.generation > 0)) {
             let Some(Fetched::Found(record)) = &work.fetched else { continue };
             if record.absorbed.is_empty() {
                 continue;
             }
             let mut links = self.store.links(account, name, kind, By::External(&record.absorbed)).await?;
-            let first = links.pop();
-            // The others of a chain are looked at by themselves.
+            // A survivor that is linked already kept its id; what it absorbed is still linked to nothing.
+            let first = if work.link.is_none() { links.pop() } else { None };
+            // The others are looked at by themselves.
             let others: Vec<Op> = links
                 .into_iter()
                 .map(|link| {

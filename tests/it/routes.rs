@@ -225,7 +225,7 @@ async fn the_recycle_bin_is_walked_page_by_page() {
             .and(path(DEALS))
             .and(query_param("archived", "true"))
             .and(query_param("limit", "100"))
-            .and(query_param("properties", "hs_object_id"))
+            .and(query_param("properties", "hs_merged_object_ids"))
     };
     asked()
         .and(query_param_is_missing("after"))

@@ -247,6 +247,21 @@ async fn a_merge_chain_ends_in_one_record_here_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_merge_that_keeps_the_id_of_one_is_seen_without_any_word_of_it() {
+    let settings =
+        Settings { merge_makes_new: false, search_lag_ms: (0, 0), recompute_seconds: 0, ..Settings::default() };
+    let rig = Rig::new(7, settings, Profile::Agency, |_| {});
+    let ids: Vec<u64> = ["A", "B"].iter().map(|name| one_deal(&rig, name)).collect();
+    rig.engine().once().await.unwrap();
+    rig.clock.sleep(std::time::Duration::from_secs(600)).await;
+    rig.sandbox.with(|world| world.merge(Kind::Deal, ids[0], ids[1], Change::Person)).unwrap();
+    rig.engine().once().await.unwrap();
+    let links = rig.store.all_links(&rig.account.name, &rig.name);
+    assert_eq!(links.len(), 1, "{links:?}");
+    assert_eq!(links[0].external.as_str(), ids[0].to_string());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_that_is_revoked_pauses_the_connection_and_loses_nothing() {
     let rig = rig();
     let deal = one_deal(&rig, "Botox");

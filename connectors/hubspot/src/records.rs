@@ -25,6 +25,8 @@ use crate::{
     wire::{List, Object},
 };
 
+/// The property that lists what a record absorbed.
+const ABSORBED: &str = "hs_merged_object_ids";
 /// Inputs of one batch call. Source: "Using object APIs".
 pub const BATCH: usize = 100;
 /// Inputs of one batch read with history. Source: error text "maximum number of inputs ... property histories is 50".
@@ -119,7 +121,7 @@ impl HubSpot {
                 }))),
             );
         }
-        let absorbed = text("hs_merged_object_ids").unwrap_or_default();
+        let absorbed = text(ABSORBED).unwrap_or_default();
         Ok(Record {
             id: external_id(object.id.as_deref().unwrap_or_default())?,
             version: version(&object, kind),
@@ -199,7 +201,8 @@ pub async fn list(
     Ok((records.into_iter().map(Seen::Record).chain(hints).collect(), next))
 }
 
-/// One page of the ids in the recycle bin, and where the next begins.
+/// One page of the ids in the recycle bin, with the ids that those records had absorbed, and where the next begins: what
+/// was merged into a record that was then put away is in the bin with it, and nothing else tells.
 pub async fn list_archived(
     hubspot: &HubSpot,
     call: Call,
@@ -210,13 +213,22 @@ pub async fn list_archived(
     let mut ask = Ask::get(&path, call.lane)
         .query("limit", BATCH.to_string())
         .query("archived", "true")
-        .query("properties", "hs_object_id");
+        .query("properties", ABSORBED);
     if let Some(after) = after {
         ask = ask.query("after", after);
     }
     let page: List<Object> = hubspot.client.ask(ask).await?.json()?;
     let next = page.after();
-    let ids = page.results.iter().filter_map(|object| ExternalId::new(object.id.clone()?).ok()).collect();
+    let ids = page.results.iter().flat_map(|object| {
+        let absorbed = object.properties.get(ABSORBED).and_then(|loose| loose.0.as_deref()).unwrap_or_default();
+        object
+            .id
+            .as_deref()
+            .into_iter()
+            .chain(absorbed.split(';').map(str::trim))
+            .filter_map(|id| ExternalId::new(id).ok())
+    });
+    let ids = ids.collect();
     Ok((ids, next))
 }
 
@@ -227,11 +239,19 @@ pub async fn fetch(
     kind: Kind,
     ids: &[ExternalId],
 ) -> Result<Vec<Fetched>, ConnectorError> {
+    // Contacts first: a deal that is put away or merged between two calls is then not found by the second, and not found
+    // without its contacts.
+    let everyone: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let contacts = match hubspot.wants_contacts(kind) {
+        true => associations::read(hubspot, call, &everyone).await?,
+        false => BTreeMap::new(),
+    };
     let mut found: BTreeMap<String, Record> = BTreeMap::new();
     for chunk in ids.chunks(BATCH) {
         let inputs: Vec<&str> = chunk.iter().map(ExternalId::as_str).collect();
         let objects = batch_read(hubspot, call, kind, &inputs, None, false).await?;
-        for record in hubspot.records(call, kind, objects).await? {
+        for mut record in hubspot.records(call, kind, objects).await? {
+            insert_contacts(&mut record, &contacts);
             found.insert(record.id.to_string(), record);
         }
     }
@@ -240,22 +260,19 @@ pub async fn fetch(
     if !lost.is_empty() {
         elsewhere = look_elsewhere(hubspot, call, kind, &lost, &found).await?;
     }
-    if hubspot.wants_contacts(kind) {
-        let mut everyone: Vec<String> = found.keys().cloned().collect();
-        everyone.extend(elsewhere.values().filter_map(|fetched| match fetched {
-            Fetched::MergedInto(record) => Some(record.id.to_string()),
+    let mut survivors: Vec<&mut Record> = elsewhere
+        .values_mut()
+        .filter_map(|fetched| match fetched {
+            Fetched::MergedInto(record) | Fetched::Found(record) => Some(record),
             _ => None,
-        }));
-        everyone.sort_unstable();
-        everyone.dedup();
-        let contacts = associations::read(hubspot, call, &everyone).await?;
-        let merged = elsewhere.values_mut().filter_map(|fetched| match fetched {
-            Fetched::MergedInto(record) => Some(record),
-            _ => None,
-        });
-        for record in found.values_mut().chain(merged) {
-            insert_contacts(record, &contacts);
-        }
+        })
+        .collect();
+    if hubspot.wants_contacts(kind) && !survivors.is_empty() {
+        let mut names: Vec<String> = survivors.iter().map(|record| record.id.to_string()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let contacts = associations::read(hubspot, call, &names).await?;
+        survivors.iter_mut().for_each(|record| insert_contacts(record, &contacts));
     }
     Ok(ids
         .iter()

@@ -27,6 +27,21 @@ pub struct Stats {
     pub archived: u64,
     /// Webhook events delivered.
     pub webhook_events: u64,
+    /// What people wrote right before an update of the same property.
+    pub in_between: Vec<InBetween>,
+}
+
+/// An edit that came right before an update of the same property.
+#[derive(Clone, Debug, Serialize)]
+pub struct InBetween {
+    /// Of which record.
+    pub id: u64,
+    /// Of which property.
+    pub property: String,
+    /// What was written.
+    pub text: String,
+    /// What that replaced, knowingly.
+    pub before: String,
 }
 
 #[derive(Clone, Default)]

@@ -5,6 +5,7 @@ use serde_json::{Map, Value as Json, json};
 use tandem_contract::Kind;
 
 use super::{
+    limits::InBetween,
     routes::Query,
     world::{Change, Object, Properties, Refusal, World, iso},
 };
@@ -350,6 +351,23 @@ impl World {
         Ok(self.complete(if verb == "create" { 201 } else { 200 }, results, errors))
     }
 
+    /// Somebody is faster by a moment.
+    fn edit_in_between(&mut self, kind: Kind, id: u64, properties: &Properties) {
+        let chance = self.faults.edited_in_between;
+        let Some(name) = ["dealname", "description", "phone"].into_iter().find(|name| properties.contains_key(*name))
+        else {
+            return;
+        };
+        if self.chance(chance) && self.is_live(kind, id) {
+            let text = format!("between {}", self.stats.in_between.len());
+            let edit = [(name.to_owned(), text.clone())].into();
+            let before = self.value(kind, id, name).unwrap_or_default();
+            if self.update(kind, id, &edit, Change::Person).is_ok() {
+                self.stats.in_between.push(InBetween { id, property: name.to_owned(), text, before });
+            }
+        }
+    }
+
     fn write_row(&mut self, kind: Kind, verb: &str, input: &Json) -> Result<Option<Json>, Refusal> {
         let key = text_of(input.get("id"));
         let id_property = input.get("idProperty").and_then(Json::as_str);
@@ -367,6 +385,7 @@ impl World {
                     return Ok(None);
                 }
                 let properties = properties_of(input)?;
+                self.edit_in_between(kind, id, &properties);
                 self.update(kind, id, &properties, Change::Api)?;
                 self.stats.updated += 1;
                 Ok(Some(self.answer(kind, id, &properties.into_keys().collect::<Vec<_>>())))

@@ -178,6 +178,8 @@ pub struct Faults {
     pub row_fails: f64,
     /// A row of a batch is carried out and left out of the answer.
     pub row_missing: f64,
+    /// Right before a row of a batch update is carried out, a person edits a text that it is about to overwrite.
+    pub edited_in_between: f64,
     /// Rows of a batch answer come in another order.
     pub shuffle: f64,
     /// A body that breaks off in the middle.
