@@ -14,11 +14,23 @@ fn found(bug: Bug, from: u64, seeds: u64) -> Option<(u64, String)> {
     shows
 }
 
-/// Each bug, and a seed that shows it.
-const RECORDED: [(Bug, u64); 0] = [];
+/// Each bug, and the first seed that shows it. Three are not found yet: see docs/proof.md.
+const RECORDED: [(Bug, u64); 11] = [
+    (Bug::NoIntent, 120),
+    (Bug::ForeignCheckOff, 101),
+    (Bug::PartialFailureIsSuccess, 213),
+    (Bug::NewMarkerOnRetry, 103),
+    (Bug::ConflictNotRecorded, 14),
+    (Bug::BaseMovesForAll, 178),
+    (Bug::GenerationIgnored, 217),
+    (Bug::NoCanoniser, 3),
+    (Bug::StageWithoutStatus, 4),
+    (Bug::MergeIsDeletion, 29),
+    (Bug::AbsentIsNull, 12),
+];
 
 #[test]
-fn every_planted_bug_is_found_by_the_seed_that_found_it_first() {
+fn a_planted_bug_is_found_by_the_seed_that_found_it_first() {
     for (bug, seed) in RECORDED {
         assert!(found(bug, seed, 1).is_some(), "{bug:?} is not found by seed {seed} any more: search again");
     }

@@ -102,6 +102,8 @@ async fn a_429_waits_as_long_as_the_vendor_says_and_parks_nothing() {
 async fn an_answer_that_does_not_parse_names_the_path_and_quotes_nothing() {
     let server = vendor().await;
     let body = json!({ "results": [{ "id": "1", "properties": "Jane Roe" }] });
+    let links = "/crm/associations/2026-09/deals/contacts/batch/read";
+    answers(&server, "POST", links, 200, json!({ "results": [] })).await;
     answers(&server, "POST", &format!("{DEALS}/batch/read"), 200, body).await;
     let error = hubspot(&server).fetch(CALL, Kind::Deal, &[id("1")]).await.unwrap_err();
     assert_eq!(error.to_string(), "the vendor's answer does not parse at `results[0].properties`");
