@@ -146,12 +146,15 @@ impl SyncStore for SqlStore {
             sqlx::query_as(
                 "SELECT id FROM opportunity AS waiting WHERE account = $1 AND waiting_slot IS NOT NULL
                     AND ($2 = 0 OR NOT EXISTS (SELECT 1 FROM opportunity AS active WHERE active.account = $1 AND active.slot = waiting.waiting_slot))
-                  ORDER BY id LIMIT $3",
+                  ORDER BY waiting_slot LIMIT $3",
             )
             .bind(account.as_str()).bind(i64::from(free_only)).bind(i64::try_from(limit).unwrap_or(i64::MAX)).fetch_all(pool).await
         })
         .map_err(refused)?;
-        Ok(rows.into_iter().map(|(id,)| RecordId(id)).collect())
+        // In the order of the small index of those that wait: in the order of ids, all records would be looked through.
+        let mut ids: Vec<RecordId> = rows.into_iter().map(|(id,)| RecordId(id)).collect();
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     async fn next_due(&self, account: &Name, connection: &Name) -> Result<Option<DateTime<Utc>>, StoreError> {

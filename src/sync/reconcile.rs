@@ -380,8 +380,11 @@ impl Reconciler {
     pub async fn end_quarantines(&self) -> Result<(), StoreError> {
         let account = &self.connection.account.name;
         let now = self.clock.now();
-        // Where the policy has no such places any more, nobody waits for one.
+        // Where the policy has no such places, nobody can wait for one.
         let has_places = self.connection.account.profile.policy().uniqueness == Uniqueness::OneActivePerContact;
+        if !has_places {
+            return Ok(());
+        }
         let free = self.store.quarantined(account, has_places, 100).await?;
         for mut record in self.store.records(account, Kind::Deal, &free).await? {
             let (expected, id) = (record.version(), record.id());
