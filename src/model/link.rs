@@ -84,6 +84,23 @@ pub enum Verdict {
 }
 
 impl Link {
+    /// A link just made: nothing is agreed yet, and no version of the vendor's record has been read.
+    #[must_use]
+    pub fn new(connection: Name, kind: Kind, local: RecordId, external: ExternalId) -> Self {
+        Self {
+            connection,
+            kind,
+            local,
+            external,
+            state: LinkState::Linked,
+            base: BTreeMap::new(),
+            version: Version::default(),
+            holds: BTreeMap::new(),
+            rewrites: BTreeMap::new(),
+            missing_since: None,
+        }
+    }
+
     /// Takes what the guard holds off hold, or leaves it be as it is.
     pub fn decide_held(&mut self, verdict: Verdict) {
         if self.holds.get(PRESENCE).is_some_and(|hold| hold.kind == HoldKind::Guarded) {

@@ -353,16 +353,8 @@ impl Reconciler {
         }
         let key = Key::Local(local.id());
         let mut link = decided.work.link.clone().unwrap_or_else(|| Link {
-            connection: self.connection.name.clone(),
-            kind,
-            local: local.id(),
-            external: remote.id.clone(),
-            state: LinkState::Linked,
-            base: BTreeMap::new(),
             version: remote.version.clone(),
-            holds: BTreeMap::new(),
-            rewrites: BTreeMap::new(),
-            missing_since: None,
+            ..Link::new(self.connection.name.clone(), kind, local.id(), remote.id.clone())
         });
         link.base.extend(plan.base);
         let mut released: Vec<String> = Vec::new();

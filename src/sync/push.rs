@@ -388,18 +388,7 @@ fn count_rewrite(link: &mut Link, row: &str, want: &[Value], now: DateTime<Utc>)
 }
 
 fn new_link(intent: &Intent, id: &ExternalId) -> Link {
-    Link {
-        connection: intent.connection.clone(),
-        kind: intent.kind,
-        local: intent.local,
-        external: id.clone(),
-        state: LinkState::Linked,
-        base: BTreeMap::new(),
-        version: tandem_contract::Version::default(),
-        holds: BTreeMap::new(),
-        rewrites: BTreeMap::new(),
-        missing_since: None,
-    }
+    Link::new(intent.connection.clone(), intent.kind, intent.local, id.clone())
 }
 
 /// The vendor's call for an intent: only the rows that differ. A row of several properties merges as one and is written

@@ -140,7 +140,7 @@ impl Client {
             }
             if answer.status.as_u16() == MOVING {
                 // The whole account moves, not one kind of call.
-                let wait = Duration::from_secs(retry_after(&answer).unwrap_or(3_600));
+                let wait = move_wait(&answer);
                 for bucket in [GENERAL, SEARCH, ASSOCIATIONS] {
                     self.limiter.penalise(bucket, wait, &*self.clock);
                 }
@@ -246,6 +246,11 @@ fn retry_after(answer: &HttpResponse) -> Option<u64> {
     Some(wait.min(LONGEST_WAIT))
 }
 
+/// How long an account that is being moved to another data centre is left alone: an hour, unless HubSpot says.
+fn move_wait(answer: &HttpResponse) -> Duration {
+    Duration::from_secs(retry_after(answer).unwrap_or(3_600))
+}
+
 fn policy(answer: &HttpResponse) -> String {
     answer.json::<ErrorEntry>().ok().and_then(|error| error.policy_name).unwrap_or_else(|| "unnamed".into())
 }
@@ -263,7 +268,7 @@ fn refusal(answer: &HttpResponse, writes: bool) -> ConnectorError {
         404 if entry.is_hubspots() => ConnectorError::Gone,
         429 | 423 => ConnectorError::RateLimited { retry_after: None, policy: policy(answer) },
         MOVING => ConnectorError::RateLimited {
-            retry_after: Some(Duration::from_secs(retry_after(answer).unwrap_or(3_600))),
+            retry_after: Some(move_wait(answer)),
             policy: "the account is being moved to another data centre".into(),
         },
         // No connection to HubSpot was made.
