@@ -24,7 +24,7 @@ test: tools lint ## Everything, on SQLite and on a PostgreSQL of its own.
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 test-long: tools ## More seeds, more kills.
-	SEEDS=20000 KILLS=100 tests/with-postgres cargo test --release --test it -- --nocapture
+	SEEDS=20000 KILLS=250 tests/with-postgres cargo test --release --test it -- --nocapture
 
 simulate: ## SEED= and SEEDS= choose.
 	cargo build --release --bin tandem

@@ -42,7 +42,7 @@ pub enum SetupError {
     #[error("security.master_key: {0}")]
     Key(#[from] SealError),
     /// The database.
-    #[error("the database: {0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// A mapping file.
     #[error("connections.{connection}.mapping: {error}")]

@@ -7,7 +7,7 @@ use std::{path::Path, str::FromStr, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
-    PgPool, Postgres, QueryBuilder, Sqlite, SqlitePool, Transaction,
+    Connection, PgPool, Postgres, QueryBuilder, Sqlite, SqlitePool, Transaction,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -120,10 +120,24 @@ pub(super) fn refused(error: sqlx::Error) -> StoreError {
     StoreError::Unavailable(match &error {
         // The text of a statement's failure may quote values; its code does not.
         sqlx::Error::Database(refusal) => {
-            format!("{} ({})", plain(refusal.message()), refusal.code().unwrap_or_default())
+            let code = refusal.code().unwrap_or_default();
+            format!("{} ({code}){}", plain(refusal.message()), advice(&code))
         }
         other => other.to_string(),
     })
+}
+
+/// What to do about a refusal that is not ours to mend. SQLite: result codes 8 (READONLY), 14 (CANTOPEN) and 13 (FULL),
+/// the low byte of any extended code; PostgreSQL: classes 53 and 25006.
+fn advice(code: &str) -> &'static str {
+    let sqlite = (code.len() < 5).then(|| code.parse::<u32>().ok().map(|code| code & 0xff)).flatten();
+    match (sqlite, code) {
+        (Some(8 | 14), _) | (_, "25006") => {
+            ": the database cannot be opened or written; look at the owner and the rights of its file and folder, and how the disk is mounted"
+        }
+        (Some(13), _) | (_, "53100") => ": the disk is full; once there is room it goes on by itself",
+        _ => "",
+    }
 }
 
 /// The first line of a database's message, without quoted values.
@@ -162,26 +176,32 @@ impl SqlStore {
     /// # Errors
     /// [`StoreError::Unavailable`] with the reason.
     pub async fn connect(url: &str, sealer: Sealer) -> Result<Self, StoreError> {
-        let unavailable = |error: sqlx::Error| StoreError::Unavailable(error.to_string());
         let pools = if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            let options = PgConnectOptions::from_str(url).map_err(unavailable)?;
-            let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(10));
-            Pools::Postgres(pool.connect_with(options).await.map_err(unavailable)?)
+            let options = PgConnectOptions::from_str(url).map_err(refused)?;
+            let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(5));
+            Pools::Postgres(pool.connect_with(options).await.map_err(refused)?)
         } else if url.starts_with("sqlite:") {
             let options = SqliteConnectOptions::from_str(url)
-                .map_err(unavailable)?
+                .map_err(refused)?
                 .create_if_missing(true)
                 .journal_mode(SqliteJournalMode::Wal)
                 // Acknowledged edits and webhooks answered 2xx must survive a power cut.
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
                 .busy_timeout(Duration::from_secs(5));
-            let write =
-                SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(unavailable)?;
+            // SQLite ends a transaction by itself when the disk is full; the connection does not learn of it, and would
+            // begin no other.
+            let write = SqlitePoolOptions::new().max_connections(1).before_acquire(|connection, _| {
+                Box::pin(async move {
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            });
+            let write = write.connect_with(options.clone()).await.map_err(refused)?;
             let read = SqlitePoolOptions::new()
                 .max_connections(4)
                 .connect_with(options.read_only(true).create_if_missing(false));
-            Pools::Sqlite { read: read.await.map_err(unavailable)?, write }
+            Pools::Sqlite { read: read.await.map_err(refused)?, write }
         } else {
             return Err(StoreError::Unavailable("the database url starts with neither sqlite: nor postgres:".into()));
         };

@@ -1,15 +1,83 @@
-//! `kill -9` of the real daemon under load: nothing is lost, nothing is made twice (promises 2, 3, 5).
+//! `kill -9` of the real daemon, and of its database server, under load: nothing is lost, nothing is made twice (promises
+//! 2, 3, 5).
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+};
 
-use crate::process::{Place, postgres};
+use crate::process::{Place, Running, postgres};
 
 /// Kills of one run; `KILLS` asks for more.
 fn kills() -> u32 {
-    std::env::var("KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(10)
+    std::env::var("KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(25)
 }
 
-fn killed_under_load(url: &str) {
+/// What is killed.
+enum Victim {
+    Daemon,
+    Server(PostgresServer),
+}
+
+/// A PostgreSQL of this test alone, which it may kill.
+struct PostgresServer {
+    keeper: Child,
+    address: String,
+    folder: String,
+    bin: String,
+}
+
+impl PostgresServer {
+    /// `None` where there is no PostgreSQL to be had.
+    fn start() -> Option<Self> {
+        std::env::var_os("TEST_POSTGRES")?;
+        let mut keeper = Command::new("tests/with-postgres")
+            .args(["sh", "-c", r#"echo "$TEST_POSTGRES $TEST_POSTGRES_FOLDER $TEST_POSTGRES_BIN"; cat >/dev/null"#])
+            .env("SYNCHRONOUS_COMMIT", "on")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(keeper.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let [address, folder, bin] = words.try_into().unwrap();
+        Some(Self { keeper, address, folder, bin })
+    }
+
+    /// SIGKILL for the server and all that serve for it, which the daemon's connections end in.
+    fn kill(&self) {
+        let postmaster = std::fs::read_to_string(format!("{}/postmaster.pid", self.folder)).unwrap();
+        let postmaster = postmaster.lines().next().unwrap().trim().to_owned();
+        let children = Command::new("pgrep").args(["-P", &postmaster]).output().unwrap().stdout;
+        let children = String::from_utf8(children).unwrap();
+        let all: Vec<&str> = std::iter::once(postmaster.as_str()).chain(children.split_whitespace()).collect();
+        // One that has gone by itself meanwhile is no error.
+        Command::new("kill").arg("-9").args(all).stderr(Stdio::null()).status().unwrap();
+    }
+
+    /// Starts it again on what the dead one left.
+    fn restart(&self) {
+        let (folder, bin) = (&self.folder, &self.bin);
+        let control = format!("{bin}/pg_ctl -D {folder} -w -l {folder}/../log restart >/dev/null 2>&1");
+        let as_root = Command::new("id").arg("-u").output().unwrap().stdout.starts_with(b"0");
+        let mut command = Command::new(if as_root { "runuser" } else { "sh" });
+        command.args(if as_root { &["-u", "postgres", "--", "sh", "-c"][..] } else { &["-c"] });
+        // What was killed may hold its port for a moment longer.
+        let restarted = (0..10).any(|_| command.arg(&control).current_dir("/").status().unwrap().success());
+        assert!(restarted, "PostgreSQL starts again");
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+fn killed_under_load(url: &str, victim: &Victim) {
     let place = Place::new(40, 60, url);
     // The vendor is slow at times, so that a kill finds calls under way.
     place.vendor(
@@ -17,9 +85,13 @@ fn killed_under_load(url: &str) {
         "/__faults",
         r#"{"slow": 0.3, "latency_ms": 120, "lost_answer": 0.02, "unavailable_after": 0.05}"#,
     );
+    // This test looks at everything again and again, which is not to use up the daemon's budget.
+    place.vendor("POST", "/__settings", r#"{"burst": 100000}"#);
     let mut acknowledged: BTreeMap<String, String> = BTreeMap::new();
-    for round in 0..kills() {
-        let mut daemon = place.serve();
+    let rounds = if matches!(victim, Victim::Daemon) { kills() } else { kills().div_ceil(5) };
+    let mut daemon: Option<Running> = None;
+    for round in 0..rounds {
+        let running = daemon.take().unwrap_or_else(|| place.serve());
         for n in 0..6 {
             let name = format!("made here {round}-{n}");
             let body = format!(r#"{{"name": "{name}"}}"#);
@@ -45,12 +117,23 @@ fn killed_under_load(url: &str) {
                 }
             }
         }
-        // On Unix this is SIGKILL: no handler runs, no lease is given back.
-        daemon.0.kill().unwrap();
-        daemon.0.wait().unwrap();
+        match victim {
+            // Dropping is SIGKILL: no handler runs, no lease is given back.
+            Victim::Daemon => drop(running),
+            Victim::Server(server) => {
+                server.kill();
+                let body = r#"{"name": "nobody can keep this now"}"#;
+                let json = ["-H", "content-type: application/json", "-d", body];
+                let answer = place.api("POST", "/api/v1/opportunities", &json);
+                assert!(answer.is_some_and(|(status, _)| status >= 500), "what is not durable is not acknowledged");
+                server.restart();
+                place.until("the daemon finds its database again", || place.get("/readyz").is_some());
+                daemon = Some(running);
+            }
+        }
     }
     place.vendor("POST", "/__faults", "{}");
-    let daemon = place.serve();
+    let daemon = daemon.unwrap_or_else(|| place.serve());
     place.until("everything is written and read back", || {
         let here = place
             .get("/api/v1/opportunities?limit=500")
@@ -95,14 +178,26 @@ fn deals_there(place: &Place) -> Vec<serde_json::Value> {
 
 #[test]
 fn kill_9_under_load_loses_nothing_and_doubles_nothing_on_sqlite() {
-    killed_under_load("sqlite://tandem.db");
+    killed_under_load("sqlite://tandem.db", &Victim::Daemon);
 }
 
 #[test]
 fn kill_9_under_load_loses_nothing_and_doubles_nothing_on_postgresql() {
     if let Some(url) = postgres("kills") {
-        killed_under_load(&url);
+        killed_under_load(&url, &Victim::Daemon);
     }
+}
+
+#[test]
+fn kill_9_of_the_database_server_loses_nothing_and_doubles_nothing() {
+    let Some(server) = PostgresServer::start() else {
+        return eprintln!("SKIPPED: TEST_POSTGRES is not set; `make test` starts one");
+    };
+    let create = "CREATE DATABASE t_server TEMPLATE template0 LOCALE 'C.UTF-8'";
+    let made = Command::new("psql").args(["-q", &format!("{}/postgres", server.address), "-c", create]).status();
+    assert!(made.unwrap().success());
+    let url = format!("{}/t_server", server.address);
+    killed_under_load(&url, &Victim::Server(server));
 }
 
 /// How often a route was asked, by the vendor's own count.

@@ -136,8 +136,9 @@ request_timeout_seconds = 3
     pub fn serve(&self) -> Running {
         let mut child = self.command().arg("serve").stderr(Stdio::piped()).spawn().unwrap();
         // A full pipe would stop the daemon.
-        let mut log = child.stderr.take().unwrap();
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let (mut said, path) = (child.stderr.take().unwrap(), self.folder.path().join("log"));
+        let mut log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        std::thread::spawn(move || std::io::copy(&mut said, &mut log));
         let daemon = Running(child);
         self.until("the daemon answers", || self.get("/readyz").is_some());
         daemon
@@ -147,7 +148,11 @@ request_timeout_seconds = 3
     pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !holds() {
-            assert!(Instant::now() < deadline, "gave up waiting until {what}");
+            if Instant::now() > deadline {
+                let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+                let last: Vec<&str> = log.lines().rev().take(12).collect();
+                panic!("gave up waiting until {what}; the daemon said last\n{}", last.join("\n"));
+            }
             std::thread::park_timeout(Duration::from_millis(20));
         }
     }
