@@ -74,8 +74,14 @@ impl Reconciler {
         lens: &Lens,
         context: Context<'_>,
         began: DateTime<Utc>,
-        work: Work,
+        mut work: Work,
     ) -> Decided {
+        if let (None, Some(local), Some(Fetched::Found(record))) = (&work.link, &work.local, &work.fetched)
+            && local.is_deleted()
+        {
+            // Ours by its marker: made by a write whose outcome we never stored, and deleted here meanwhile.
+            work.link = Some(Link::new(self.connection.name.clone(), kind, local.id(), record.id.clone()));
+        }
         let here = match &work.local {
             None => Here::Unknown,
             Some(local) if local.is_deleted() => Here::Deleted,
@@ -118,7 +124,7 @@ impl Reconciler {
                 }
                 self.defer_all(&mut decided, until, true);
             }
-            Step::Nothing => self.finish_all(&mut decided),
+            Step::Nothing => self.nothing_to_do(began, &mut decided),
             Step::LookAgain | Step::Missing | Step::Unlink | Step::Tombstone | Step::DeleteLocal => {
                 self.end_of_link(step, began, &mut decided);
             }
@@ -150,6 +156,18 @@ impl Reconciler {
             },
             Some(Fetched::Forbidden) => There::Forbidden,
         }
+    }
+
+    /// Finishes, unless a write of ours may still land: then it is looked for once more when it no longer can.
+    fn nothing_to_do(&self, began: DateTime<Utc>, decided: &mut Decided) {
+        let is_deleted = decided.work.local.as_ref().is_some_and(LocalRecord::is_deleted);
+        if let Some(intent) = decided.work.intent.take().filter(|_| is_deleted && decided.work.external.is_none()) {
+            if still_open(Some(&intent).filter(|intent| intent.state == IntentState::Sent), began) {
+                return self.defer_all(decided, intent.closes_at.unwrap_or(began), false);
+            }
+            decided.ops.push(Op::DropIntent(intent.id));
+        }
+        self.finish_all(decided);
     }
 
     pub(super) fn finish_all(&self, decided: &mut Decided) {

@@ -259,7 +259,7 @@ impl Engine {
     async fn all_streams(&self, running: &mut Running) -> Result<(), EngineError> {
         for stream in self.connection.connector.streams() {
             loop {
-                match self.poll(running, &stream).await {
+                match self.pages(running, &stream).await {
                     Ok(more) => {
                         self.drain(running).await?;
                         if !more {
@@ -287,8 +287,19 @@ impl Engine {
         Ok(())
     }
 
-    /// One page of a stream; true if there is more now.
-    async fn poll(&self, running: &mut Running, stream: &Stream) -> Result<bool, EngineError> {
+    /// Pages of a stream: one of whole records, or as many of hints as make a batch of work; true if there is more now.
+    async fn pages(&self, running: &mut Running, stream: &Stream) -> Result<bool, EngineError> {
+        let mut gathered = 0;
+        loop {
+            let page = self.page(running, stream).await?;
+            gathered += page.records;
+            if page.backfill || !page.more || gathered >= BATCH {
+                return Ok(page.more);
+            }
+        }
+    }
+
+    async fn page(&self, running: &mut Running, stream: &Stream) -> Result<Progress, EngineError> {
         self.keep_lease(running).await?;
         let progress = running.reconciler.poll(stream).await?;
         if running.unreadable.remove(&stream.name).is_some() && running.unreadable.is_empty() {
@@ -297,7 +308,7 @@ impl Engine {
         if let Some(told) = &self.progress {
             told(stream, progress);
         }
-        Ok(progress.more)
+        Ok(progress)
     }
 
     /// Works on due records until none is due.
@@ -440,7 +451,7 @@ impl Engine {
         for stream in self.connection.connector.streams() {
             let due = running.polled.get(&stream.name).map(|at| *at + stream.period);
             if due.is_none_or(|due| due <= elapsed) {
-                match self.poll(running, &stream).await {
+                match self.pages(running, &stream).await {
                     Ok(true) => return Ok(None),
                     Ok(false) => {}
                     Err(EngineError::Connector(error)) => self.poll_failed(running, &stream, error).await?,

@@ -210,7 +210,12 @@ impl Planner<'_, '_> {
     }
 
     fn merge(&mut self, base: &Base, local: Vec<Value>, remote: Vec<Value>) {
-        let (ours_moved, theirs_moved) = (local != base.0, remote != base.1);
+        let ours_moved = local != base.0;
+        let theirs_moved = if planted::has(Bug::OneSidedBase) {
+            self.row.get(&remote, &local, self.snapshot.context).is_ok_and(|theirs| theirs != base.0)
+        } else {
+            remote != base.1
+        };
         match (ours_moved, theirs_moved) {
             (false, false) => {}
             _ if self.row.same(&local, &remote, self.snapshot.context) && ours_moved => self.rebase(local, remote),
@@ -341,7 +346,7 @@ impl Planner<'_, '_> {
                 if values != local {
                     self.plan.takes.push((row.name.clone(), row.fields.clone(), values.clone(), stated));
                 }
-                if s.may_push && row.direction != Direction::In && !row.same(&values, remote, s.context) {
+                if row.direction != Direction::In && !row.same(&values, remote, s.context) {
                     // More than the vendor said: it is told so next, as by an edit of ours.
                     self.plan.unsaid = true;
                     return self.rebase(Vec::new(), remote.to_vec());
@@ -439,7 +444,15 @@ fn own_statement(
 ) -> Option<usize> {
     let slack = if seen == want { UNCERTAIN } else { SLACK };
     let recent = |at: DateTime<Utc>| intent.sent_at.is_none_or(|sent| at - skew >= sent - slack);
-    statements.iter().position(|one| alike(&one.value, want) && recent(one.at))
+    let by_time = statements.iter().position(|one| alike(&one.value, want) && recent(one.at));
+    // Where the vendor's clock is not known, the order tells: ours came after what we had seen.
+    let by_order = || {
+        let had_seen = statements.iter().position(|one| alike(&one.value, seen));
+        // What was never set has no statement.
+        let had_seen = had_seen.or_else(|| seen.is_blank().then_some(statements.len()))?;
+        statements[..had_seen].iter().position(|one| alike(&one.value, want))
+    };
+    by_time.or_else(|| if seen == want { None } else { by_order() })
 }
 
 /// The same, but for what vendors do to a value when they store it: trimming, rounding a time, blank for nothing.

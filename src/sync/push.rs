@@ -55,12 +55,16 @@ impl Reconciler {
             one.intent.sent_at = Some(now);
             one.intent.closes_at = Some(closes_at);
         }
-        if !planted::has(Bug::NoIntent) {
-            let ops = outgoing.iter().map(|one| Op::PutIntent(one.intent.clone())).collect();
-            self.store.commit(&self.commit_of(ops)).await?;
+        let intents = outgoing.iter().map(|one| Op::PutIntent(one.intent.clone())).collect();
+        let intents = self.commit_of(intents);
+        if !planted::has(Bug::NoIntent) && !planted::has(Bug::IntentAfterCall) {
+            self.store.commit(&intents).await?;
         }
         let writes: Vec<Write> = outgoing.iter().map(|one| write_of(lens, &one.intent)).collect();
         let outcomes = self.connection.connector.push(call, &writes).await;
+        if planted::has(Bug::IntentAfterCall) {
+            self.store.commit(&intents).await?;
+        }
         let histories = self.check_afterwards(call, kind, lens, &outgoing, &outcomes).await;
         for ((one, outcome), history) in outgoing.into_iter().zip(outcomes).zip(histories) {
             let span = tracing::info_span!("record", %kind, record = %Key::Local(one.local.id()));
@@ -318,7 +322,10 @@ impl Reconciler {
                 ops.push(Op::DropIntent(one.intent.id));
                 ops.push(self.failure(kind, &Key::Local(one.local.id()), "", error.code(), error.to_string()));
                 self.count(|summary| summary.failed += 1);
-                until = now + TimeDelta::hours(1);
+                // Refused credentials stop the connection, and who renews them wants to see everything go out at once.
+                if error.disposition() == Disposition::PauseStream {
+                    until = now + TimeDelta::hours(1);
+                }
             }
             Disposition::Park => return self.park(kind, lens, one, error),
         }

@@ -34,11 +34,23 @@ pub enum Bug {
     AbsentIsNull,
     /// The cursor is stored before the marks of its page.
     CursorBeforeMarks,
+    /// The intent is stored after the write.
+    IntentAfterCall,
+    /// Only our half of the base is looked at.
+    OneSidedBase,
+    /// A search begins where the last one ended.
+    NoOverlap,
+    /// How far was read is told by our clock and not by the vendor's.
+    OurClockInCursor,
+    /// A row that is missing in an answer is taken for done.
+    MissingIsDone,
+    /// The old ids of merged records are not kept.
+    AliasIgnored,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 14] = [
+    pub const ALL: [Bug; 20] = [
         Bug::NoIntent,
         Bug::ForeignCheckOff,
         Bug::RecoveryCheckOff,
@@ -53,6 +65,12 @@ impl Bug {
         Bug::MergeIsDeletion,
         Bug::AbsentIsNull,
         Bug::CursorBeforeMarks,
+        Bug::IntentAfterCall,
+        Bug::OneSidedBase,
+        Bug::NoOverlap,
+        Bug::OurClockInCursor,
+        Bug::MissingIsDone,
+        Bug::AliasIgnored,
     ];
 }
 

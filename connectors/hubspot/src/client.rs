@@ -51,6 +51,7 @@ pub struct Client {
 struct Offset {
     believed: chrono::Duration,
     last: chrono::Duration,
+    was_told: bool,
 }
 
 /// A request, before budget and token.
@@ -110,6 +111,11 @@ impl Client {
     /// HubSpot's clock now, from the `Date` header of its answers: what cursors are made of.
     pub fn vendor_now(&self) -> DateTime<Utc> {
         self.clock.now() + self.offset()
+    }
+
+    /// Whether any answer said what time it is there.
+    pub fn knows_the_time(&self) -> bool {
+        self.offset.lock().unwrap_or_else(PoisonError::into_inner).was_told
     }
 
     /// HubSpot's clock minus ours.
@@ -220,6 +226,7 @@ impl Client {
                 known.believed = offset;
             }
             known.last = offset;
+            known.was_told = true;
         }
     }
 

@@ -198,6 +198,10 @@ impl Batch<'_> {
         for index in chunk {
             match self.writes[*index].op {
                 // An id that was merged away drops out of the answer without a word, and so may one that was written.
+                WriteOp::Update { .. } if planted::has(Bug::MissingIsDone) => {
+                    let done = self.nothing_to_send(*index);
+                    outcomes.entry(*index).or_insert(done);
+                }
                 WriteOp::Update { .. } => {}
                 WriteOp::Archive { ref id } => {
                     outcomes.entry(*index).or_insert_with(|| Pushed::Written {
