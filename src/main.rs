@@ -110,6 +110,12 @@ enum Command {
         /// How many.
         #[arg(long, default_value_t = 1)]
         seeds: u64,
+        /// Only these operations of the seed, such as 3,7,9.
+        #[arg(long, value_delimiter = ',')]
+        only: Option<Vec<u64>>,
+        /// Without these faults, such as slow,locked.
+        #[arg(long, value_delimiter = ',')]
+        without: Vec<String>,
     },
 }
 
@@ -243,9 +249,13 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
     io.or(json) == Some(std::io::ErrorKind::BrokenPipe)
 }
 
-/// The daemon logs; other commands speak for themselves.
+/// The daemon logs; other commands speak for themselves, and a simulation is full of errors that are meant.
 fn quiet(command: &Command) -> &'static str {
-    if matches!(command, Command::Serve) { "info" } else { "error" }
+    match command {
+        Command::Serve => "info",
+        Command::Simulate { .. } => "off",
+        _ => "error",
+    }
 }
 
 async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
@@ -293,8 +303,9 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
             command::upkeep::create_token(global, account.as_ref(), &name).await
         }
         Command::Openapi => command::upkeep::openapi(),
-        Command::Simulate { seed, seeds } => {
-            tokio::task::spawn_blocking(move || command::upkeep::simulate(seed, seeds)).await.map_err(Into::into)
+        Command::Simulate { seed, seeds, only, without } => {
+            let work = move || command::upkeep::simulate(seed, seeds, only.as_deref(), &without);
+            tokio::task::spawn_blocking(work).await.map_err(Into::into)
         }
     }
 }

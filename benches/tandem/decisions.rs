@@ -131,7 +131,7 @@ fn directory() -> anyhow::Result<Directory> {
         name: "Ana Ito".into(),
         archived: false,
     };
-    let account = account(Profile::Agency);
+    let account = account("glow_clinic", Profile::Agency);
     Ok(Directory::new("hubspot", account.timezone, account.currency, Vec::new())
         .with_owners(&[owner])
         .with_stages(std::slice::from_ref(&pipeline), &maps))

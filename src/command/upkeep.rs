@@ -118,26 +118,49 @@ pub fn openapi() -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Runs seeds of the simulation.
+/// `tandem simulate`: runs seeds of the simulation; a seed that fails is made small and told with the command that
+/// repeats it. With `only` and `without`, parts of one seed.
 #[must_use]
-pub fn simulate(first: u64, seeds: u64) -> Exit {
-    let (mut steps, mut bad) = (0, 0);
+pub fn simulate(first: u64, seeds: u64, only: Option<&[u64]>, without: &[String]) -> Exit {
+    use crate::simulation::{self, Coverage, Scenario, coverage};
+    let scenario = |seed| Scenario::of(seed).narrowed(only, without);
+    let (mut steps, mut kills, mut bad, mut all) = (0, 0, Vec::new(), Coverage::default());
     let began = std::time::Instant::now();
-    for seed in first..first.saturating_add(seeds) {
-        let outcome = crate::simulation::run_seed(seed);
-        steps += outcome.steps;
-        if !outcome.violations.is_empty() {
-            bad += 1;
-            println!(
-                "seed {seed} (trace {}): {}\n  again: tandem simulate --seed {seed}",
-                outcome.trace,
-                outcome.violations.join("\n    ")
-            );
-        }
-    }
-    println!(
-        "{seeds} seeds, {steps} steps, {:.0} steps/s, {bad} seeds that fail",
-        steps as f64 / began.elapsed().as_secs_f64()
+    simulation::search(
+        first..first.saturating_add(seeds),
+        |seed| simulation::run(&scenario(seed)),
+        |outcome| {
+            steps += outcome.steps;
+            kills += outcome.kills;
+            if !outcome.violations.is_empty() {
+                println!("seed {} (trace {}): {}", outcome.seed, outcome.trace, outcome.violations.join("\n    "));
+                if seeds == 1 {
+                    println!("    {}", outcome.story.join("\n    "));
+                }
+                bad.push((outcome.seed, outcome.violations));
+            }
+            coverage::add(&mut all, outcome.coverage);
+            true
+        },
     );
-    if bad == 0 { Exit::Done } else { Exit::PeopleMustAct }
+    let rate = steps as f64 / began.elapsed().as_secs_f64();
+    for (seed, violations) in bad.iter().take(SHRUNK) {
+        // The same kind of violation, so that one defect is not made small into another.
+        let kind = |text: &str| text.split(':').next().unwrap_or_default().to_owned();
+        let kinds: Vec<String> = violations.iter().map(|one| kind(one)).filter(|one| !one.starts_with('(')).collect();
+        let shrunk = simulation::shrink(&scenario(*seed), |smaller| {
+            simulation::run(smaller).violations.iter().any(|one| kinds.contains(&kind(one)))
+        });
+        println!("seed {seed} made small in {} runs: {}", shrunk.runs, shrunk.command());
+        for line in simulation::run(&shrunk.scenario).story {
+            println!("    {line}");
+        }
+        println!("    with {}", shrunk.scenario.storms().join(", "));
+    }
+    println!("{}", coverage::table(&all));
+    println!("{seeds} seeds, {steps} steps, {kills} kills, {rate:.0} steps/s, {} seeds that fail", bad.len());
+    if bad.is_empty() { Exit::Done } else { Exit::PeopleMustAct }
 }
+
+/// How many failing seeds are made small; the rest are told as they are.
+const SHRUNK: usize = 3;

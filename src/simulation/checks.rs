@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tandem_contract::{Fetched, Kind, Value};
-use tandem_hubspot::sandbox::World;
+use tandem_hubspot::sandbox::{InBetween, World};
 
-use super::rig::Rig;
+use super::{
+    ledger::{Ledger, Said, Whose},
+    rig::Rig,
+};
 use crate::{
     model::{Link, LinkState, LocalRecord, RecordId},
     store::SyncStore,
@@ -13,52 +16,6 @@ use crate::{
 };
 
 type Locals = BTreeMap<(Kind, RecordId), LocalRecord>;
-
-/// Every value a person typed, for the check that none is lost: record, property at HubSpot or field here, text.
-#[derive(Default)]
-pub struct Ledger {
-    /// Texts typed here, by our field.
-    pub here: Vec<(String, String)>,
-    /// Texts typed there, by HubSpot's property.
-    pub there: Vec<(String, String)>,
-    /// The same in order, with whose record it was.
-    pub said: Vec<Said>,
-    /// HubSpot's deals that somebody merged or put into the bin.
-    pub touched: BTreeSet<u64>,
-    /// Whether anything was merged.
-    pub merged: bool,
-    /// How often somebody took a contact off a deal.
-    pub unlinked: u64,
-    /// Records made here.
-    pub created: u64,
-    /// The record that was edited last: people come back to what they work on.
-    pub focus_here: Option<RecordId>,
-    /// The same at HubSpot.
-    pub focus_there: Option<(Kind, u64)>,
-    /// No audit, and nothing that only an audit can find.
-    pub feeds_only: bool,
-}
-
-/// Whose record was edited.
-#[derive(Clone, Copy)]
-pub enum Whose {
-    /// Ours.
-    Ours(RecordId),
-    /// HubSpot's.
-    Theirs(u64),
-}
-
-/// One edit of a text.
-pub struct Said {
-    /// Of which kind.
-    pub kind: Kind,
-    /// Of which record.
-    pub whose: Whose,
-    /// Our field.
-    pub field: String,
-    /// What was typed.
-    pub text: String,
-}
 
 /// What is not in step right now: differing, unlinked or not taken in.
 pub async fn not_in_step(rig: &Rig) -> Vec<String> {
@@ -118,6 +75,25 @@ fn uncontradicted_edits_stand(ledger: &Ledger, links: &[Link], locals: &Locals, 
     }
 }
 
+/// I1b: our records say only what somebody typed, to the letter; what the vendor makes of our words does not come back.
+fn nothing_is_invented(rig: &Rig, ledger: &Ledger, between: &[InBetween], locals: &Locals, wrong: &mut Vec<String>) {
+    let trims = rig.sandbox.with(|world| world.settings.trim_text);
+    let there = ledger.there_ever.iter().chain(between.iter().map(|one| &one.text));
+    let there = there.map(|text| if trims { text.trim() } else { text });
+    let typed: BTreeSet<&str> = ledger.here_ever.iter().map(String::as_str).chain(there).collect();
+    for record in locals.values() {
+        for field in ["name", "description", "phone"] {
+            let value = record.get(field);
+            let Some(text) = value.as_text().filter(|text| text.starts_with('t') || text.starts_with("between")) else {
+                continue;
+            };
+            if !typed.contains(text) {
+                wrong.push(format!("I1b: {} {}: nobody typed the {field} {text:?}", record.kind(), record.id()));
+            }
+        }
+    }
+}
+
 /// Everything that is wrong, in sentences.
 pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -139,6 +115,9 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
     let in_between = rig.sandbox.with(|world| world.stats.in_between.clone());
     if !ledger.merged && in_between.is_empty() {
         uncontradicted_edits_stand(ledger, &links, &locals, &mut wrong);
+    }
+    if !ledger.merged {
+        nothing_is_invented(rig, ledger, &in_between, &locals, &mut wrong);
     }
     let mut kept: BTreeSet<String> = BTreeSet::new();
     let mut keep = |value: &Value| {
@@ -172,6 +151,17 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
             ));
         }
     }
+    // A record of ours that somebody deleted lets go of its other half: what is said there from then on is not ours.
+    let let_go: BTreeSet<u64> = links
+        .iter()
+        .filter(|link| ledger.deleted.contains(&link.local) && link.state != LinkState::Linked)
+        .filter_map(|link| link.external.as_str().parse().ok())
+        .collect();
+    let not_ours = |text: &str| {
+        let survivor = |said: &Said, id| rig.sandbox.with(|world| world.resolve(said.kind, id));
+        let of = |said: &Said| matches!(said.whose, Whose::Theirs(id) if let_go.contains(&survivor(said, id)));
+        ledger.said.iter().any(|said| said.text == text && of(said))
+    };
     let between = in_between.iter().filter(|one| !ledger.touched.contains(&one.id));
     let between: Vec<(String, String)> = between.map(|one| (one.property.clone(), one.text.clone())).collect();
     for (field, text) in ledger.here.iter().chain(&ledger.there).chain(&between) {
@@ -179,7 +169,7 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
         if in_between.iter().any(|one| one.property == *field && one.before.trim() == text.trim()) {
             continue;
         }
-        if !kept.contains(text.trim()) {
+        if !kept.contains(text.trim()) && !not_ours(text) {
             wrong.push(format!(
                 "I2: the edit of {field} to {text:?} is nowhere: not in a record, a conflict or the history"
             ));

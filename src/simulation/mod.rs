@@ -7,8 +7,19 @@
 //! testing".
 
 mod checks;
+pub mod coverage;
+mod gate;
+mod ledger;
+mod people;
 mod rig;
 mod run;
+mod scenario;
+mod search;
+mod shrink;
 
-pub use rig::{Gate, Rig, account, lenses};
-pub use run::{Outcome, run_seed, run_seed_over};
+pub use gate::{Act, At, Gate};
+pub use rig::{Rig, account, lenses};
+pub use run::{Coverage, Outcome, run, run_over, run_seed};
+pub use scenario::{Operation, Scenario, What};
+pub use search::search;
+pub use shrink::{Shrunk, shrink};

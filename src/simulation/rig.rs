@@ -1,20 +1,19 @@
-//! One simulated installation: a HubSpot account, a store, an engine, and gates between any two of their steps.
+//! One simulated installation: a HubSpot account, a store, and an engine behind a gate.
 
 use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use axum::Router;
-use chrono::{DateTime, Utc};
-use sha2::{Digest, Sha256};
+use chrono::DateTime;
 use tandem_contract::{
-    Call, Clock, Connector, Cursor, ExternalId, Fetched, HttpRequest, HttpResponse, Kind, Lane, RouterTransport,
+    Call, Clock, Connector, ExternalId, Fetched, HttpRequest, HttpResponse, Kind, Lane, PropertyType, RouterTransport,
     Secret, TokioClock, Transport, TransportError, WebhookRequest,
 };
 use tandem_hubspot::{
@@ -23,14 +22,11 @@ use tandem_hubspot::{
 };
 use tokio::sync::Notify;
 
+use super::gate::{Gate, GatedStore, GatedTransport};
 use crate::{
     edit::Desk,
-    model::{
-        Account, Conflict, ConnectionRow, Currency, Dirty, Failure, HistoryEntry, Ids, Intent, Link, LocalRecord, Name,
-        Pipeline, Profile, RecordId, StageMap,
-        ids::{ConflictId, RunId},
-    },
-    store::{By, Commit, GuardEvent, StoreError, SyncStore, memory::MemoryStore},
+    model::{Account, Currency, Ids, Link, Name, Profile, ids::RunId},
+    store::{Commit, SyncStore, memory::MemoryStore},
     sync::{
         connection::{Connection, Filter},
         engine::{Engine, Shared},
@@ -56,228 +52,15 @@ pub fn lenses() -> BTreeMap<Kind, Lens> {
 /// An account for tests.
 ///
 /// # Panics
-/// Never: the name and the currency are constants that parse.
+/// If the name is none.
 #[must_use]
 #[expect(clippy::expect_used, reason = "constants that parse")]
-pub fn account(profile: Profile) -> Account {
+pub fn account(name: &str, profile: Profile) -> Account {
     Account {
-        name: "glow_clinic".parse().expect("a name"),
+        name: name.parse().expect("a name"),
         profile,
         timezone: chrono_tz::America::Phoenix,
         currency: Currency::new("USD").expect("a currency"),
-    }
-}
-
-/// Stands between any two steps of the engine: it traces them, and may stop the engine for good at one.
-pub struct Gate {
-    steps: AtomicU64,
-    stop_at: AtomicU64,
-    commits: AtomicU64,
-    stop_at_commit: AtomicU64,
-    stopped: AtomicBool,
-    trace: Mutex<Sha256>,
-    bell: Notify,
-}
-
-impl Gate {
-    fn new() -> Self {
-        Self {
-            steps: AtomicU64::new(0),
-            stop_at: AtomicU64::new(u64::MAX),
-            commits: AtomicU64::new(0),
-            stop_at_commit: AtomicU64::new(u64::MAX),
-            stopped: AtomicBool::new(false),
-            trace: Mutex::new(Sha256::new()),
-            bell: Notify::new(),
-        }
-    }
-
-    /// Stops the engine after this many more steps.
-    pub fn stop_after(&self, steps: u64) {
-        self.stop_at.store(self.steps.load(Ordering::SeqCst) + steps, Ordering::SeqCst);
-    }
-
-    /// Stops the engine before or after one of its next commits.
-    pub fn stop_after_commits(&self, commits: u64) {
-        self.stop_at_commit.store(self.commits.load(Ordering::SeqCst) + commits, Ordering::SeqCst);
-    }
-
-    /// Lets the engine go on to the end.
-    pub fn open(&self) {
-        self.stop_at.store(u64::MAX, Ordering::SeqCst);
-        self.stop_at_commit.store(u64::MAX, Ordering::SeqCst);
-        self.stopped.store(false, Ordering::SeqCst);
-    }
-
-    /// Waits until the engine was stopped.
-    pub async fn stopped(&self) {
-        loop {
-            let bell = self.bell.notified();
-            if self.stopped.load(Ordering::SeqCst) {
-                return;
-            }
-            bell.await;
-        }
-    }
-
-    /// Steps so far.
-    #[must_use]
-    pub fn steps(&self) -> u64 {
-        self.steps.load(Ordering::SeqCst)
-    }
-
-    /// A digest of every step so far.
-    #[must_use]
-    pub fn digest(&self) -> String {
-        let hash = self.trace.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    async fn pass(&self, what: &str) {
-        let step = self.steps.fetch_add(1, Ordering::SeqCst);
-        self.trace.lock().unwrap_or_else(PoisonError::into_inner).update(what.as_bytes());
-        let is_commit = ["commit", "stored"].contains(&what);
-        let commit = self.commits.fetch_add(u64::from(is_commit), Ordering::SeqCst);
-        let at_commit = is_commit && commit >= self.stop_at_commit.load(Ordering::SeqCst);
-        if at_commit || step >= self.stop_at.load(Ordering::SeqCst) {
-            self.stopped.store(true, Ordering::SeqCst);
-            self.bell.notify_waiters();
-            // A killed process does not come back from an await.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// The vendor behind a gate.
-struct GatedTransport {
-    inner: RouterTransport,
-    gate: Arc<Gate>,
-}
-
-#[async_trait]
-impl Transport for GatedTransport {
-    async fn send(&self, request: HttpRequest, timeout: Duration) -> Result<HttpResponse, TransportError> {
-        self.gate.pass(request.url.path()).await;
-        let answer = self.inner.send(request, timeout).await;
-        let word = answer.as_ref().map_or_else(|_| "none".to_owned(), |answer| answer.status.as_u16().to_string());
-        self.gate.pass(&word).await;
-        answer
-    }
-}
-
-/// The store behind a gate: a crash may fall before or after any commit.
-struct GatedStore {
-    inner: Arc<MemoryStore>,
-    gate: Arc<Gate>,
-}
-
-type Stored<T> = Result<T, StoreError>;
-
-#[async_trait]
-impl SyncStore for GatedStore {
-    async fn commit(&self, commit: &Commit) -> Stored<()> {
-        self.gate.pass("commit").await;
-        let done = self.inner.commit(commit).await;
-        self.gate.pass(if done.is_ok() { "stored" } else { "refused" }).await;
-        done
-    }
-    async fn due(
-        &self,
-        account: &Name,
-        connection: &Name,
-        kind: Option<Kind>,
-        now: DateTime<Utc>,
-        limit: usize,
-    ) -> Stored<Vec<Dirty>> {
-        self.inner.due(account, connection, kind, now, limit).await
-    }
-    async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Stored<Vec<RecordId>> {
-        self.inner.opportunities_of(account, contact).await
-    }
-    async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Stored<Vec<RecordId>> {
-        self.inner.quarantined(account, free_only, limit).await
-    }
-    async fn next_due(&self, account: &Name, connection: &Name) -> Stored<Option<DateTime<Utc>>> {
-        self.inner.next_due(account, connection).await
-    }
-    async fn links(&self, account: &Name, connection: &Name, kind: Kind, by: By<'_>) -> Stored<Vec<Link>> {
-        self.inner.links(account, connection, kind, by).await
-    }
-    async fn link_page(
-        &self,
-        account: &Name,
-        connection: &Name,
-        kind: Kind,
-        after: Option<RecordId>,
-        limit: usize,
-    ) -> Stored<Vec<Link>> {
-        self.inner.link_page(account, connection, kind, after, limit).await
-    }
-    async fn records(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Stored<Vec<LocalRecord>> {
-        self.inner.records(account, kind, ids).await
-    }
-    async fn contacts_by_email(&self, account: &Name, emails: &[String]) -> Stored<Vec<(String, RecordId)>> {
-        self.inner.contacts_by_email(account, emails).await
-    }
-    async fn intents(&self, account: &Name, connection: &Name, kind: Kind, locals: &[RecordId]) -> Stored<Vec<Intent>> {
-        self.inner.intents(account, connection, kind, locals).await
-    }
-    async fn open_intents(&self, account: &Name, connection: &Name) -> Stored<Vec<Intent>> {
-        self.inner.open_intents(account, connection).await
-    }
-    async fn aliases(
-        &self,
-        account: &Name,
-        connection: &Name,
-        kind: Kind,
-        ids: &[ExternalId],
-    ) -> Stored<Vec<(ExternalId, ExternalId)>> {
-        self.inner.aliases(account, connection, kind, ids).await
-    }
-    async fn cursor(&self, account: &Name, connection: &Name, stream: &str) -> Stored<Option<Cursor>> {
-        self.inner.cursor(account, connection, stream).await
-    }
-    async fn pipelines(&self, account: &Name) -> Stored<Vec<Pipeline>> {
-        self.inner.pipelines(account).await
-    }
-    async fn stage_maps(&self, account: &Name, connection: &Name) -> Stored<Vec<StageMap>> {
-        self.inner.stage_maps(account, connection).await
-    }
-    async fn connection(&self, account: &Name, connection: &Name) -> Stored<Option<ConnectionRow>> {
-        self.inner.connection(account, connection).await
-    }
-    async fn conflicts(&self, account: &Name, open_only: bool, limit: usize) -> Stored<Vec<Conflict>> {
-        self.inner.conflicts(account, open_only, limit).await
-    }
-    async fn conflict(&self, account: &Name, id: ConflictId) -> Stored<Option<Conflict>> {
-        self.inner.conflict(account, id).await
-    }
-    async fn failures(&self, account: &Name, limit: usize) -> Stored<Vec<Failure>> {
-        self.inner.failures(account, limit).await
-    }
-    async fn history(&self, account: &Name, kind: Kind, record: RecordId) -> Stored<Vec<HistoryEntry>> {
-        self.inner.history(account, kind, record).await
-    }
-    async fn guard_events(&self, account: &Name, connection: &Name) -> Stored<Vec<GuardEvent>> {
-        self.inner.guard_events(account, connection).await
-    }
-    async fn count_links(&self, account: &Name, connection: &Name, kind: Kind) -> Stored<u64> {
-        self.inner.count_links(account, connection, kind).await
-    }
-    async fn take_lease(
-        &self,
-        shard: i64,
-        account: &Name,
-        connection: &Name,
-        owner: &str,
-        now: DateTime<Utc>,
-        expires: DateTime<Utc>,
-    ) -> Stored<Option<i64>> {
-        self.gate.pass("lease").await;
-        self.inner.take_lease(shard, account, connection, owner, now, expires).await
-    }
-    async fn renew_lease(&self, shard: i64, owner: &str, epoch: i64, expires: DateTime<Utc>) -> Stored<bool> {
-        self.inner.renew_lease(shard, owner, epoch, expires).await
     }
 }
 
@@ -289,11 +72,15 @@ struct Doorbell {
     account: Name,
     connection: Name,
     wake: Mutex<Arc<Notify>>,
+    is_closed: AtomicBool,
 }
 
 #[async_trait]
 impl Transport for Doorbell {
     async fn send(&self, request: HttpRequest, _: Duration) -> Result<HttpResponse, TransportError> {
+        if self.is_closed.load(Ordering::SeqCst) {
+            return Err(TransportError::NotSent("nobody listens".into()));
+        }
         let asked = WebhookRequest {
             method: request.method.as_str(),
             uri: request.url.as_str(),
@@ -361,7 +148,6 @@ impl Rig {
     /// # Panics
     /// Never: constants that parse.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "constants that parse")]
     pub fn new_over(
         seed: u64,
         settings: Settings,
@@ -369,11 +155,27 @@ impl Rig {
         change: impl FnOnce(&mut Connection),
         watch: impl FnOnce(Router) -> Router,
     ) -> Self {
+        Self::in_store(Arc::new(MemoryStore::new()), account("glow_clinic", profile), seed, settings, change, watch)
+    }
+
+    /// The same for this account, in a store that others may share.
+    ///
+    /// # Panics
+    /// Never: constants that parse.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "constants that parse")]
+    pub fn in_store(
+        store: Arc<MemoryStore>,
+        account: Account,
+        seed: u64,
+        settings: Settings,
+        change: impl FnOnce(&mut Connection),
+        watch: impl FnOnce(Router) -> Router,
+    ) -> Self {
         let start = DateTime::from_timestamp(1_795_300_000, 0).unwrap_or_default();
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(start));
         let sandbox = Sandbox::new(settings, seed, clock.clone());
-        let (store, gate) = (Arc::new(MemoryStore::new()), Arc::new(Gate::new()));
-        let account = account(profile);
+        let gate = Arc::new(Gate::default());
         let name: Name = "hubspot".parse().expect("a name");
         let secret = Secret::new(sandbox.with(|world| world.settings.client_secret.clone()));
         let token =
@@ -383,6 +185,9 @@ impl Rig {
         options.installation = "sim".into();
         let lenses = lenses();
         options.select = mapping::selection(&lenses);
+        for properties in options.select.values_mut() {
+            properties.insert("createdate".into(), PropertyType::Time);
+        }
         let transport =
             Arc::new(GatedTransport { inner: RouterTransport::new(watch(sandbox.router())), gate: gate.clone() });
         let connector: Arc<dyn Connector> = Arc::new(HubSpot::new(options, transport, clock.clone()));
@@ -407,6 +212,7 @@ impl Rig {
             account: account.name.clone(),
             connection: name.clone(),
             wake: Mutex::default(),
+            is_closed: AtomicBool::new(false),
         });
         sandbox.subscribe(HOOK, &secret);
         Self {
@@ -445,6 +251,11 @@ impl Rig {
     /// Delivers the sandbox's webhooks until dropped.
     pub async fn deliver_webhooks(&self) {
         self.sandbox.clone().deliver_webhooks(self.doorbell.clone()).await;
+    }
+
+    /// Whether webhooks are answered: they are not while the process is down.
+    pub fn answer_webhooks(&self, answered: bool) {
+        self.doorbell.is_closed.store(!answered, Ordering::SeqCst);
     }
 
     /// A new engine, as after a start of the process. The mass-change guard lets through what a simulated crowd does.

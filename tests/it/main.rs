@@ -4,7 +4,9 @@
 #![allow(missing_docs, reason = "the names of tests are sentences")]
 
 mod conformance;
+mod disk;
 mod doors;
+mod failpoints;
 mod fields;
 mod kills;
 mod laws;
@@ -19,4 +21,5 @@ mod simulation;
 mod step_by_step;
 mod stores;
 mod structure;
+mod ten_cases;
 mod wire;

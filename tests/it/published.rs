@@ -256,7 +256,7 @@ async fn what_the_connector_asks_and_the_sandbox_answers_is_as_published() {
 fn what_whole_engines_ask_under_faults_and_what_they_are_answered_is_as_published() {
     let Some(published) = Published::hubspot() else { return };
     for seed in 1..=12 {
-        let outcome = simulation::run_seed_over(seed, |router| published.watch(router));
+        let outcome = simulation::run_over(&simulation::Scenario::of(seed), |router| published.watch(router));
         assert_eq!(outcome.violations, Vec::<String>::new(), "seed {seed}");
     }
     published.assert_fits();

@@ -1,6 +1,9 @@
 //! Seeds of the simulation that every change must pass.
 
-use tandem::simulation::run_seed;
+use tandem::simulation::{Coverage, Scenario, coverage, run, run_seed, search, shrink};
+use tandem_contract::planted::{Bug, plant};
+
+use crate::planted::RECORDED;
 
 #[test]
 fn a_seed_gives_the_same_trace_twice() {
@@ -12,26 +15,41 @@ fn a_seed_gives_the_same_trace_twice() {
 
 #[test]
 fn seeds_hold_every_invariant() {
-    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(500);
+    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
     let first: u64 = std::env::var("SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let mut bad = Vec::new();
+    let (mut bad, mut all) = (Vec::new(), Coverage::new());
     let (mut steps, mut kills) = (0, 0);
-    for seed in first..first + seeds {
-        let outcome = run_seed(seed);
+    search(first..first + seeds, run_seed, |outcome| {
         steps += outcome.steps;
         kills += outcome.kills;
         if !outcome.violations.is_empty() {
-            bad.push(format!(
-                "seed {seed}: {}\n  replay: make simulate SEED={seed} SEEDS=1",
-                outcome.violations.join("\n    ")
-            ));
+            let says = outcome.violations.join("\n    ");
+            bad.push(format!("seed {0}: {says}\n  replay: make simulate SEED={0} SEEDS=1", outcome.seed));
         }
+        coverage::add(&mut all, outcome.coverage);
+        true
+    });
+    println!("{}\n{seeds} seeds, {steps} steps, {kills} kills", coverage::table(&all));
+    assert!(bad.is_empty(), "{} of {seeds} seeds fail\n{}", bad.len(), bad[..bad.len().min(8)].join("\n"));
+}
+
+#[test]
+fn two_accounts_in_one_store_do_not_notice_each_other() {
+    let pairs: Vec<Scenario> = (1..).map(Scenario::of).filter(|scenario| scenario.has_neighbour).take(5).collect();
+    for scenario in pairs {
+        let outcome = run(&scenario);
+        assert!(outcome.violations.is_empty(), "seed {}: {:?}", scenario.seed, outcome.violations);
     }
-    println!("{seeds} seeds, {steps} steps, {kills} kills");
-    assert!(
-        bad.is_empty(),
-        "{} of {seeds} seeds fail\n{}",
-        bad.len(),
-        bad.iter().take(8).cloned().collect::<Vec<_>>().join("\n")
-    );
+}
+
+#[test]
+fn a_failing_seed_is_made_small() {
+    for (bug, seed) in [(Bug::NoCanoniser, RECORDED[5].1), (Bug::StageWithoutStatus, RECORDED[6].1)] {
+        plant(Some(bug));
+        let shrunk = shrink(&Scenario::of(seed), |smaller| !run(smaller).violations.is_empty());
+        let still = run(&shrunk.scenario).violations;
+        plant(None);
+        assert!(!still.is_empty() && shrunk.scenario.operations.len() <= 20, "{bug:?}: {}", shrunk.command());
+        assert!(run(&shrunk.scenario).violations.is_empty(), "without {bug:?} nothing fails");
+    }
 }

@@ -27,11 +27,13 @@ pub struct Stats {
     pub archived: u64,
     /// Webhook events delivered.
     pub webhook_events: u64,
-    /// What people wrote right before an update of the same property.
+    /// Faults that happened, and where: by fault, then by route.
+    pub faults: BTreeMap<&'static str, BTreeMap<String, u64>>,
+    /// What people wrote right before an update of the same property, and automations right after one.
     pub in_between: Vec<InBetween>,
 }
 
-/// An edit that came right before an update of the same property.
+/// An edit that came right before an update of the same property, or right after one.
 #[derive(Clone, Debug, Serialize)]
 pub struct InBetween {
     /// Of which record.
@@ -73,6 +75,15 @@ fn admit(window: &mut VecDeque<Duration>, now: Duration, limit: u32, per: Durati
 }
 
 impl World {
+    /// Whether a fault of this probability happens here; counted if it does.
+    pub(super) fn struck(&mut self, fault: &'static str, probability: f64, place: &str) -> bool {
+        let happens = self.chance(probability);
+        if happens {
+            *self.stats.faults.entry(fault).or_default().entry(place.to_owned()).or_default() += 1;
+        }
+        happens
+    }
+
     /// Takes a call from the budgets; refuses with HubSpot's body when one is empty.
     pub(super) fn admit(&mut self, class: Class) -> Result<(), Refusal> {
         let now = self.elapsed;

@@ -28,7 +28,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tandem_contract::{Clock, Secret, Transport};
 use tokio::sync::Notify;
 
-pub use limits::Stats;
+pub use limits::{InBetween, Stats};
 pub use seed::Clinic;
 pub use settings::{Faults, Settings};
 pub use world::{Change, Refusal, World};
@@ -48,7 +48,8 @@ impl Sandbox {
     /// choices of faults, delays and ids.
     #[must_use]
     pub fn new(settings: Settings, seed: u64, clock: Arc<dyn Clock>) -> Self {
-        let world = World::new(settings, StdRng::seed_from_u64(seed), clock.now());
+        let now = clock.now() + settings.clock_offset();
+        let world = World::new(settings, StdRng::seed_from_u64(seed), now);
         Self(Arc::new(Inner { world: Mutex::new(world), clock, news: Notify::new() }))
     }
 

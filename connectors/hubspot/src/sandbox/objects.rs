@@ -163,7 +163,7 @@ impl World {
             all.range(from..).map(|(_, object)| object).filter(|object| object.archived.is_some() == archived);
         let results: Vec<Json> = page
             .by_ref()
-            .take(limit)
+            .take(limit.min(self.settings.page_rows))
             .map(|object| {
                 let mut record = wire(self, kind, object, &asked, &history);
                 self.add_associations(kind, object.id, &associations, &mut record);
@@ -311,12 +311,13 @@ impl World {
         let list = inputs(body, 100)?.clone();
         let traces: Vec<String> = list.iter().map(|input| text_of(input.get("objectWriteTraceId"))).collect();
         let partial = traces.iter().all(|trace| !trace.is_empty());
+        let place = format!("POST objects/{}s/batch/{verb}", kind.as_str());
         // Without trace ids one bad record fails the whole call and nothing is stored.
         let before = if partial { None } else { Some(self.clone()) };
         let (mut results, mut errors) = (Vec::new(), Vec::new());
         for (input, trace) in list.iter().zip(&traces) {
             let (fails, missing) = (self.faults.row_fails, self.faults.row_missing);
-            if partial && self.chance(fails) {
+            if partial && self.struck("row_fails", fails, &place) {
                 errors.push(error_entry(&Refusal::new(500, "INTERNAL_ERROR", "internal error"), trace, None));
                 continue;
             }
@@ -325,7 +326,7 @@ impl World {
                     if !trace.is_empty() {
                         record["objectWriteTraceId"] = trace.clone().into();
                     }
-                    if !self.chance(missing) {
+                    if !self.struck("row_missing", missing, &place) {
                         results.push(record);
                     }
                 }
@@ -345,7 +346,7 @@ impl World {
             }
         }
         let shuffle = self.faults.shuffle;
-        if self.chance(shuffle) {
+        if self.struck("shuffle", shuffle, &place) {
             results.shuffle(&mut self.rng);
         }
         Ok(self.complete(if verb == "create" { 201 } else { 200 }, results, errors))
@@ -354,11 +355,12 @@ impl World {
     /// Somebody is faster by a moment.
     fn edit_in_between(&mut self, kind: Kind, id: u64, properties: &Properties) {
         let chance = self.faults.edited_in_between;
+        let place = format!("POST objects/{}s/batch/update", kind.as_str());
         let Some(name) = ["dealname", "description", "phone"].into_iter().find(|name| properties.contains_key(*name))
         else {
             return;
         };
-        if self.chance(chance) && self.is_live(kind, id) {
+        if self.is_live(kind, id) && self.struck("edited_in_between", chance, &place) {
             let text = format!("between {}", self.stats.in_between.len());
             let edit = [(name.to_owned(), text.clone())].into();
             let before = self.value(kind, id, name).unwrap_or_default();

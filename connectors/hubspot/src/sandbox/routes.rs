@@ -223,28 +223,29 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
         let body = json!({ "status": "error", "message": "the account is being moved" });
         return (Fate::Refused(Refusal { status: 477, body }), false);
     }
-    let slow = world.chance(faults.slow);
+    let route = format!("{} {}", asked.method, route_name(asked));
+    let slow = world.struck("slow", faults.slow, &route);
     let gateway =
         |status: u16| Refusal { status, body: json!({ "status": "error", "message": "upstream is unavailable" }) };
     let oauth = asked.path.first().is_some_and(|first| first == "oauth");
-    let fate = if world.chance(faults.lost_request) {
+    let fate = if world.struck("lost_request", faults.lost_request, &route) {
         Fate::Swallowed
-    } else if world.chance(faults.lost_answer) {
+    } else if world.struck("lost_answer", faults.lost_answer, &route) {
         Fate::SwallowedAfterwards
-    } else if asked.is_write() && world.chance(faults.late_commit) {
+    } else if asked.is_write() && world.struck("late_commit", faults.late_commit, &route) {
         Fate::Late
-    } else if world.chance(faults.too_many) {
+    } else if world.struck("too_many", faults.too_many, &route) {
         Fate::Refused(too_many("TEN_SECONDLY_ROLLING", "ten_secondly_rolling"))
-    } else if asked.is_write() && world.chance(faults.locked) {
+    } else if asked.is_write() && world.struck("locked", faults.locked, &route) {
         Fate::Refused(Refusal { status: 423, body: json!({ "status": "error", "message": "the account is locked" }) })
-    } else if world.chance(faults.unavailable_before) {
+    } else if world.struck("unavailable_before", faults.unavailable_before, &route) {
         let status = pick(world, &[502, 503, 521, 523]);
         Fate::Refused(gateway(status))
-    } else if world.chance(faults.unavailable_after) {
+    } else if world.struck("unavailable_after", faults.unavailable_after, &route) {
         Fate::BrokenAfterwards(pick(world, &[502, 504, 524]))
-    } else if !oauth && world.chance(faults.unauthorized) {
+    } else if !oauth && world.struck("unauthorized", faults.unauthorized, &route) {
         Fate::Refused(unauthorized())
-    } else if world.chance(faults.truncated) {
+    } else if world.struck("truncated", faults.truncated, &route) {
         Fate::Truncated
     } else {
         Fate::Answered

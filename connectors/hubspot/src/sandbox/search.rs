@@ -72,6 +72,7 @@ impl World {
         if limit > 200 {
             return Err(Refusal::new(400, "VALIDATION_ERROR", "limit must be at most 200"));
         }
+        let limit = limit.min(self.settings.page_rows);
         let after = number(body.get("after")).unwrap_or(0);
         if after + limit > self.settings.search_cap {
             return Err(Refusal::new(400, "VALIDATION_ERROR", "paging past 10,000 results is not supported"));

@@ -70,6 +70,8 @@ pub struct Settings {
     pub clash_refuses_batch: bool,
     /// Links of one record in one answer.
     pub association_page: usize,
+    /// Most rows of one answer of a list or a search, however many were asked for.
+    pub page_rows: usize,
     /// Days until an archived record is gone.
     pub purge_days: i64,
     /// Whether webhooks carry the v3 signature `[U for private apps]`.
@@ -130,6 +132,7 @@ impl Default for Settings {
             merge_limit: 250,
             clash_refuses_batch: true,
             association_page: 500,
+            page_rows: 200,
             purge_days: 90,
             webhook_v3: true,
             webhook_batch: 100,
@@ -188,7 +191,7 @@ pub struct Faults {
     pub unauthorized: f64,
     /// An event is never sent.
     pub webhook_lost: f64,
-    /// An event is sent twice.
+    /// An event is sent twice, or up to ten times.
     pub webhook_twice: f64,
     /// An event is delayed by up to `webhook_delay_ms`.
     pub webhook_late: f64,

@@ -44,12 +44,12 @@ impl World {
             return;
         }
         let lost = self.faults.webhook_lost;
-        if self.chance(lost) {
+        if self.struck("webhook_lost", lost, "webhook") {
             return;
         }
         // HubSpot does not promise that an event's number is its own.
         let repeated = self.faults.webhook_same_id;
-        if !self.chance(repeated) {
+        if !self.struck("webhook_same_id", repeated, "webhook") {
             self.outbox.event_id += 1;
         }
         let (source, _) = by.source();
@@ -60,11 +60,15 @@ impl World {
         });
         details(&mut event);
         let twice = self.faults.webhook_twice;
-        let copies = if self.chance(twice) { 2 } else { 1 };
+        let copies = if self.struck("webhook_twice", twice, "webhook") { self.rng.random_range(2..=10) } else { 1 };
         for _ in 0..copies {
             let late = self.faults.webhook_late;
             let most = self.faults.webhook_delay_ms;
-            let delay = if self.chance(late) && most > 0 { self.rng.random_range(0..=most) } else { 0 };
+            let delay = if most > 0 && self.struck("webhook_late", late, "webhook") {
+                self.rng.random_range(0..=most)
+            } else {
+                0
+            };
             self.queue(event.clone(), 0, TimeDelta::milliseconds(i64::try_from(delay).unwrap_or(0)));
         }
     }
@@ -86,14 +90,14 @@ impl World {
             batch.push(entry.remove());
         }
         let foreign = self.faults.webhook_foreign;
-        if !batch.is_empty() && self.chance(foreign) {
+        if !batch.is_empty() && self.struck("webhook_foreign", foreign, "webhook") {
             // An app that several accounts installed gets their events together.
             let mut event = batch[0].0.clone();
             event["portalId"] = (self.settings.portal_id + 1).into();
             batch.push((event, u32::MAX));
         }
         let shuffle = self.faults.shuffle;
-        if self.chance(shuffle) {
+        if self.struck("shuffle", shuffle, "webhook") {
             batch.shuffle(&mut self.rng);
         }
         if batch.is_empty() {

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use tandem_contract::Kind;
 
 use super::{
-    limits::{Stats, Windows},
+    limits::{InBetween, Stats, Windows},
     search::Index,
     settings::{Faults, Settings},
     webhooks::Outbox,
@@ -159,6 +159,7 @@ pub struct World {
     pub(super) tokens: BTreeMap<String, DateTime<Utc>>,
     pub(super) refresh_token: Option<String>,
     pub(super) recompute: BTreeMap<(DateTime<Utc>, Kind, u64), ()>,
+    pub(super) workflows: BTreeSet<(DateTime<Utc>, u64)>,
     next_id: BTreeMap<Kind, u64>,
 }
 
@@ -190,6 +191,7 @@ impl World {
             outbox: Outbox::default(),
             tokens: BTreeMap::new(),
             recompute: BTreeMap::new(),
+            workflows: BTreeSet::new(),
             next_id: [(Kind::Contact, 70_021), (Kind::Company, 80_033), (Kind::Deal, 31_550_001)].into(),
         };
         world.furnish();
@@ -244,7 +246,8 @@ impl World {
     }
 
     /// The record behind an id, following merges.
-    pub(super) fn resolve(&self, kind: Kind, mut id: u64) -> u64 {
+    #[must_use]
+    pub fn resolve(&self, kind: Kind, mut id: u64) -> u64 {
         while let Some(survivor) = self.absorbed.get(&(kind, id)) {
             id = *survivor;
         }
@@ -305,9 +308,9 @@ impl World {
         self.store(kind, id, &clean, by);
         if by == Change::Api {
             let probability = self.faults.automation;
-            if kind == Kind::Deal && self.chance(probability) {
-                let note = format!("seen by the workflow at {}", iso(self.now));
-                self.store(kind, id, &[("description".to_owned(), note)].into(), Change::Automation);
+            if kind == Kind::Deal && self.struck("automation", probability, "POST objects/deals/batch/update") {
+                // Workflows run by themselves, a moment later.
+                self.workflows.insert((self.now + TimeDelta::seconds(2), id));
             }
         }
         Ok(())
@@ -503,6 +506,15 @@ impl World {
 
     /// Moves the modification time of records whose calculated properties are due, with no other change.
     pub(super) fn settle(&mut self) {
+        while let Some((due, id)) = self.workflows.first().copied().filter(|(due, _)| *due <= self.now) {
+            self.workflows.pop_first();
+            if self.is_live(Kind::Deal, id) {
+                let text = format!("seen by the workflow at {}", iso(due));
+                let before = self.value(Kind::Deal, id, "description").unwrap_or_default();
+                self.store(Kind::Deal, id, &[("description".to_owned(), text.clone())].into(), Change::Automation);
+                self.stats.in_between.push(InBetween { id, property: "description".into(), text, before });
+            }
+        }
         while let Some(entry) = self.recompute.first_entry() {
             let (due, kind, id) = *entry.key();
             if due > self.now {
@@ -536,7 +548,7 @@ impl World {
         let (least, most) = self.settings.search_lag_ms;
         let mut lag = if most > least { self.rng.random_range(least..=most) } else { least };
         let outage = self.faults.index_outage;
-        if self.chance(outage) {
+        if self.struck("index_outage", outage, "search index") {
             lag = lag.max(self.faults.index_outage_ms);
         }
         let visible = self.now + TimeDelta::milliseconds(i64::try_from(lag).unwrap_or(0));
@@ -565,6 +577,13 @@ impl World {
         self.reindex(kind, id);
         self.outbox_event(kind, id, "deletion", by, |event| event["changeFlag"] = "DELETED".into());
         Ok(())
+    }
+
+    /// Ids of what is in the recycle bin.
+    #[must_use]
+    pub fn binned(&self, kind: Kind) -> Vec<u64> {
+        let absorbed = |id: u64| self.absorbed.contains_key(&(kind, id));
+        self.all(kind).filter(|object| object.archived.is_some() && !absorbed(object.id)).map(|o| o.id).collect()
     }
 
     /// Takes a record out of the recycle bin; only a person can.
@@ -688,6 +707,14 @@ impl World {
         if let Some(pipeline) = self.pipelines.iter_mut().find(|p| p.id == pipeline) {
             let closed = probability <= 0.0 || probability >= 1.0;
             pipeline.stages.push(StageDef { id: id.into(), label: label.into(), probability, closed });
+        }
+    }
+
+    /// Gives a stage another name, as an administrator may.
+    pub fn rename_stage(&mut self, id: &str, label: &str) {
+        let stages = self.pipelines.iter_mut().flat_map(|pipeline| &mut pipeline.stages);
+        for stage in stages.filter(|stage| stage.id == id) {
+            label.clone_into(&mut stage.label);
         }
     }
 
