@@ -2,9 +2,10 @@
 
 SEEDS ?= 2000
 SEED  ?= 1
+FUZZ_SECONDS ?= 60
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test check lint simulate bench test-long test-sdk doc tools
+.PHONY: demo test check lint simulate fuzz bench test-long test-sdk doc tools
 
 demo: ## A HubSpot account, a daemon, and people at work on both sides.
 	cargo build --bin tandem
@@ -29,6 +30,11 @@ test-long: tools ## More seeds, more kills.
 simulate: ## SEED= and SEEDS= choose.
 	cargo build --release --bin tandem
 	cargo run --release --quiet -- simulate --seed $(SEED) --seeds $(SEEDS)
+
+fuzz: ## A minute for each target, or FUZZ_SECONDS=; wants a nightly compiler and cargo-fuzz.
+	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	for target in $$(cargo +nightly fuzz list); do \
+	  cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 || exit 1; done
 
 bench: ## Each figure beside a yardstick of the same run; DEALS= chooses the size.
 	cargo bench --bench tandem

@@ -1,11 +1,14 @@
 //! The yardsticks on disk: one table, in a SQLite file with the settings of Tandem's store, and nothing clever.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use serde_json::Value as Json;
 use sqlx::{
-    QueryBuilder, Sqlite, SqlitePool,
+    QueryBuilder, Row, Sqlite, SqlitePool, TypeInfo, ValueRef,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tandem::{simulation::lenses, sync::mapping};
@@ -58,6 +61,73 @@ impl RawTable {
         }
         Ok(tx.commit().await?)
     }
+}
+
+/// A value of a row, whatever its table.
+enum Cell {
+    Null,
+    Number(i64),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+/// Writes every row of a finished store anew: the same tables, the same indexes, one durable transaction for as many records
+/// as a page has. What it takes is what the disk and the database ask for, without any of our own work.
+pub async fn same_rows(store: &Path, copy: &Path, page: usize) -> anyhow::Result<Duration> {
+    let (from, to) = (open(store).await?, open(copy).await?);
+    let sql = "SELECT name, sql, type FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%' ORDER BY type DESC";
+    let things: Vec<(String, String, String)> = sqlx::query_as(sql).fetch_all(&from).await?;
+    let mut pages: Vec<Vec<(String, Vec<Vec<Cell>>)>> = Vec::new();
+    for (name, sql, kind) in things {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&to).await?;
+        if kind == "table" && !name.starts_with('_') {
+            let rows = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT * FROM {name}"))).fetch_all(&from).await?;
+            for (number, some) in rows.chunks(page).enumerate() {
+                let some: Vec<Vec<Cell>> = some.iter().map(cells).collect::<Result<_, _>>()?;
+                if pages.len() <= number {
+                    pages.push(Vec::new());
+                }
+                pages[number].push((name.clone(), some));
+            }
+        }
+    }
+    let began = Instant::now();
+    for page in &pages {
+        let mut tx = to.begin_with("BEGIN IMMEDIATE").await?;
+        for (table, rows) in page {
+            for some in rows.chunks(ROWS) {
+                let mut q = QueryBuilder::<Sqlite>::new(format!("INSERT INTO {table} "));
+                q.push_values(some, |mut b, cells| {
+                    for cell in cells {
+                        match cell {
+                            Cell::Null => b.push_bind(None::<i64>),
+                            Cell::Number(number) => b.push_bind(*number),
+                            Cell::Text(text) => b.push_bind(text.as_str()),
+                            Cell::Bytes(bytes) => b.push_bind(bytes.as_slice()),
+                        };
+                    }
+                });
+                q.build().execute(&mut *tx).await?;
+            }
+        }
+        tx.commit().await?;
+    }
+    Ok(began.elapsed())
+}
+
+fn cells(row: &sqlx::sqlite::SqliteRow) -> anyhow::Result<Vec<Cell>> {
+    (0..row.columns().len())
+        .map(|index| {
+            let value = row.try_get_raw(index)?;
+            let name = value.type_info().name().to_owned();
+            Ok(match name.as_str() {
+                _ if value.is_null() => Cell::Null,
+                "INTEGER" => Cell::Number(row.try_get(index)?),
+                "BLOB" => Cell::Bytes(row.try_get(index)?),
+                _ => Cell::Text(row.try_get(index)?),
+            })
+        })
+        .collect()
 }
 
 /// Pulls the pages of a backfill and keeps each record as it came: no link, no base, no history, no cursor.

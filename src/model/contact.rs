@@ -9,7 +9,8 @@ use tandem_contract::Value;
 use super::{
     field,
     ids::RecordId,
-    record::{Invalid, Stamp, text, text_value},
+    record::{Invalid, text, text_value},
+    stamp::Stamp,
 };
 
 /// A contact of an account.
@@ -41,7 +42,7 @@ pub struct Contact {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub custom: BTreeMap<String, Value>,
     /// When each field was last stated and by whom.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, with = "super::stamp::grouped", skip_serializing_if = "BTreeMap::is_empty")]
     pub stamps: BTreeMap<String, Stamp>,
     /// Made.
     pub created_at: DateTime<Utc>,

@@ -3,20 +3,36 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tandem_contract::{ExternalId, Kind, Value, Version};
 
 use super::ids::{ConflictId, Name, RecordId};
 
 /// The base of one mapping row: what each side said when they last agreed. Two-sided, so that a value the vendor
 /// normalised is never taken for an edit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base(
     /// What we said.
     pub Vec<Value>,
     /// What the vendor stored.
     pub Vec<Value>,
 );
+
+/// What both said alike, as most do, is stored once.
+impl Serialize for Base {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if self.0 == self.1 { [&self.0].serialize(to) } else { [&self.0, &self.1].serialize(to) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Base {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let mut halves = Vec::<Vec<Value>>::deserialize(from)?.into_iter();
+        let local = halves.next().ok_or_else(|| serde::de::Error::custom("a base without values"))?;
+        let remote = halves.next().unwrap_or_else(|| local.clone());
+        Ok(Self(local, remote))
+    }
+}
 
 /// How a link stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +49,14 @@ pub enum LinkState {
 }
 
 impl LinkState {
+    /// The state of this word.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        [Self::Linked, Self::RemoteMissing, Self::Unlinked, Self::Tombstoned]
+            .into_iter()
+            .find(|one| one.as_str() == word)
+    }
+
     /// The word of the store and the API.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -17,6 +17,7 @@ pub mod money;
 pub mod opportunity;
 pub mod pipeline;
 pub mod record;
+pub mod stamp;
 
 pub use account::{Account, Policy, Profile, Uniqueness};
 pub use conflict::{Conflict, ConflictState, Winner};
@@ -32,4 +33,5 @@ pub use link::{Base, Hold, HoldKind, Link, LinkState};
 pub use money::{Currency, Money, MoneyError};
 pub use opportunity::{Opportunity, Position, Status};
 pub use pipeline::{Pipeline, Stage, StageKind, StageMap};
-pub use record::{Invalid, LocalRecord, Stamp};
+pub use record::{Invalid, LocalRecord};
+pub use stamp::Stamp;

@@ -5,13 +5,15 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use tandem_contract::Value;
+use uuid::Uuid;
 
 use super::{
     field,
     ids::{PipelineId, RecordId, StageId},
     money::{Currency, Money},
     pipeline::{Pipeline, StageKind},
-    record::{Invalid, Stamp, text, text_value},
+    record::{Invalid, text, text_value},
+    stamp::Stamp,
 };
 
 /// How an opportunity stands (AX-14). `is_closed` is derived (VX-04).
@@ -164,7 +166,7 @@ pub struct Opportunity {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub custom: BTreeMap<String, Value>,
     /// When each field was last stated and by whom.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, with = "super::stamp::grouped", skip_serializing_if = "BTreeMap::is_empty")]
     pub stamps: BTreeMap<String, Stamp>,
     /// Made.
     pub created_at: DateTime<Utc>,
@@ -233,6 +235,28 @@ impl Opportunity {
     pub fn end_quarantine(&mut self) {
         let takes_a_place = self.position.status == Status::Open && self.deleted_at.is_none() && self.contact.is_some();
         self.quarantined &= takes_a_place;
+    }
+
+    /// Whether a field has this value: as [`Self::get`] and a comparison, without making texts of ids.
+    #[must_use]
+    pub fn says(&self, name: &str, value: &Value) -> bool {
+        let text = |ours: Option<&str>| ours == value.as_text() && (ours.is_some() || *value == Value::Null);
+        let id = |ours: Option<Uuid>| match ours {
+            Some(ours) => value.as_text() == Some(&*ours.hyphenated().encode_lower(&mut Uuid::encode_buffer())),
+            None => *value == Value::Null,
+        };
+        match name {
+            "name" => text(Some(&self.name)),
+            "description" => text(self.description.as_deref()),
+            "pipeline" => id(self.position.pipeline.map(|id| id.0)),
+            "stage" => id(self.position.stage.map(|id| id.0)),
+            "status" => text(Some(self.position.status.as_str())),
+            "lost_reason" => text(self.position.lost_reason.as_deref()),
+            "currency" => text(self.value.as_ref().map(|money| money.currency.code())),
+            "owner" => text(self.owner.as_deref()),
+            "contact" => id(self.contact.map(|id| id.0)),
+            _ => self.get(name) == *value,
+        }
     }
 
     /// The value of a field; absent for a field it does not have.

@@ -6,16 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tandem_contract::{Kind, Value};
 
-use super::{contact::Contact, ids::RecordId, opportunity::Opportunity};
-
-/// When a field was last stated and by whom: a connection's name, or `person`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
-    /// When.
-    pub at: DateTime<Utc>,
-    /// By whom.
-    pub by: String,
-}
+use super::{contact::Contact, ids::RecordId, opportunity::Opportunity, stamp::Stamp};
 
 /// A value does not fit its field.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -130,6 +121,16 @@ impl LocalRecord {
     #[must_use]
     pub fn get(&self, name: &str) -> Value {
         each!(self, r => r.get(name))
+    }
+
+    /// Whether these fields have these values, told without copying them where that costs.
+    #[must_use]
+    pub fn says(&self, names: &[String], values: &[Value]) -> bool {
+        let says = |(name, value): (&String, &Value)| match self {
+            Self::Deal(deal) => deal.says(name, value),
+            Self::Contact(contact) => contact.get(name) == *value,
+        };
+        names.len() == values.len() && names.iter().zip(values).all(says)
     }
 
     /// The values of several fields, in the order asked.

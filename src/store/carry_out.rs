@@ -6,7 +6,7 @@ use sqlx::QueryBuilder;
 use tandem_contract::Kind;
 
 use super::{
-    Op, StoreError,
+    Op, StoreError, link_row,
     sql::{ROWS, Tx, json, on_tx, parse, refused},
 };
 use crate::model::{Failure, LocalRecord, ids::IntentId};
@@ -183,7 +183,7 @@ pub(super) async fn put_links(tx: &mut Tx, account: &str, run: &[&Op]) -> Result
     let mut rows = Vec::with_capacity(run.len());
     for op in run {
         if let Op::PutLink { link, system, remote_account } = op {
-            rows.push((link, system.as_str(), remote_account.as_str(), json(link)?));
+            rows.push((link, system.as_str(), remote_account.as_str(), link_row::body(link)?));
         }
     }
     on_tx!(tx, c, Db => {

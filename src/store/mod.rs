@@ -5,6 +5,7 @@
 
 mod carry_out;
 mod keys;
+mod link_row;
 pub mod memory;
 pub mod queries;
 mod reads;

@@ -6,7 +6,7 @@ use tandem_contract::{Kind, Secret};
 use uuid::Uuid;
 
 use super::{
-    StoreError,
+    StoreError, link_row,
     sql::{Pools, SqlStore, on_pool, parse, refused},
 };
 use crate::model::{Contact, Link, Name, Opportunity, RecordId};
@@ -91,9 +91,9 @@ impl SqlStore {
     pub async fn links_of(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Result<Vec<Link>, StoreError> {
         let mut links = Vec::with_capacity(ids.len());
         for chunk in ids.chunks(500) {
-            let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
-                let mut q = QueryBuilder::<Db>::new("SELECT local_id, body FROM link WHERE account = ");
-                q.push_bind(account.as_str()).push(" AND kind = ").push_bind(kind.as_str()).push(" AND local_id IN (");
+            let rows: Vec<link_row::Columns> = on_pool!(self, pool, Db => {
+                let mut q = QueryBuilder::<Db>::new(link_row::SELECT);
+                q.push(" WHERE account = ").push_bind(account.as_str()).push(" AND kind = ").push_bind(kind.as_str()).push(" AND local_id IN (");
                 let mut list = q.separated(", ");
                 for id in chunk {
                     list.push_bind(id.0);
@@ -102,8 +102,8 @@ impl SqlStore {
                 q.build_query_as().fetch_all(pool).await
             })
             .map_err(refused)?;
-            for (id, body) in rows {
-                links.push(parse("link", id, &body)?);
+            for row in rows {
+                links.push(link_row::link(row)?);
             }
         }
         Ok(links)

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     By, Commit, GuardEvent, StoreError, SyncStore,
     carry_out::rank,
+    link_row,
     sql::{ROWS, SqlStore, Tx, on_pool, on_tx, parse, refused},
 };
 use crate::model::{
@@ -21,6 +22,7 @@ use crate::model::{
 #[derive(Clone, Copy)]
 enum Of<'a> {
     Account(&'a Name),
+    Kind(&'a Name, Kind),
     Connection(&'a Name, &'a Name, Kind),
 }
 
@@ -53,6 +55,9 @@ impl SqlStore {
                 let mut q = QueryBuilder::<Db>::new(select);
                 match of {
                     Of::Account(account) => q.push(" WHERE account = ").push_bind(account.as_str()),
+                    Of::Kind(account, kind) => q
+                        .push(" WHERE account = ").push_bind(account.as_str())
+                        .push(" AND kind = ").push_bind(kind.as_str()),
                     Of::Connection(account, connection, kind) => q
                         .push(" WHERE account = ").push_bind(account.as_str())
                         .push(" AND connection = ").push_bind(connection.as_str())
@@ -167,12 +172,20 @@ impl SyncStore for SqlStore {
     }
 
     async fn links(&self, account: &Name, connection: &Name, kind: Kind, by: By<'_>) -> Result<Vec<Link>, StoreError> {
-        let (column, keys) = match by {
-            By::Local(ids) => ("local_id", Keys::Ids(ids)),
-            By::External(ids) => ("external_id", Keys::Texts(ids.iter().map(ExternalId::as_str).collect())),
+        let rows = match by {
+            By::Local(ids) => {
+                let of = Of::Connection(account, connection, kind);
+                self.by_keys(link_row::SELECT, of, "local_id", Keys::Ids(ids)).await?
+            }
+            // Another connection may know the same id of another vendor: the index has the id first.
+            By::External(ids) => {
+                let keys = Keys::Texts(ids.iter().map(ExternalId::as_str).collect());
+                let mut rows = self.by_keys(link_row::SELECT, Of::Kind(account, kind), "external_id", keys).await?;
+                rows.retain(|row: &link_row::Columns| row.0 == connection.as_str());
+                rows
+            }
         };
-        let of = Of::Connection(account, connection, kind);
-        self.bodies("link", "SELECT local_id, body FROM link", of, column, keys).await
+        rows.into_iter().map(link_row::link).collect()
     }
 
     async fn link_page(
@@ -183,16 +196,17 @@ impl SyncStore for SqlStore {
         after: Option<RecordId>,
         limit: usize,
     ) -> Result<Vec<Link>, StoreError> {
-        let rows: Vec<(Uuid, String)> = on_pool!(self, pool, Db => {
-            sqlx::query_as(
-                "SELECT local_id, body FROM link WHERE account = $1 AND connection = $2 AND kind = $3 AND local_id > $4
-                  ORDER BY local_id LIMIT $5",
-            )
-            .bind(account.as_str()).bind(connection.as_str()).bind(kind.as_str()).bind(after.map_or(Uuid::nil(), |id| id.0))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX)).fetch_all(pool).await
+        let rows: Vec<link_row::Columns> = on_pool!(self, pool, Db => {
+            let mut q = QueryBuilder::<Db>::new(link_row::SELECT);
+            q.push(" WHERE account = ").push_bind(account.as_str())
+                .push(" AND connection = ").push_bind(connection.as_str())
+                .push(" AND kind = ").push_bind(kind.as_str())
+                .push(" AND local_id > ").push_bind(after.map_or(Uuid::nil(), |id| id.0))
+                .push(" ORDER BY local_id LIMIT ").push_bind(i64::try_from(limit).unwrap_or(i64::MAX));
+            q.build_query_as().fetch_all(pool).await
         })
         .map_err(refused)?;
-        rows.into_iter().map(|(id, body)| parse("link", id, &body)).collect()
+        rows.into_iter().map(link_row::link).collect()
     }
 
     async fn records(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Result<Vec<LocalRecord>, StoreError> {

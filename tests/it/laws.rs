@@ -330,3 +330,29 @@ fn the_shipped_mapping_parses_and_maps_every_group() {
             .all(|row| row.properties.iter().all(|(_, kind)| *kind != PropertyType::Choices))
     );
 }
+
+#[test]
+fn a_field_says_what_it_gives_and_nothing_else() {
+    let mut deal = LocalRecord::Deal(Opportunity::new(RecordId(Uuid::from_u128(5)), DateTime::UNIX_EPOCH));
+    let blank = deal.clone();
+    let contact = Value::text("00000000-0000-0000-0000-0000000000ff");
+    let values = [
+        ("name", Value::text("Peel")),
+        ("description", Value::text("long")),
+        ("contact", contact),
+        ("owner", Value::text("ana@clinic.example.com")),
+        ("expected_close_on", Value::Date(NaiveDate::from_ymd_opt(2026, 12, 1).unwrap())),
+        ("source", Value::text("web")),
+    ];
+    for (name, value) in &values {
+        deal.try_set(&[(*name).to_owned()], std::slice::from_ref(value)).unwrap();
+    }
+    let all = tandem::model::field::OPPORTUNITY;
+    for (field, other) in all.iter().flat_map(|field| all.iter().map(move |other| (field, other))) {
+        for (record, told) in [(&deal, &deal), (&deal, &blank), (&blank, &deal), (&blank, &blank)] {
+            let value = told.get(other);
+            let says = record.says(&[(*field).to_owned()], std::slice::from_ref(&value));
+            assert_eq!(says, record.get(field) == value, "{field} and {value:?}");
+        }
+    }
+}

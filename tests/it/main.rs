@@ -8,6 +8,7 @@ mod disk;
 mod doors;
 mod failpoints;
 mod fields;
+mod fuzz;
 mod kills;
 mod laws;
 mod model;

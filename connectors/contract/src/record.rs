@@ -52,6 +52,12 @@ impl Record {
     pub fn property(&self, name: &str) -> Value {
         self.properties.get(name).cloned().unwrap_or_default()
     }
+
+    /// Whether the vendor returned this value of a property, told without copying it.
+    #[must_use]
+    pub fn says(&self, name: &str, value: &Value) -> bool {
+        self.properties.get(name).is_some_and(|known| known == value)
+    }
 }
 
 /// The truth about one id.

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tandem_contract::{
@@ -48,6 +48,18 @@ enum Place {
     Bin { after: String },
 }
 
+impl Place {
+    /// False for moments at which there was no HubSpot, or is none of us any more.
+    fn is_possible(&self) -> bool {
+        let times = match self {
+            Self::Listing { since, .. } | Self::Waiting { since } => [since, since],
+            Self::Window { since, until, .. } => [since, until],
+            Self::Bin { .. } => return true,
+        };
+        times.iter().all(|at| (2000..2200).contains(&at.year()))
+    }
+}
+
 /// The feeds of these kinds.
 pub fn streams(kinds: &[Kind], period: Duration) -> Vec<Stream> {
     let feed =
@@ -79,7 +91,7 @@ pub async fn next_page(
         None
     } else {
         // A cursor that cannot be read is treated as lost: reading again is safe, skipping is not.
-        serde_json::from_str(&cursor.0).ok()
+        serde_json::from_str(&cursor.0).ok().filter(Place::is_possible)
     };
     match stream.name.rsplit('.').next() {
         Some("archived") => archived_page(hubspot, call, stream.kind, place).await,
