@@ -146,12 +146,12 @@ async fn play(
         wrong.push("I11: calls were refused because we were too fast".into());
     }
     // Where only one thing goes wrong, less is to be waited for.
-    let (soon, settled) = if scenario.trip.is_some() { (1_500, 3_000) } else { (2_700, 9_000) };
+    let (soon, settled) = if scenario.trip.is_some() { (1_500, 3_000) } else { (3_300, 9_000) };
     let (soon, settled) = (Duration::from_secs(soon), Duration::from_secs(settled));
     rig.clock.sleep(soon).await;
     if scenario.feeds_only {
         let late = not_in_step(&rig).await;
-        wrong.extend(late.into_iter().map(|one| format!("I8: 45 minutes after the faults stopped: {one}")));
+        wrong.extend(late.into_iter().map(|one| format!("I8: 55 minutes after the faults stopped: {one}")));
     }
     if rig.gate.has_stopped() || engine.is_finished() {
         // The one thing that goes wrong went wrong only now.
@@ -201,7 +201,7 @@ impl Stage {
                 }
                 self.kill(at).await;
                 self.rig.answer_webhooks(down.is_zero());
-                let edits = if down.is_zero() { 0 } else { rng.random_range(0..3) };
+                let edits = if down.is_zero() { 0 } else { rng.random_range(1..4) };
                 for edit in 0..edits {
                     people::act(&self.rig, rng, &mut self.ledger, 10_000 + 10 * number + edit).await;
                 }

@@ -196,6 +196,7 @@ fn faults(rng: &mut StdRng, feeds_only: bool) -> Faults {
         unavailable_after: some(1.0),
         row_fails: some(1.0),
         row_missing: some(1.0),
+        row_dropped: some(0.7),
         edited_in_between: some(1.0),
         shuffle: some(2.0),
         truncated: some(0.5),
@@ -230,7 +231,12 @@ fn operation(rng: &mut StdRng, number: u64, feeds_only: bool) -> Operation {
 
 fn kill(rng: &mut StdRng) -> What {
     let down = *[0, 0, 0, 20, 400, 1_500].choose(rng).unwrap_or(&0);
-    let again = if rng.random_bool(0.4) { Some(place(rng)) } else { None };
+    let again = match rng.random_range(0..10) {
+        0..=2 => Some(place(rng)),
+        // Back after a while, it reads what it missed: a cursor that moves too early loses it for an hour.
+        3..=7 if down > 60 => Some(At::Point("stored cursor".into(), rng.random_range(0..8))),
+        _ => None,
+    };
     What::Kill { at: place(rng), down: Duration::from_secs(down), in_between: rng.random_bool(0.3), again }
 }
 

@@ -108,6 +108,9 @@ impl Reconciler {
             return decided;
         }
         let is_held = decided.work.link.as_ref().is_some_and(|link| link.holds.contains_key(PRESENCE));
+        if !matches!(step, Step::Merge | Step::Revive | Step::TakeIn | Step::Create) {
+            self.keep_overwritten(kind, lens, context, &mut decided);
+        }
         match step {
             Step::ArchiveRemote | Step::DeleteLocal if is_held => self.finish_all(&mut decided),
             Step::Merge | Step::Revive | Step::TakeIn => {
@@ -130,6 +133,18 @@ impl Reconciler {
             }
         }
         decided
+    }
+
+    /// What a write of ours replaced unseen is kept in a conflict also where the record is not merged any more.
+    fn keep_overwritten(&self, kind: Kind, lens: &Lens, context: Context<'_>, decided: &mut Decided) {
+        let Work { intent: Some(intent), history: Some(history), local: Some(local), .. } = &decided.work else {
+            return;
+        };
+        if intent.state == IntentState::Sent {
+            for found in overwrites(intent, lens, history, local, context, self.skew) {
+                decided.ops.push(Op::AddConflict(self.conflict(kind, local.id(), found.clash)));
+            }
+        }
     }
 
     pub(super) fn there(&self, lens: &Lens, began: DateTime<Utc>, work: &Work) -> There {
@@ -163,7 +178,7 @@ impl Reconciler {
         let is_deleted = decided.work.local.as_ref().is_some_and(LocalRecord::is_deleted);
         if let Some(intent) = decided.work.intent.take().filter(|_| is_deleted && decided.work.external.is_none()) {
             if still_open(Some(&intent).filter(|intent| intent.state == IntentState::Sent), began) {
-                return self.defer_all(decided, intent.closes_at.unwrap_or(began), false);
+                return self.defer_all(decided, once_closed(&intent, began), false);
             }
             decided.ops.push(Op::DropIntent(intent.id));
         }
@@ -480,9 +495,9 @@ impl Reconciler {
             });
             return;
         }
-        match sent.filter(|_| settled.is_none()).and_then(|intent| intent.closes_at) {
+        match sent.filter(|intent| settled.is_none() && intent.closes_at.is_some()) {
             // Look again when the late window is over.
-            Some(closes_at) => self.defer_all(decided, closes_at, false),
+            Some(intent) => self.defer_all(decided, once_closed(&intent, began), false),
             None if plan.waits && self.writes() => self.defer_all(decided, began, false),
             None => self.finish_all(decided),
         }
@@ -639,7 +654,7 @@ impl Reconciler {
         }
         if let Some(intent) = decided.work.intent.take() {
             if still_open(Some(&intent).filter(|intent| intent.state == IntentState::Sent), began) {
-                return self.defer_all(decided, intent.closes_at.unwrap_or(began), false);
+                return self.defer_all(decided, once_closed(&intent, began), false);
             }
             decided.ops.push(Op::DropIntent(intent.id));
         }
@@ -739,6 +754,11 @@ fn still_open(intent: Option<&Intent>, began: DateTime<Utc>) -> bool {
         return false;
     }
     intent.is_some_and(|intent| intent.closes_at.is_none_or(|closes_at| began <= closes_at))
+}
+
+/// When a read can settle a write that may still land: after the window, not at its last moment.
+fn once_closed(intent: &Intent, began: DateTime<Utc>) -> DateTime<Utc> {
+    intent.closes_at.unwrap_or(began) + TimeDelta::milliseconds(1)
 }
 
 fn remote_created(remote: &Record) -> Option<DateTime<Utc>> {

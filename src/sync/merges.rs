@@ -57,7 +57,7 @@ impl Reconciler {
             let Some(Fetched::MergedInto(survivor)) = work.fetched.take() else { continue };
             let now = self.clock.now();
             let mut ops = Vec::new();
-            if let Some(old) = work.external.clone().filter(|_| !planted::has(Bug::AliasIgnored)) {
+            if let Some(old) = work.external.clone() {
                 ops.push(Op::PutAlias { connection: name.clone(), kind, old, new: survivor.id.clone() });
             }
             // An earlier one of this round may have moved it.

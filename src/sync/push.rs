@@ -18,7 +18,7 @@ use super::{
 use crate::{
     model::{
         Base, Dirty, Hold, HoldKind, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord, Mark, Reason,
-        Stamp, link::Rewrites,
+        RecordId, Stamp, link::Rewrites,
     },
     store::{Op, StoreError},
 };
@@ -66,6 +66,14 @@ impl Reconciler {
             self.store.commit(&intents).await?;
         }
         let histories = self.check_afterwards(call, kind, lens, &outgoing, &outcomes).await;
+        let made: Vec<RecordId> = outgoing
+            .iter()
+            .zip(&outcomes)
+            .filter(|(one, outcome)| {
+                kind == Kind::Contact && one.link.is_none() && matches!(outcome, Pushed::Written { .. })
+            })
+            .map(|(one, _)| one.local.id())
+            .collect();
         for ((one, outcome), history) in outgoing.into_iter().zip(outcomes).zip(histories) {
             let span = tracing::info_span!("record", %kind, record = %Key::Local(one.local.id()));
             let ops = span.in_scope(|| self.settle(kind, lens, context, one, outcome, history));
@@ -77,6 +85,20 @@ impl Reconciler {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+        self.wake_dependents(&made).await
+    }
+
+    /// Opportunities whose contact could not be named at the vendor so far go out at once when it can.
+    async fn wake_dependents(&self, contacts: &[RecordId]) -> Result<(), SyncError> {
+        let now = self.clock.now();
+        let mut ops = Vec::new();
+        for contact in contacts {
+            let deals = self.store.opportunities_of(&self.connection.account.name, *contact).await?;
+            ops.extend(deals.into_iter().map(|deal| self.mark(Kind::Deal, Key::Local(deal), now)));
+        }
+        if !ops.is_empty() {
+            self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(())
     }

@@ -321,6 +321,10 @@ impl World {
                 errors.push(error_entry(&Refusal::new(500, "INTERNAL_ERROR", "internal error"), trace, None));
                 continue;
             }
+            let dropped = self.faults.row_dropped;
+            if partial && self.struck("row_dropped", dropped, &place) {
+                continue;
+            }
             match self.write_row(kind, verb, input) {
                 Ok(Some(mut record)) => {
                     if !trace.is_empty() {

@@ -181,6 +181,8 @@ pub struct Faults {
     pub row_fails: f64,
     /// A row of a batch is carried out and left out of the answer.
     pub row_missing: f64,
+    /// A row of a batch is neither carried out nor in the answer, as that of a record that was merged away.
+    pub row_dropped: f64,
     /// Right before a row of a batch update is carried out, a person edits a text that it is about to overwrite.
     pub edited_in_between: f64,
     /// Rows of a batch answer come in another order.
