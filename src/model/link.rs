@@ -3,36 +3,20 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use tandem_contract::{ExternalId, Kind, Value, Version};
 
 use super::ids::{ConflictId, Name, RecordId};
 
 /// The base of one mapping row: what each side said when they last agreed. Two-sided, so that a value the vendor
 /// normalised is never taken for an edit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base(
     /// What we said.
     pub Vec<Value>,
     /// What the vendor stored.
     pub Vec<Value>,
 );
-
-/// What both said alike, as most do, is stored once.
-impl Serialize for Base {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        if self.0 == self.1 { [&self.0].serialize(to) } else { [&self.0, &self.1].serialize(to) }
-    }
-}
-
-impl<'de> Deserialize<'de> for Base {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let mut halves = Vec::<Vec<Value>>::deserialize(from)?.into_iter();
-        let local = halves.next().ok_or_else(|| serde::de::Error::custom("a base without values"))?;
-        let remote = halves.next().unwrap_or_else(|| local.clone());
-        Ok(Self(local, remote))
-    }
-}
 
 /// How a link stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +146,7 @@ pub struct Rewrites {
 }
 
 /// Our record and a vendor's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Link {
     /// Whose record.
     pub connection: Name,
@@ -175,18 +159,16 @@ pub struct Link {
     /// How it stands.
     pub state: LinkState,
     /// The last agreement, by mapping row.
-    #[serde(default)]
     pub base: BTreeMap<String, Base>,
     /// How old the vendor's record was when last read.
-    #[serde(default)]
     pub version: Version,
     /// Rows on hold.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub holds: BTreeMap<String, Hold>,
     /// Rows that were rewritten.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub rewrites: BTreeMap<String, Rewrites>,
     /// When the vendor first said it does not know the record; once is not enough.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<DateTime<Utc>>,
 }

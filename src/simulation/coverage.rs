@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::run::Coverage;
+/// Which fault happened where, and how often.
+pub type Coverage = BTreeMap<(String, String), u64>;
 
 /// The phases of the engine, in the order it goes through them.
 const PHASES: [&str; 10] =

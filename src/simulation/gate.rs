@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -56,6 +56,7 @@ pub enum At {
 #[derive(Default)]
 struct Inner {
     trip: Option<(At, Act)>,
+    steps: u64,
     points: BTreeMap<String, u64>,
     trace: Sha256,
     tripped: Option<String>,
@@ -64,7 +65,6 @@ struct Inner {
 /// Stands between any two steps of the engine.
 #[derive(Default)]
 pub struct Gate {
-    steps: AtomicU64,
     stopped: AtomicBool,
     inner: Mutex<Inner>,
     bell: Notify,
@@ -109,7 +109,7 @@ impl Gate {
     /// Requests, answers and commits so far.
     #[must_use]
     pub fn steps(&self) -> u64 {
-        self.steps.load(Ordering::SeqCst)
+        self.inner().steps
     }
 
     /// Every point that was passed, and how often.
@@ -127,8 +127,6 @@ impl Gate {
 
     /// Passes a point that counts as a step. True if the call is to fail.
     async fn pass(&self, point: &str) -> bool {
-        self.steps.fetch_add(1, Ordering::SeqCst);
-        self.inner().trace.update(point.as_bytes());
         tracing::debug!(target: "tandem::simulation", point);
         self.look(point, true).await
     }
@@ -137,6 +135,10 @@ impl Gate {
     async fn look(&self, point: &str, is_step: bool) -> bool {
         let act = {
             let mut inner = self.inner();
+            if is_step {
+                inner.steps += 1;
+                inner.trace.update(point.as_bytes());
+            }
             match inner.points.get_mut(point) {
                 Some(count) => *count += 1,
                 None => {

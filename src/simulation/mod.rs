@@ -17,9 +17,10 @@ mod scenario;
 mod search;
 mod shrink;
 
+pub use coverage::Coverage;
 pub use gate::{Act, At, Gate};
 pub use rig::{Rig, account, lenses};
-pub use run::{Coverage, Outcome, run, run_over, run_seed};
+pub use run::{Outcome, run, run_over, run_seed};
 pub use scenario::{Operation, Scenario, What};
 pub use search::search;
 pub use shrink::{Shrunk, shrink};

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{
     StoreError, link_row,
+    reads::{Keys, Of},
     sql::{Pools, SqlStore, on_pool, parse, refused},
 };
 use crate::model::{Contact, Link, Name, Opportunity, RecordId};
@@ -89,23 +90,9 @@ impl SqlStore {
     /// # Errors
     /// [`StoreError`].
     pub async fn links_of(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Result<Vec<Link>, StoreError> {
-        let mut links = Vec::with_capacity(ids.len());
-        for chunk in ids.chunks(500) {
-            let rows: Vec<link_row::Columns> = on_pool!(self, pool, Db => {
-                let mut q = QueryBuilder::<Db>::new(link_row::SELECT);
-                q.push(" WHERE account = ").push_bind(account.as_str()).push(" AND kind = ").push_bind(kind.as_str()).push(" AND local_id IN (");
-                let mut list = q.separated(", ");
-                for id in chunk {
-                    list.push_bind(id.0);
-                }
-                q.push(") ORDER BY local_id, connection");
-                q.build_query_as().fetch_all(pool).await
-            })
-            .map_err(refused)?;
-            for row in rows {
-                links.push(link_row::link(row)?);
-            }
-        }
+        let rows = self.by_keys(link_row::SELECT, Of::Kind(account, kind), "local_id", Keys::Ids(ids)).await?;
+        let mut links: Vec<Link> = rows.into_iter().map(link_row::link).collect::<Result<_, _>>()?;
+        links.sort_by(|a, b| (a.local, &a.connection).cmp(&(b.local, &b.connection)));
         Ok(links)
     }
 

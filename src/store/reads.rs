@@ -20,21 +20,21 @@ use crate::model::{
 
 /// Whose rows are asked for.
 #[derive(Clone, Copy)]
-enum Of<'a> {
+pub(super) enum Of<'a> {
     Account(&'a Name),
     Kind(&'a Name, Kind),
     Connection(&'a Name, &'a Name, Kind),
 }
 
 /// Keys of rows; any number of them.
-enum Keys<'a> {
+pub(super) enum Keys<'a> {
     Ids(&'a [RecordId]),
     Texts(Vec<&'a str>),
 }
 
 impl SqlStore {
     /// The columns of `select` of every row with one of these keys, a statement for each [`ROWS`] of them.
-    async fn by_keys<R>(
+    pub(super) async fn by_keys<R>(
         &self,
         select: &'static str,
         of: Of<'_>,

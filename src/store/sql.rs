@@ -128,7 +128,7 @@ pub(super) fn refused(error: sqlx::Error) -> StoreError {
 }
 
 /// What to do about a refusal that is not ours to mend. SQLite: result codes 8 (READONLY), 14 (CANTOPEN) and 13 (FULL),
-/// the low byte of any extended code; PostgreSQL: classes 53 and 25006.
+/// the low byte of any extended code; PostgreSQL: 25006 (read-only transaction) and 53100 (disk full).
 fn advice(code: &str) -> &'static str {
     let sqlite = (code.len() < 5).then(|| code.parse::<u32>().ok().map(|code| code & 0xff)).flatten();
     match (sqlite, code) {

@@ -176,13 +176,22 @@ impl Reconciler {
     /// Finishes, unless a write of ours may still land: then it is looked for once more when it no longer can.
     fn nothing_to_do(&self, began: DateTime<Utc>, decided: &mut Decided) {
         let is_deleted = decided.work.local.as_ref().is_some_and(LocalRecord::is_deleted);
-        if let Some(intent) = decided.work.intent.take().filter(|_| is_deleted && decided.work.external.is_none()) {
-            if still_open(Some(&intent).filter(|intent| intent.state == IntentState::Sent), began) {
-                return self.defer_all(decided, once_closed(&intent, began), false);
-            }
-            decided.ops.push(Op::DropIntent(intent.id));
+        if is_deleted && decided.work.external.is_none() && self.waits_for_own_write(began, decided) {
+            return;
         }
         self.finish_all(decided);
+    }
+
+    /// Ends an earlier intent of ours. True if what it wrote may still land: then all is put off until it no longer can.
+    fn waits_for_own_write(&self, began: DateTime<Utc>, decided: &mut Decided) -> bool {
+        let Some(intent) = decided.work.intent.take() else { return false };
+        let waits = still_open(Some(&intent).filter(|intent| intent.state == IntentState::Sent), began);
+        if waits {
+            self.defer_all(decided, once_closed(&intent, began), false);
+        } else {
+            decided.ops.push(Op::DropIntent(intent.id));
+        }
+        waits
     }
 
     pub(super) fn finish_all(&self, decided: &mut Decided) {
@@ -652,11 +661,8 @@ impl Reconciler {
         if !self.writes() {
             return self.finish_all(decided);
         }
-        if let Some(intent) = decided.work.intent.take() {
-            if still_open(Some(&intent).filter(|intent| intent.state == IntentState::Sent), began) {
-                return self.defer_all(decided, once_closed(&intent, began), false);
-            }
-            decided.ops.push(Op::DropIntent(intent.id));
+        if self.waits_for_own_write(began, decided) {
+            return;
         }
         let intent = self.intent(
             kind,
