@@ -179,7 +179,7 @@ impl Desk<'_> {
     /// [`EditError`]; nothing is stored then.
     pub async fn delete(&self, kind: Kind, id: RecordId) -> Result<(), EditError> {
         let opportunities = match kind {
-            Kind::Contact => self.store.opportunities_of(&self.account.name, id).await?,
+            Kind::Contact => self.store.opportunities_of(&self.account.name, &[id]).await?,
             _ => Vec::new(),
         };
         let cascades = self.account.profile.policy().cascade_contact_delete;

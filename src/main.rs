@@ -9,6 +9,10 @@ use tandem::{
 };
 use tracing_subscriber::EnvFilter;
 
+/// Small allocations on several threads are most of what a page of records costs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Keeps sales opportunities in step between this store and the systems your people already use.
 #[derive(Parser)]
 #[command(name = "tandem", version, propagate_version = true)]

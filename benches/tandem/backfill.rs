@@ -20,7 +20,7 @@ pub async fn rows(vendor: &Vendor, site: &Site, size: Clinic) -> Rows {
     site.ensure_filled(vendor).await?;
     let records = usize::try_from(vendor.records())?;
     let on_disk = raw::size(&site.database()).await?;
-    let written = raw::same_rows(&site.database(), &site.file("raw.db"), PAGE).await?;
+    let written = raw::same_rows(&site.database(), &site.file("raw.db"), PAGE).await?.iter().sum();
     let copy = site.file("pull.db");
     let table = RawTable::create(&copy).await?;
     let began = Instant::now();

@@ -2,12 +2,13 @@
 //!
 //! Each row is a figure, a raw yardstick measured in the same run on the same machine and disk, and figure ÷ yardstick:
 //! disks differ tenfold from minute to minute, so only the ratio says something. Everything runs on loopback, in
-//! throw-away folders (`TMPDIR` chooses the disk), on ports the system picks. `DEALS=100000` makes the store larger.
+//! throw-away folders (`TMPDIR` chooses the disk), on ports the system picks. `DEALS=1000000` makes the store larger.
 
 mod backfill;
 mod changes;
 mod decisions;
 mod latency;
+mod limits;
 mod memory;
 mod quiet;
 mod raw;
@@ -24,8 +25,12 @@ use tokio::runtime::Runtime;
 use site::Site;
 use vendor::Vendor;
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Deals of the large store, unless `DEALS` says otherwise.
-const DEALS: usize = 20_000;
+const DEALS: usize = 100_000;
 
 fn main() -> anyhow::Result<()> {
     // Before anything is allocated: what a process needs for being one.
@@ -40,6 +45,7 @@ fn main() -> anyhow::Result<()> {
     table::head();
     let runtime = Runtime::new()?;
     runtime.block_on(one_store(large));
+    table::add("limits", runtime.block_on(limits::rows()));
     table::add("webhooks", runtime.block_on(webhooks::rows()));
     table::add("decisions", decisions::rows());
     table::add("simulation", steps::rows());

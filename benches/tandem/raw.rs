@@ -72,8 +72,8 @@ enum Cell {
 }
 
 /// Writes every row of a finished store anew: the same tables, the same indexes, one durable transaction for as many records
-/// as a page has. What it takes is what the disk and the database ask for, without any of our own work.
-pub async fn same_rows(store: &Path, copy: &Path, page: usize) -> anyhow::Result<Duration> {
+/// as a page has. How long each took is what the disk and the database ask for, without any of our own work.
+pub async fn same_rows(store: &Path, copy: &Path, page: usize) -> anyhow::Result<Vec<Duration>> {
     let (from, to) = (open(store).await?, open(copy).await?);
     let sql = "SELECT name, sql, type FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%' ORDER BY type DESC";
     let things: Vec<(String, String, String)> = sqlx::query_as(sql).fetch_all(&from).await?;
@@ -91,8 +91,9 @@ pub async fn same_rows(store: &Path, copy: &Path, page: usize) -> anyhow::Result
             }
         }
     }
-    let began = Instant::now();
+    let mut times = Vec::with_capacity(pages.len());
     for page in &pages {
+        let began = Instant::now();
         let mut tx = to.begin_with("BEGIN IMMEDIATE").await?;
         for (table, rows) in page {
             for some in rows.chunks(ROWS) {
@@ -111,8 +112,9 @@ pub async fn same_rows(store: &Path, copy: &Path, page: usize) -> anyhow::Result
             }
         }
         tx.commit().await?;
+        times.push(began.elapsed());
     }
-    Ok(began.elapsed())
+    Ok(times)
 }
 
 fn cells(row: &sqlx::sqlite::SqliteRow) -> anyhow::Result<Vec<Cell>> {

@@ -105,14 +105,23 @@ impl Round {
 }
 
 impl Site {
-    /// An empty installation.
+    /// An empty installation that asks as fast as it can.
     pub async fn open(vendor: &Vendor) -> anyhow::Result<Self> {
+        Self::open_on(vendor, Arc::new(Hasty(SystemClock::new()))).await
+    }
+
+    /// An empty installation that keeps to HubSpot's published limits.
+    pub async fn open_within_limits(vendor: &Vendor) -> anyhow::Result<Self> {
+        Self::open_on(vendor, Arc::new(SystemClock::new())).await
+    }
+
+    async fn open_on(vendor: &Vendor, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let config = Config::parse(&configuration(vendor, "127.0.0.1:0"), folder.path().to_owned())?;
         let mut installation = Installation::open(config).await?;
         let connection = installation.connections.values_mut().next().and_then(Arc::get_mut);
         let connection = connection.context("the installation has no connection")?;
-        connection.connector = without_limits(vendor, connection)?;
+        connection.connector = connector(vendor, connection, clock)?;
         let engine = installation.engines().pop().context("the installation has no engine")?;
         Ok(Self { installation: Arc::new(installation), engine: Arc::new(engine), folder })
     }
@@ -168,7 +177,7 @@ impl Site {
 }
 
 /// The connector that the installation built, but for its clock.
-fn without_limits(vendor: &Vendor, connection: &Connection) -> anyhow::Result<Arc<dyn Connector>> {
+fn connector(vendor: &Vendor, connection: &Connection, clock: Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Connector>> {
     let credentials = Credentials::Token(Secret::new(vendor.token.as_str()));
     let mut options = Options::new(vendor.base.parse()?, credentials);
     options.client_secret = Some(vendor.secret.clone());
@@ -178,5 +187,5 @@ fn without_limits(vendor: &Vendor, connection: &Connection) -> anyhow::Result<Ar
     for properties in options.select.values_mut() {
         properties.insert("createdate".into(), PropertyType::Time);
     }
-    Ok(Arc::new(HubSpot::new(options, Arc::new(transport()?), Arc::new(Hasty(SystemClock::new())))))
+    Ok(Arc::new(HubSpot::new(options, Arc::new(transport()?), clock)))
 }

@@ -80,10 +80,14 @@ pub struct Vendor {
 }
 
 impl Vendor {
-    /// Fills an account and serves it.
+    /// Fills an account without limits and serves it.
     pub async fn start(size: Clinic) -> anyhow::Result<Self> {
+        Self::start_with(size, settings()).await
+    }
+
+    /// Fills an account and serves it.
+    pub async fn start_with(size: Clinic, settings: Settings) -> anyhow::Result<Self> {
         let clock = Arc::new(AccountClock { real: SystemClock::new(), filled: AtomicBool::new(false) });
-        let settings = settings();
         let (token, secret) = (settings.access_tokens[0].clone(), Secret::new(settings.client_secret.as_str()));
         let sandbox = Sandbox::new(settings, 1, clock.clone());
         sandbox.with(|world| world.furnish_clinic(size));

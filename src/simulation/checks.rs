@@ -47,7 +47,13 @@ async fn statuses_are_those_of_their_stages(rig: &Rig, locals: &Locals, wrong: &
 }
 
 /// I20: an edit that nobody contradicted, on either side, stands.
-fn uncontradicted_edits_stand(ledger: &Ledger, links: &[Link], locals: &Locals, wrong: &mut Vec<String>) {
+fn uncontradicted_edits_stand(
+    ledger: &Ledger,
+    between: &[InBetween],
+    links: &[Link],
+    locals: &Locals,
+    wrong: &mut Vec<String>,
+) {
     let mut sides: BTreeMap<(Kind, RecordId, &str), (BTreeSet<bool>, &str)> = BTreeMap::new();
     for said in &ledger.said {
         let is_ours = matches!(said.whose, Whose::Ours(_));
@@ -66,7 +72,8 @@ fn uncontradicted_edits_stand(ledger: &Ledger, links: &[Link], locals: &Locals, 
     for ((kind, id, field), (sides, last)) in sides {
         let Some(link) = links.iter().find(|link| link.kind == kind && link.local == id) else { continue };
         let theirs: u64 = link.external.as_str().parse().unwrap_or(0);
-        let left_alone = link.state == LinkState::Linked && link.holds.is_empty() && !ledger.touched.contains(&theirs);
+        let others = ledger.touched.contains(&theirs) || between.iter().any(|one| one.id == theirs);
+        let left_alone = link.state == LinkState::Linked && link.holds.is_empty() && !others;
         let Some(local) = locals.get(&(kind, id)).filter(|local| left_alone && !local.is_deleted()) else { continue };
         let now = local.get(field);
         if sides.len() == 1 && now.as_text().unwrap_or_default().trim() != last.trim() {
@@ -105,7 +112,9 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
     rig.sandbox.with(|world| {
         no_twins(world, &mut wrong);
         if world.stats.created > ledger.created {
-            wrong.push(format!("I3: {} records were made for {} of ours", world.stats.created, ledger.created));
+            let marked = world.marked().join(", ");
+            let (made, ours) = (world.stats.created, ledger.created);
+            wrong.push(format!("I3: {made} records were made for {ours} of ours; there are {marked}"));
         }
         everything_is_linked(world, &links, &locals, &mut wrong);
         if world.stats.too_many > 0 {
@@ -113,9 +122,7 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
         }
     });
     let in_between = rig.sandbox.with(|world| world.stats.in_between.clone());
-    if !ledger.merged && in_between.is_empty() {
-        uncontradicted_edits_stand(ledger, &links, &locals, &mut wrong);
-    }
+    uncontradicted_edits_stand(ledger, &in_between, &links, &locals, &mut wrong);
     if !ledger.merged {
         nothing_is_invented(rig, ledger, &in_between, &locals, &mut wrong);
     }
@@ -165,7 +172,8 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
     // What is in the bin, or was merged away, has a history at HubSpot that nobody may read.
     let readable = |one: &&InBetween| {
         let is_live = |kind| rig.sandbox.with(|world| world.is_live(kind, one.id));
-        !ledger.touched.contains(&one.id) && (is_live(Kind::Deal) || is_live(Kind::Contact))
+        let is_touched = ledger.touched.contains(&one.id) || ledger.overwritten.contains(&one.text);
+        !is_touched && (is_live(Kind::Deal) || is_live(Kind::Contact))
     };
     let between = in_between.iter().filter(readable);
     let between: Vec<(String, String)> = between.map(|one| (one.property.clone(), one.text.clone())).collect();

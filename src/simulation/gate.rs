@@ -276,9 +276,9 @@ impl SyncStore for GatedStore {
         self.read("due").await?;
         self.inner.due(account, connection, kind, now, limit).await
     }
-    async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Stored<Vec<RecordId>> {
+    async fn opportunities_of(&self, account: &Name, contacts: &[RecordId]) -> Stored<Vec<RecordId>> {
         self.read("opportunities_of").await?;
-        self.inner.opportunities_of(account, contact).await
+        self.inner.opportunities_of(account, contacts).await
     }
     async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Stored<Vec<RecordId>> {
         self.read("quarantined").await?;
@@ -291,6 +291,16 @@ impl SyncStore for GatedStore {
     async fn links(&self, account: &Name, connection: &Name, kind: Kind, by: By<'_>) -> Stored<Vec<Link>> {
         self.read("links").await?;
         self.inner.links(account, connection, kind, by).await
+    }
+    async fn pairs(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        by: By<'_>,
+    ) -> Stored<Vec<(RecordId, ExternalId)>> {
+        self.read("pairs").await?;
+        self.inner.pairs(account, connection, kind, by).await
     }
     async fn link_page(
         &self,

@@ -17,7 +17,9 @@ pub struct Ledger {
     pub here_ever: Vec<String>,
     /// Every text that was ever typed there.
     pub there_ever: Vec<String>,
-    /// The same in order, with whose record it was.
+    /// Every text there that somebody there wrote over, having seen it.
+    pub overwritten: BTreeSet<String>,
+    /// Every text in order, with whose record it was.
     pub said: Vec<Said>,
     /// HubSpot's deals that somebody merged or put into the bin.
     pub touched: BTreeSet<u64>,
@@ -28,7 +30,7 @@ pub struct Ledger {
     /// Records made here.
     pub created: u64,
     /// The record that was edited last: people come back to what they work on.
-    pub focus_here: Option<RecordId>,
+    pub focus_here: Option<(Kind, RecordId)>,
     /// The same at HubSpot.
     pub focus_there: Option<(Kind, u64)>,
     /// What was edited of it.

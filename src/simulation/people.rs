@@ -1,5 +1,7 @@
 //! People at work on both sides.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use tandem_contract::{Kind, Value};
 use tandem_hubspot::sandbox::{Change, World};
@@ -44,17 +46,43 @@ pub fn furnish(rig: &Rig, rng: &mut StdRng) {
 
 /// One edit on one of the sides; `number` makes its text unlike any other.
 pub async fn act(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, number: u64) {
-    let text = format!("t{number}{}", if rng.random_bool(0.2) { " " } else { "" });
+    let text = text(rng, number);
     match rng.random_range(0..24) {
-        0..=7 => edit_there(rig, rng, ledger, &text),
-        8..=15 => edit_here(rig, rng, ledger, &text).await,
+        0..=7 => edit_there(rig, rng, ledger, &text, false),
+        8..=15 => edit_here(rig, rng, ledger, &text, false).await,
         16 | 17 => create_here(rig, rng, ledger, &text).await,
         18 | 19 => rig.sandbox.with(|world| create_there(world, ledger, &text)),
         20 => rig.sandbox.with(|world| archive(world, rng, ledger)),
+        // It moves no time that a search could show: without its webhook only an audit finds it.
+        21 if ledger.feeds_only => {}
         21 => rig.sandbox.with(|world| restore(world, rng, ledger)),
         22 => delete_here(rig, rng, ledger).await,
-        _ => rig.sandbox.with(|world| merge(world, rng, ledger)),
+        _ => {
+            let links = rig.store.all_links(&rig.account.name, &rig.name);
+            let known: BTreeSet<u64> = links.iter().filter_map(|link| link.external.as_str().parse().ok()).collect();
+            rig.sandbox.with(|world| merge(world, rng, ledger, &known));
+        }
     }
+}
+
+/// Somebody types, looks at it, and types again: the same field of the same record, seconds apart.
+pub async fn revise(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, number: u64) {
+    let is_here = rng.random_bool(0.7);
+    for turn in 0..rng.random_range(2..5) {
+        let text = text(rng, 100_000 + 10 * number + turn);
+        if is_here {
+            edit_here(rig, rng, ledger, &text, turn > 0).await;
+        } else {
+            edit_there(rig, rng, ledger, &text, turn > 0);
+        }
+        let pause = *[20, 300, 1_500, 6_000, 25_000].choose(rng).unwrap_or(&300);
+        rig.clock.sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+/// A text that nobody else types.
+fn text(rng: &mut StdRng, number: u64) -> String {
+    format!("t{number}{}", if rng.random_bool(0.2) { " " } else { "" })
 }
 
 fn create_there(world: &mut World, ledger: &mut Ledger, text: &str) {
@@ -83,15 +111,19 @@ fn restore(world: &mut World, rng: &mut StdRng, ledger: &mut Ledger) {
     }
 }
 
-fn merge(world: &mut World, rng: &mut StdRng, ledger: &mut Ledger) {
+fn merge(world: &mut World, rng: &mut StdRng, ledger: &mut Ledger, known: &BTreeSet<u64>) {
     let ids = world.ids(Kind::Deal);
     let (a, b) = (ids.choose(rng).copied(), ids.choose(rng).copied());
     if let (Some(a), Some(b), true) = (a, b, ids.len() > 2) {
         forget(world, ledger, b);
         ledger.touched.insert(a);
         ledger.merged = true;
-        let made = world.merge(Kind::Deal, a, b, Change::Person);
-        ledger.story.push(format!("HubSpot: deal {b} is merged into {a}, which makes {:?}", made.ok()));
+        // Made by us and merged away before we could learn of it: nothing at HubSpot tells that, and it is made again.
+        let is_lost = |id: &&u64| world.value(Kind::Deal, **id, "tandem_id").is_some() && !known.contains(id);
+        ledger.created += [a, b].iter().filter(is_lost).count() as u64;
+        let made = world.merge(Kind::Deal, a, b, Change::Person).ok();
+        ledger.touched.extend(made);
+        ledger.story.push(format!("HubSpot: deal {b} is merged into {a}, which makes {made:?}"));
     }
 }
 
@@ -146,17 +178,19 @@ fn relink(world: &mut World, rng: &mut StdRng, ledger: &mut Ledger, deal: u64) {
     }
 }
 
-fn edit_there(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str) {
+/// `again`: what was edited last, if it is still there.
+fn edit_there(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str, again: bool) {
     rig.sandbox.with(|world| {
-        let kind = if rng.random_bool(0.8) { Kind::Deal } else { Kind::Contact };
+        let last = ledger.focus_there.filter(|_| again).map(|(kind, _)| kind);
+        let kind = last.unwrap_or(if rng.random_bool(0.8) { Kind::Deal } else { Kind::Contact });
         let focused = ledger.focus_there.filter(|(of, id)| *of == kind && world.is_live(kind, *id));
         let any = world.ids(kind).choose(rng).copied();
-        let Some(id) = focused.map(|(_, id)| id).filter(|_| rng.random_bool(0.5)).or(any) else { return };
+        let Some(id) = focused.map(|(_, id)| id).filter(|_| again || rng.random_bool(0.5)).or(any) else { return };
         ledger.focus_there = Some((kind, id));
-        if kind == Kind::Deal && !ledger.feeds_only && rng.random_bool(0.15) {
+        if kind == Kind::Deal && !again && !ledger.feeds_only && rng.random_bool(0.15) {
             return relink(world, rng, ledger, id);
         }
-        let field = if rng.random_bool(0.5) { ledger.focus_field } else { rng.random_range(0..6) };
+        let field = if again || rng.random_bool(0.5) { ledger.focus_field } else { rng.random_range(0..6) };
         ledger.focus_field = field;
         let (property, value) = match (kind, field) {
             (Kind::Contact, _) => ("phone", text.to_owned()),
@@ -185,6 +219,7 @@ fn edit_there(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str) {
             ledger.said.push(Said { kind, whose: Whose::Theirs(id), field: ours_of(property), text: value.clone() });
             if let Some(previous) = previous {
                 ledger.there.retain(|(p, v)| !(p == property && v.trim() == previous.trim()));
+                ledger.overwritten.insert(previous);
             }
             ledger.there_ever.push(value.clone());
             ledger.there.push((property.to_owned(), value));
@@ -192,14 +227,17 @@ fn edit_there(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str) {
     });
 }
 
-async fn edit_here(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str) {
-    let kind = if rng.random_bool(0.8) { Kind::Deal } else { Kind::Contact };
+/// `again`: what was edited last, if it is still there.
+async fn edit_here(rig: &Rig, rng: &mut StdRng, ledger: &mut Ledger, text: &str, again: bool) {
+    let last = ledger.focus_here.filter(|_| again).map(|(kind, _)| kind);
+    let kind = last.unwrap_or(if rng.random_bool(0.8) { Kind::Deal } else { Kind::Contact });
     let records = live(rig, kind);
-    let focused = ledger.focus_here.filter(|id| records.contains(id) && rng.random_bool(0.5));
+    let focused = ledger.focus_here.map(|(_, id)| id).filter(|id| records.contains(id));
+    let focused = focused.filter(|_| again || rng.random_bool(0.5));
     let Some(id) = focused.or_else(|| records.choose(rng).copied()) else { return };
-    ledger.focus_here = Some(id);
+    ledger.focus_here = Some((kind, id));
     let mut fields = Fields::new();
-    let field = if rng.random_bool(0.5) { ledger.focus_field } else { rng.random_range(0..7) };
+    let field = if again || rng.random_bool(0.5) { ledger.focus_field } else { rng.random_range(0..7) };
     ledger.focus_field = field;
     match (kind, field) {
         (Kind::Contact, _) => fields.insert("phone".into(), Value::text(text)),

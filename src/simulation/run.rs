@@ -184,11 +184,12 @@ fn spawn(rig: &Arc<Rig>) -> JoinHandle<()> {
 
 impl Stage {
     async fn carry_out(&mut self, what: &What, rng: &mut StdRng, number: u64, pause: Duration) {
-        if !matches!(what, What::Edit) {
+        if !matches!(what, What::Edit | What::Revise) {
             self.ledger.story.push(format!("{what:?}"));
         }
         match what {
             What::Edit => people::act(&self.rig, rng, &mut self.ledger, number).await,
+            What::Revise => people::revise(&self.rig, rng, &mut self.ledger, number).await,
             What::Kill { at, down, in_between, again } => {
                 if *in_between {
                     self.rig.sandbox.with(|world| world.faults.edited_in_between = 1.0);
@@ -196,11 +197,12 @@ impl Stage {
                 }
                 self.kill(at).await;
                 self.rig.answer_webhooks(down.is_zero());
-                let edits = if down.is_zero() { 0 } else { rng.random_range(1..4) };
+                // Meanwhile people work, early and late: what was missed is not all of one moment.
+                let edits = if down.is_zero() { 0 } else { rng.random_range(2..5) };
                 for edit in 0..edits {
-                    people::act(&self.rig, rng, &mut self.ledger, 10_000 + 10 * number + edit).await;
+                    people::act(&self.rig, rng, &mut self.ledger, 10_000 + 10 * number + u64::from(edit)).await;
+                    self.rig.clock.sleep(*down / edits).await;
                 }
-                self.rig.clock.sleep(*down).await;
                 self.rig.answer_webhooks(true);
                 self.engine = spawn(&self.rig);
                 if let Some(again) = again {

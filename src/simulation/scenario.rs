@@ -43,6 +43,8 @@ pub struct Operation {
 pub enum What {
     /// A person edits something on either side.
     Edit,
+    /// A person edits the same thing several times in a row.
+    Revise,
     /// The engine is killed.
     Kill {
         /// Where.
@@ -224,6 +226,7 @@ fn operation(rng: &mut StdRng, number: u64, feeds_only: bool) -> Operation {
             pause = rng.random_range(1_000..900_000);
             What::Trouble(*TROUBLES.choose(rng).unwrap_or(&Trouble::Moving))
         }
+        20..=31 => What::Revise,
         _ => What::Edit,
     };
     Operation { number, what, pause: Duration::from_millis(pause) }

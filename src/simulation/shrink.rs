@@ -1,11 +1,19 @@
 //! Makes a failing scenario small: fewer operations and fewer faults, as long as it still fails.
 //!
-//! Source of the method: Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input" (2002), ddmin.
+//! Source of the method: Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input" (2002), ddmin. Where
+//! no single operation can be left out and there are still many, a few are left out at random: what people do depends on
+//! what is there, so an operation may be needed only because another one is there.
+
+use rand::{SeedableRng, rngs::StdRng, seq::index};
 
 use super::scenario::Scenario;
 
 /// Runs at most.
-const PATIENCE: usize = 400;
+const PATIENCE: usize = 1_500;
+/// Small enough for a person to read.
+const SMALL: usize = 20;
+/// Of so many operations left out at random, before giving up.
+const TRIES: usize = 400;
 
 /// The smallest scenario found that still fails, what the command line calls it by, and how many runs it took.
 pub struct Shrunk {
@@ -66,8 +74,21 @@ pub fn shrink(scenario: &Scenario, mut fails: impl FnMut(&Scenario) -> bool) -> 
                 without.push(fault);
             }
         }
-        if before == (kept.operations.len(), without.len()) {
-            return Shrunk { scenario: kept, without, runs };
+        if before != (kept.operations.len(), without.len()) {
+            continue;
+        }
+        let count = kept.operations.len();
+        let some = (0..TRIES).take_while(|_| count > SMALL).find_map(|turn| {
+            let rng = &mut StdRng::seed_from_u64(kept.seed ^ (runs + turn) as u64);
+            let gone = index::sample(rng, count, 2 + turn % (count / 3));
+            let mut fewer = kept.clone();
+            let mut place = 0..;
+            fewer.operations.retain(|_| place.next().is_some_and(|place| !gone.iter().any(|one| one == place)));
+            try_one(&fewer, &mut runs).then_some(fewer)
+        });
+        match some {
+            Some(fewer) => kept = fewer,
+            None => return Shrunk { scenario: kept, without, runs },
         }
     }
 }

@@ -359,10 +359,11 @@ impl SyncStore for MemoryStore {
         Ok(due.into_iter().filter(|dirty| Some(dirty.kind) == kind).take(limit).cloned().collect())
     }
 
-    async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Result<Vec<RecordId>, StoreError> {
+    async fn opportunities_of(&self, account: &Name, contacts: &[RecordId]) -> Result<Vec<RecordId>, StoreError> {
         let state = self.lock();
         let named = |record: &LocalRecord| {
-            record.as_opportunity().is_some_and(|deal| deal.contact == Some(contact) && deal.deleted_at.is_none())
+            let deal = record.as_opportunity().filter(|deal| deal.deleted_at.is_none());
+            deal.and_then(|deal| deal.contact).is_some_and(|contact| contacts.contains(&contact))
         };
         let mine = state.records.iter().filter(|((a, ..), record)| a == account && named(record));
         Ok(mine.map(|((.., id), _)| *id).collect())
@@ -390,6 +391,17 @@ impl SyncStore for MemoryStore {
             }
         };
         Ok(locals.into_iter().filter_map(|local| state.links.get(&(owned.clone(), kind, local)).cloned()).collect())
+    }
+
+    async fn pairs(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        by: By<'_>,
+    ) -> Result<Vec<(RecordId, ExternalId)>, StoreError> {
+        let links = self.links(account, connection, kind, by).await?;
+        Ok(links.into_iter().map(|link| (link.local, link.external)).collect())
     }
 
     async fn link_page(

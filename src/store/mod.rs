@@ -255,8 +255,8 @@ pub trait SyncStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Dirty>, StoreError>;
 
-    /// A contact's opportunities that are not deleted, in order of id (VX-09).
-    async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Result<Vec<RecordId>, StoreError>;
+    /// The opportunities of these contacts that are not deleted, in order of id (VX-09).
+    async fn opportunities_of(&self, account: &Name, contacts: &[RecordId]) -> Result<Vec<RecordId>, StoreError>;
 
     /// Opportunities that wait for their contact's one active place, in order of id; only those whose place is free
     /// now, if asked.
@@ -267,6 +267,15 @@ pub trait SyncStore: Send + Sync {
 
     /// Links of a connection.
     async fn links(&self, account: &Name, connection: &Name, kind: Kind, by: By<'_>) -> Result<Vec<Link>, StoreError>;
+
+    /// Which record of ours is which of the vendor's, for those that are linked.
+    async fn pairs(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        by: By<'_>,
+    ) -> Result<Vec<(RecordId, ExternalId)>, StoreError>;
 
     /// A page of a connection's links in order of our ids, for the audit.
     async fn link_page(

@@ -82,6 +82,30 @@ impl SqlStore {
         Ok(all)
     }
 
+    /// Rows of links; by the vendor's ids also those of other connections.
+    async fn links_by<R>(
+        &self,
+        select: &'static str,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        by: By<'_>,
+    ) -> Result<Vec<R>, StoreError>
+    where
+        R: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        match by {
+            By::Local(ids) => {
+                self.by_keys(select, Of::Connection(account, connection, kind), "local_id", Keys::Ids(ids)).await
+            }
+            // Another connection may know the same id of another vendor: the index has the id first.
+            By::External(ids) => {
+                let keys = Keys::Texts(ids.iter().map(ExternalId::as_str).collect());
+                self.by_keys(select, Of::Kind(account, kind), "external_id", keys).await
+            }
+        }
+    }
+
     /// Rows that are a key and a body.
     async fn bodies<T: DeserializeOwned>(
         &self,
@@ -137,13 +161,24 @@ impl SyncStore for SqlStore {
             .collect()
     }
 
-    async fn opportunities_of(&self, account: &Name, contact: RecordId) -> Result<Vec<RecordId>, StoreError> {
-        let rows: Vec<(Uuid,)> = on_pool!(self, pool, Db => {
-            sqlx::query_as("SELECT id FROM opportunity WHERE account = $1 AND contact = $2 AND NOT deleted ORDER BY id")
-                .bind(account.as_str()).bind(contact.0).fetch_all(pool).await
-        })
-        .map_err(refused)?;
-        Ok(rows.into_iter().map(|(id,)| RecordId(id)).collect())
+    async fn opportunities_of(&self, account: &Name, contacts: &[RecordId]) -> Result<Vec<RecordId>, StoreError> {
+        let mut ids = Vec::new();
+        for some in contacts.chunks(ROWS) {
+            let rows: Vec<(Uuid,)> = on_pool!(self, pool, Db => {
+                let mut q = QueryBuilder::<Db>::new("SELECT id FROM opportunity WHERE account = ");
+                q.push_bind(account.as_str()).push(" AND NOT deleted AND contact IN (");
+                let mut list = q.separated(", ");
+                for contact in some {
+                    list.push_bind(contact.0);
+                }
+                q.push(")");
+                q.build_query_as().fetch_all(pool).await
+            })
+            .map_err(refused)?;
+            ids.extend(rows.into_iter().map(|(id,)| RecordId(id)));
+        }
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     async fn quarantined(&self, account: &Name, free_only: bool, limit: usize) -> Result<Vec<RecordId>, StoreError> {
@@ -172,20 +207,30 @@ impl SyncStore for SqlStore {
     }
 
     async fn links(&self, account: &Name, connection: &Name, kind: Kind, by: By<'_>) -> Result<Vec<Link>, StoreError> {
-        let rows = match by {
-            By::Local(ids) => {
-                let of = Of::Connection(account, connection, kind);
-                self.by_keys(link_row::SELECT, of, "local_id", Keys::Ids(ids)).await?
-            }
-            // Another connection may know the same id of another vendor: the index has the id first.
-            By::External(ids) => {
-                let keys = Keys::Texts(ids.iter().map(ExternalId::as_str).collect());
-                let mut rows = self.by_keys(link_row::SELECT, Of::Kind(account, kind), "external_id", keys).await?;
-                rows.retain(|row: &link_row::Columns| row.0 == connection.as_str());
-                rows
-            }
-        };
+        let mut rows: Vec<link_row::Columns> = self.links_by(link_row::SELECT, account, connection, kind, by).await?;
+        rows.retain(|row| row.0 == connection.as_str());
         rows.into_iter().map(link_row::link).collect()
+    }
+
+    async fn pairs(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        by: By<'_>,
+    ) -> Result<Vec<(RecordId, ExternalId)>, StoreError> {
+        let select = "SELECT connection, local_id, external_id FROM link";
+        let rows: Vec<(String, Uuid, String)> = self.links_by(select, account, connection, kind, by).await?;
+        let mine = rows.into_iter().filter(|(of, ..)| of == connection.as_str());
+        mine.map(|(_, local, external)| {
+            let external = ExternalId::new(external).map_err(|_| StoreError::Corrupt {
+                table: "link",
+                row: local.to_string(),
+                why: "the column external_id is not what this program writes".into(),
+            })?;
+            Ok((RecordId(local), external))
+        })
+        .collect()
     }
 
     async fn link_page(

@@ -25,6 +25,8 @@ use crate::model::{Intent, RecordId};
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
+/// Memory a connection to SQLite may take for pages of the file, in KiB, which SQLite wants as a negative number.
+const CACHE: &str = "-16384";
 /// Rows of one statement.
 pub(super) const ROWS: usize = 500;
 
@@ -188,6 +190,8 @@ impl SqlStore {
                 // Acknowledged edits and webhooks answered 2xx must survive a power cut.
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
+                // A batch touches a page of the file for each of its records: they should not be read twice.
+                .pragma("cache_size", CACHE)
                 .busy_timeout(Duration::from_secs(5));
             // SQLite ends a transaction by itself when the disk is full; the connection does not learn of it, and would
             // begin no other.

@@ -9,7 +9,9 @@ use tandem_contract::{
 };
 use tracing::warn;
 
-use super::reconcile::{Decided, PATIENCE, QUARANTINE, Reconciler, SECOND_LOOK, Tally, Work, history_ops, slot};
+use super::reconcile::{
+    ASK_AGAIN, Decided, PATIENCE, QUARANTINE, Reconciler, SECOND_LOOK, Tally, Work, history_ops, slot,
+};
 use super::{
     guard::{Class, on_hold},
     lens::{Codec, Context, Direction, Lens, UNMAPPED_STAGE},
@@ -28,7 +30,7 @@ use crate::{
 };
 
 /// A deal whose contact did not come goes on without it, and says so.
-const CONTACT_MISSING: &str = "the record's contact is not linked yet, see that contact's own failure; the record goes on without it and is looked at again every hour";
+const CONTACT_MISSING: &str = "the record's contact is not linked yet, see that contact's own failure; the record goes on without it and is looked at again every quarter of an hour";
 
 struct MergeResult {
     is_new: bool,
@@ -119,7 +121,7 @@ impl Reconciler {
             Step::Create => self.plan_create(kind, lens, context, began, &mut decided),
             Step::ArchiveRemote => self.plan_archive(kind, began, &mut decided),
             Step::Forbidden => {
-                let until = began + TimeDelta::hours(1);
+                let until = began + ASK_AGAIN;
                 if let Some(first) = decided.work.dirty.first().cloned() {
                     let text = "the vendor does not let us see this record: grant access to it, or take it out of the connection's filter";
                     decided.ops.push(self.failure(kind, &first.key, "", "forbidden", text.into()));
@@ -482,7 +484,7 @@ impl Reconciler {
             decided.ops.push(self.failure(kind, &key, "contact", "contact_missing", CONTACT_MISSING.into()));
             decided.tally.failed += 1;
             if plan.pushes.is_empty() {
-                let until = began + TimeDelta::hours(1);
+                let until = began + ASK_AGAIN;
                 return self.defer_all(decided, until, true);
             }
         }

@@ -16,10 +16,10 @@ use super::{
     audit::{Audit, Drift},
     connection::Connection,
     guard::{Guard, Limits},
-    intake::Progress,
+    intake::{Ahead, Progress},
     lens::Directory,
     preview::PlannedWrite,
-    reconcile::{Reconciler, SyncError},
+    reconcile::{Pageful, Reconciler, SyncError},
     summary::Summary,
 };
 use crate::{
@@ -101,6 +101,8 @@ pub struct Running {
     renewed: Duration,
     discovered: Duration,
     polled: BTreeMap<String, Duration>,
+    /// The page of the first import that was asked for already.
+    ahead: Option<Ahead>,
     audit: Option<Audit>,
     audited_at: DateTime<Utc>,
     /// Streams that cannot be read now, and why.
@@ -201,6 +203,7 @@ impl Engine {
             renewed: elapsed,
             discovered: elapsed,
             polled: BTreeMap::new(),
+            ahead: None,
             audit: None,
             audited_at: audited_at.unwrap_or(now),
             unreadable: BTreeMap::new(),
@@ -301,7 +304,7 @@ impl Engine {
 
     async fn page(&self, running: &mut Running, stream: &Stream) -> Result<Progress, EngineError> {
         self.keep_lease(running).await?;
-        let progress = running.reconciler.poll(stream).await?;
+        let progress = running.reconciler.poll(stream, &mut running.ahead).await?;
         if running.unreadable.remove(&stream.name).is_some() && running.unreadable.is_empty() {
             self.remember(&mut running.row, ConnectionState::Active, None).await?;
         }
@@ -335,7 +338,7 @@ impl Engine {
         }
         let due = self.shared.store.due(account, name, None, self.shared.clock.now(), BATCH).await?;
         let Some(kind) = due.first().map(|dirty| dirty.kind) else { return Ok(false) };
-        match running.reconciler.batch(kind, due.clone(), BTreeMap::new(), Vec::new(), Lane::Propagate).await {
+        match running.reconciler.batch(kind, due.clone(), Pageful::default(), Vec::new(), Lane::Propagate).await {
             Ok(()) => Ok(true),
             Err(SyncError::Connector(error)) => {
                 running.reconciler.put_off(kind, due, &error).await?;

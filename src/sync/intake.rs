@@ -3,17 +3,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{
-    Call, Cursor, ExternalId, Hint, Kind, Lane, Seen, Stream,
+    Call, Cursor, ExternalId, Hint, Kind, Lane, Page, Seen, Stream,
     planted::{self, Bug},
 };
 
-use super::reconcile::{Reconciler, SyncError};
+use super::reconcile::{Pageful, Reconciler, SyncError};
 use crate::{
     model::{Dirty, Key, LinkState, Mark, Name, Reason},
     store::{By, Op, StoreError},
 };
+
+/// A page that was asked for while the one before it was worked on.
+pub struct Ahead {
+    stream: String,
+    cursor: Cursor,
+    asked_at: DateTime<Utc>,
+    page: Page,
+}
+
+/// A page that waited longer than this for its turn is asked for again.
+const STALE: TimeDelta = TimeDelta::seconds(60);
 
 /// One page of a stream was worked on.
 #[derive(Clone, Copy, Debug)]
@@ -28,15 +39,26 @@ pub struct Progress {
 
 impl Reconciler {
     /// Reads the next page of a stream and works on it. The cursor is stored in the transaction that stores what the
-    /// page brought, so a crash reads it again and never skips it.
+    /// page brought, so a crash reads it again and never skips it. While a page of the first import is worked on, the one
+    /// after it is asked for, and left in `ahead` for the next call.
     ///
     /// # Errors
     /// [`SyncError`]; the cursor is where it was.
-    pub async fn poll(&self, stream: &Stream) -> Result<Progress, SyncError> {
+    pub async fn poll(&self, stream: &Stream, ahead: &mut Option<Ahead>) -> Result<Progress, SyncError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let cursor = self.store.cursor(account, name, &stream.name).await?.unwrap_or_else(Cursor::start);
         let lane = if self.connection.connector.is_backfill(stream, &cursor) { Lane::Backfill } else { Lane::Poll };
-        let page = self.connection.connector.changes(Call { lane }, stream, &cursor).await?;
+        let fresh = |ahead: &Ahead| {
+            ahead.stream == stream.name && ahead.cursor == cursor && self.clock.now() - ahead.asked_at < STALE
+        };
+        let (page, asked_at, is_ahead) = match ahead.take().filter(fresh) {
+            Some(ahead) => (ahead.page, ahead.asked_at, true),
+            None => {
+                let asked_at = self.clock.now();
+                (self.connection.connector.changes(Call { lane }, stream, &cursor).await?, asked_at, false)
+            }
+        };
+        let next = page.next.clone();
         let put_cursor = Op::PutCursor { connection: name.clone(), stream: stream.name.clone(), cursor: page.next };
         let records = page.seen.len();
         let mut read = BTreeMap::new();
@@ -71,7 +93,12 @@ impl Reconciler {
             // Those of the page that could not be read with it are read by themselves.
             let mut with = self.marks_for(stream.kind, hinted, archived).await?;
             with.push(put_cursor);
-            self.batch(stream.kind, dirty, read, with, lane).await?;
+            let seen = Pageful { records: read, asked_at: Some(asked_at), is_ahead };
+            let (done, next) = tokio::join!(self.batch(stream.kind, dirty, seen, with, lane), async {
+                if page.more { self.read_ahead(stream, next).await } else { None }
+            });
+            done?;
+            *ahead = next;
         } else {
             let mut ops = self.marks_for(stream.kind, hinted, archived).await?;
             if planted::has(Bug::CursorBeforeMarks) {
@@ -81,6 +108,16 @@ impl Reconciler {
             self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(Progress { records, more: page.more, backfill })
+    }
+
+    /// The page after the one that is worked on. What goes wrong here goes wrong again when it is asked for in turn.
+    async fn read_ahead(&self, stream: &Stream, cursor: Cursor) -> Option<Ahead> {
+        if !self.connection.connector.is_backfill(stream, &cursor) {
+            return None;
+        }
+        let asked_at = self.clock.now();
+        let page = self.connection.connector.changes(Call { lane: Lane::Backfill }, stream, &cursor).await.ok()?;
+        Some(Ahead { stream: stream.name.clone(), cursor, asked_at, page })
     }
 
     /// Marks what a page of hints names, but for records known to be no newer, and deletions already known.

@@ -8,7 +8,7 @@ use tandem_contract::{
 
 use super::reconcile::{Reconciler, SyncError, Work, history_ops};
 use crate::{
-    model::{Key, Link, LocalRecord, Mark, Reason},
+    model::{Intent, IntentOp, IntentState, Key, Link, LocalRecord, Mark, Reason, ids::IntentId},
     store::{By, Op, StoreError},
 };
 
@@ -85,7 +85,8 @@ impl Reconciler {
                     Some(other) if other.local == link.local => {}
                     Some(other) => {
                         if let Some(theirs) = self.store.records(account, kind, &[other.local]).await?.pop() {
-                            ops.extend(self.merge_locals(kind, (link, local), (other, theirs), now));
+                            let sent = self.store.intents(account, name, kind, &[other.local]).await?;
+                            ops.extend(self.merge_locals(kind, (link, local), (other, theirs), sent, now));
                         }
                     }
                 }
@@ -136,25 +137,35 @@ impl Reconciler {
         Ok(ops)
     }
 
-    pub(super) fn merge_locals(
+    /// `sent` are the open writes to the survivor.
+    fn merge_locals(
         &self,
         kind: Kind,
         mine: (Link, LocalRecord),
         other: (Link, LocalRecord),
+        sent: Vec<Intent>,
         now: DateTime<Utc>,
     ) -> Vec<Op> {
         let (target, older_first) = (other.0.external.clone(), mine.1.created_at() <= other.1.created_at());
         let ((mut kept_link, kept), (lost_link, mut lost)) = if older_first { (mine, other) } else { (other, mine) };
         let connection = self.connection.name.clone();
+        let mut ops = Vec::new();
+        for intent in sent.into_iter().filter(|intent| intent.local == lost.id()) {
+            // What it wrote stands at the survivor, or lands there yet: the record that is kept looks at what it replaced.
+            ops.push(Op::DropIntent(intent.id));
+            if matches!(intent.op, IntentOp::Update { .. }) && intent.state == IntentState::Sent {
+                ops.push(Op::PutIntent(Intent { id: IntentId(self.ids.next(now)), local: kept.id(), ..intent }));
+            }
+        }
         let expected = lost.version();
         lost.set_merged_into(kept.id(), now);
         lost.touch(now);
         kept_link.external = target;
-        let mut ops = vec![
-            Op::RemoveLink { connection: connection.clone(), kind, local: lost_link.local },
+        ops.extend([
+            Op::RemoveLink { connection, kind, local: lost_link.local },
             Op::PutRecord { record: lost.clone(), expected, slot: None },
             self.put_link(kept_link),
-        ];
+        ]);
         ops.extend(history_ops(kind, &lost, &kept, "merge", now, self.run));
         ops.extend(self.mark_siblings(kind, lost.id(), now));
         ops

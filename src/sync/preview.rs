@@ -1,14 +1,12 @@
 //! A dry run: every write on every side, per field, without doing it.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
-use tandem_contract::{Call, Cursor, ExternalId, Fetched, Kind, Lane, Record, Seen, Value};
+use tandem_contract::{Call, Cursor, Fetched, Kind, Lane, Seen, Value};
 
 use super::{
     lens::{Context, Lens},
     plan::remote_values,
-    reconcile::{Decided, Reconciler, SyncError},
+    reconcile::{Decided, Pageful, Reconciler, SyncError},
 };
 use crate::{
     model::{Dirty, IntentOp, Key, LocalRecord, Reason, digest},
@@ -61,13 +59,13 @@ impl Reconciler {
             let mut cursor = self.store.cursor(account, name, &stream.name).await?.unwrap_or_else(Cursor::start);
             loop {
                 let page = self.connection.connector.changes(Call { lane: Lane::Poll }, &stream, &cursor).await?;
-                let mut seen: BTreeMap<ExternalId, Record> = BTreeMap::new();
+                let mut seen = Pageful::default();
                 let mut keys = Vec::new();
                 for one in page.seen {
                     match one {
                         Seen::Record(record) => {
                             keys.push(record.id.clone());
-                            seen.insert(record.id.clone(), record);
+                            seen.records.insert(record.id.clone(), record);
                         }
                         Seen::Hint { id, .. } | Seen::Archived(id) => keys.push(id),
                     }
@@ -84,7 +82,7 @@ impl Reconciler {
             let (account, name) = (&self.connection.account.name, &self.connection.name);
             let dirty = self.store.due(account, name, Some(kind), self.clock.now(), usize::MAX >> 1).await?;
             for chunk in dirty.chunks(100) {
-                writes.extend(self.preview_batch(kind, chunk.to_vec(), BTreeMap::new()).await?);
+                writes.extend(self.preview_batch(kind, chunk.to_vec(), Pageful::default()).await?);
             }
         }
         // The write of a record that both a feed and a mark name is one.
@@ -103,7 +101,7 @@ impl Reconciler {
         &self,
         kind: Kind,
         dirty: Vec<Dirty>,
-        seen: BTreeMap<ExternalId, Record>,
+        seen: Pageful,
     ) -> Result<Vec<PlannedWrite>, SyncError> {
         let Some(lens) = self.connection.lenses.get(&kind) else { return Ok(Vec::new()) };
         if dirty.is_empty() {
@@ -111,8 +109,7 @@ impl Reconciler {
         }
         let began = self.clock.now();
         let call = Call { lane: Lane::Interactive };
-        let works = self.read_both_sides(call, kind, lens, dirty, seen, began).await?;
-        let people = self.people(kind, lens, &works).await?;
+        let (works, people) = self.read_both_sides(call, kind, lens, dirty, seen, began).await?;
         let directory = self.directory();
         let context = Context { directory: &directory, people: &people };
         let mut writes = Vec::new();

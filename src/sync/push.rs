@@ -13,7 +13,7 @@ use super::{
     lens::{Context, Lens},
     plan::overwrites,
     read::written_properties,
-    reconcile::{Reconciler, SyncError},
+    reconcile::{ASK_AGAIN, Reconciler, SyncError},
 };
 use crate::{
     model::{
@@ -86,19 +86,19 @@ impl Reconciler {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.wake_dependents(&made).await
+        Ok(self.wake_dependents(&made).await?)
     }
 
     /// Opportunities whose contact could not be named at the vendor so far go out at once when it can.
-    async fn wake_dependents(&self, contacts: &[RecordId]) -> Result<(), SyncError> {
-        let now = self.clock.now();
-        let mut ops = Vec::new();
-        for contact in contacts {
-            let deals = self.store.opportunities_of(&self.connection.account.name, *contact).await?;
-            ops.extend(deals.into_iter().map(|deal| self.mark(Kind::Deal, Key::Local(deal), now)));
+    pub(super) async fn wake_dependents(&self, contacts: &[RecordId]) -> Result<(), StoreError> {
+        if contacts.is_empty() {
+            return Ok(());
         }
-        if !ops.is_empty() {
-            self.store.commit(&self.commit_of(ops)).await?;
+        let now = self.clock.now();
+        let deals = self.store.opportunities_of(&self.connection.account.name, contacts).await?;
+        if !deals.is_empty() {
+            let marks = deals.into_iter().map(|deal| self.mark(Kind::Deal, Key::Local(deal), now)).collect();
+            self.store.commit(&self.commit_of(marks)).await?;
         }
         Ok(())
     }
@@ -346,7 +346,7 @@ impl Reconciler {
                 self.count(|summary| summary.failed += 1);
                 // Refused credentials stop the connection, and who renews them wants to see everything go out at once.
                 if error.disposition() == Disposition::PauseStream {
-                    until = now + TimeDelta::hours(1);
+                    until = now + ASK_AGAIN;
                 }
             }
             Disposition::Park => return self.park(kind, lens, one, error),

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use tandem_contract::{
-    Call, ConnectorError, ExternalId, Fetched, History, Kind, Record, Value,
+    Call, ConnectorError, ExternalId, Fetched, History, Kind, Value,
     planted::{self, Bug},
 };
 use tracing::debug;
 
-use super::reconcile::{Reconciler, SyncError, Work};
+use super::reconcile::{Pageful, Reconciler, SyncError, Work};
 use super::{
     lens::{Context, Lens, People},
     plan::plan,
@@ -29,21 +29,23 @@ impl Reconciler {
         kind: Kind,
         lens: &Lens,
         dirty: Vec<Dirty>,
-        seen: BTreeMap<ExternalId, Record>,
+        seen: Pageful,
         began: DateTime<Utc>,
-    ) -> Result<Vec<Work>, SyncError> {
+    ) -> Result<(Vec<Work>, People), SyncError> {
         let merged = |works: &[Work]| works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_))));
         let mut works = self.resolve(kind, dirty, seen).await?;
         self.fetch(call, kind, &mut works).await?;
         self.recognise_merges(kind, &mut works).await?;
         if merged(&works) {
-            return Ok(works);
+            let people = self.people(kind, lens, &works).await?;
+            return Ok((works, people));
         }
         self.adopt(kind, lens, &mut works).await?;
         self.load_intents(kind, &mut works).await?;
         self.probe_creates(call, kind, &mut works).await?;
         if merged(&works) {
-            return Ok(works);
+            let people = self.people(kind, lens, &works).await?;
+            return Ok((works, people));
         }
         self.read_histories(call, kind, lens, &mut works).await?;
         self.load_answers(&mut works).await?;
@@ -52,7 +54,7 @@ impl Reconciler {
         let directory = self.directory();
         let context = Context { directory: &directory, people: &people };
         self.read_conflict_times(call, kind, lens, context, began, &mut works).await?;
-        Ok(works)
+        Ok((works, people))
     }
 
     /// Turns keys into records: aliases followed, links and our records loaded, two keys of one record joined.
@@ -60,7 +62,7 @@ impl Reconciler {
         &self,
         kind: Kind,
         dirty: Vec<Dirty>,
-        mut seen: BTreeMap<ExternalId, Record>,
+        mut seen: Pageful,
     ) -> Result<Vec<Work>, StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let externals: Vec<ExternalId> = dirty
@@ -126,7 +128,7 @@ impl Reconciler {
                 dirty: Vec::new(),
                 link: local.and_then(|id| links.remove(&id)),
                 local: local.and_then(|id| records.remove(&id)),
-                fetched: external.as_ref().and_then(|id| seen.remove(id)).map(Fetched::Found),
+                fetched: external.as_ref().and_then(|id| seen.take(id, local.is_some())).map(Fetched::Found),
                 external,
                 intent: None,
                 history: None,
@@ -377,7 +379,7 @@ impl Reconciler {
         let account = &self.connection.account.name;
         for work in works.iter_mut().filter(|work| matches!(work.fetched, Some(Fetched::Archived | Fetched::Gone))) {
             let Some(contact) = work.local.as_ref().map(LocalRecord::id) else { continue };
-            let ids = self.store.opportunities_of(account, contact).await?;
+            let ids = self.store.opportunities_of(account, &[contact]).await?;
             work.dependents = self.store.records(account, Kind::Deal, &ids).await?;
         }
         Ok(())
@@ -404,20 +406,23 @@ impl Reconciler {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let theirs: Vec<ExternalId> = theirs.into_iter().collect();
         let ours: Vec<RecordId> = ours.into_iter().collect();
-        let mut links = Vec::new();
+        let mut pairs = Vec::new();
         if !theirs.is_empty() {
-            links = self.store.links(account, name, Kind::Contact, By::External(&theirs)).await?;
+            pairs = self.store.pairs(account, name, Kind::Contact, By::External(&theirs)).await?;
         }
         if !ours.is_empty() {
-            links.extend(self.store.links(account, name, Kind::Contact, By::Local(&ours)).await?);
+            pairs.extend(self.store.pairs(account, name, Kind::Contact, By::Local(&ours)).await?);
         }
-        for link in links {
-            people.to_local.insert(link.external.to_string(), link.local);
-            people.to_remote.insert(link.local, link.external.to_string());
+        for (local, external) in pairs {
+            people.to_local.insert(external.to_string(), local);
+            people.to_remote.insert(local, external.to_string());
         }
         // A contact that was merged away at the vendor goes on under its new id.
         let unknown: Vec<ExternalId> =
             theirs.into_iter().filter(|id| !people.to_local.contains_key(id.as_str())).collect();
+        if unknown.is_empty() {
+            return Ok(people);
+        }
         for (old, new) in self.store.aliases(account, name, Kind::Contact, &unknown).await? {
             if let Some(local) = people.to_local.get(new.as_str()).copied() {
                 people.to_local.insert(old.to_string(), local);

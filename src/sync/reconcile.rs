@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     model::{
-        Conflict, Dirty, HistoryEntry, Ids, Intent, Key, Link, LocalRecord, Mark, Reason, Status, Uniqueness, Winner,
-        ids::RunId,
+        Conflict, Dirty, HistoryEntry, Ids, Intent, Key, Link, LocalRecord, Mark, Reason, RecordId, Status, Uniqueness,
+        Winner, ids::RunId,
     },
     store::{Commit, Fence, Op, StoreError, SyncStore, Taken},
 };
@@ -36,6 +36,8 @@ const SECOND: &str = "the contact already has an open opportunity in this pipeli
 
 /// How long a vendor that does not know a record is given before it is asked a second time.
 pub const SECOND_LOOK: TimeDelta = TimeDelta::minutes(5);
+/// How soon what only a person can mend is tried again: nobody tells us when it is mended.
+pub(super) const ASK_AGAIN: TimeDelta = TimeDelta::minutes(15);
 /// How often a record waits for the one it depends on before it goes without.
 pub(super) const PATIENCE: u32 = 8;
 
@@ -76,6 +78,24 @@ pub struct Reconciler {
     pub guard: Mutex<Guard>,
     /// True if a record stood on a stage we do not know: pipelines are to be read anew.
     pub unknown_stage: AtomicBool,
+}
+
+/// Whole records that came with a page, by id.
+#[derive(Default)]
+pub struct Pageful {
+    /// They.
+    pub records: BTreeMap<ExternalId, Record>,
+    /// When the page was asked for: what was written later is not in it.
+    pub asked_at: Option<DateTime<Utc>>,
+    /// True if other work was done since.
+    pub is_ahead: bool,
+}
+
+impl Pageful {
+    /// A record of it; not one that is known here, if writes of ours may have gone out since: that one is read anew.
+    pub(super) fn take(&mut self, id: &ExternalId, is_known: bool) -> Option<Record> {
+        self.records.remove(id).filter(|_| !(self.is_ahead && is_known))
+    }
 }
 
 /// One record on its way through a batch.
@@ -142,8 +162,8 @@ impl Reconciler {
         self.connection.direction != Direction::In
     }
 
-    /// Works through dirty records of one kind. `seen` are records already read, by id and just now; `with` is stored
-    /// with the results: the cursor of the page they came from.
+    /// Works through dirty records of one kind. `seen` are records already read; `with` is stored with the results: the
+    /// cursor of the page they came from.
     ///
     /// # Errors
     /// [`SyncError`] if the batch as a whole got nowhere; its marks are still there.
@@ -151,7 +171,7 @@ impl Reconciler {
         &self,
         kind: Kind,
         dirty: Vec<Dirty>,
-        seen: BTreeMap<ExternalId, Record>,
+        seen: Pageful,
         with: Vec<Op>,
         lane: Lane,
     ) -> Result<(), SyncError> {
@@ -161,20 +181,21 @@ impl Reconciler {
             return Ok(self.store.commit(&self.commit_of(ops)).await?);
         };
         self.refresh_guard(kind).await?;
-        let began = self.clock.now();
-        let works = self.read_both_sides(call, kind, lens, dirty, seen, began).await?;
+        let began = seen.asked_at.unwrap_or_else(|| self.clock.now());
+        let (works, people) = self.read_both_sides(call, kind, lens, dirty, seen, began).await?;
         if works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_)))) {
             // Links move to the survivor first; everything else of this batch is still marked and comes again.
             return self.follow_merges(kind, works).await;
         }
-        let people = self.people(kind, lens, &works).await?;
         let directory = self.directory();
         let context = Context { directory: &directory, people: &people };
         let decided: Vec<Decided> =
             works.into_iter().map(|work| self.decide_one(kind, lens, context, began, work)).collect();
         let needs = decided.iter().flat_map(|d| d.needs.iter().cloned()).collect();
         let with = with.into_iter().chain(self.ask_for(needs)).collect();
+        let found = recovered(kind, &decided);
         let outgoing = self.store_decisions(kind, began, decided, with).await?;
+        self.wake_dependents(&found).await?;
         if !outgoing.is_empty() {
             self.push(call, kind, lens, context, outgoing).await?;
         }
@@ -429,7 +450,7 @@ impl Reconciler {
         for dirty in dirty {
             let until = match error.disposition() {
                 Disposition::Retry(Some(wait)) => now + TimeDelta::from_std(wait).unwrap_or(TimeDelta::minutes(15)),
-                Disposition::PauseStream => now + TimeDelta::hours(1),
+                Disposition::PauseStream => now + ASK_AGAIN,
                 _ => self.later(dirty.attempts),
             };
             if error.disposition() == Disposition::PauseStream {
@@ -439,6 +460,13 @@ impl Reconciler {
         }
         self.store.commit(&self.commit_of(ops)).await
     }
+}
+
+/// Contacts of ours whose half at the vendor was found just now, made by a write whose outcome was not known.
+fn recovered(kind: Kind, decided: &[Decided]) -> Vec<RecordId> {
+    let is_found = |work: &Work| work.link.is_none() && matches!(work.fetched, Some(Fetched::Found(_)));
+    let found = decided.iter().map(|one| &one.work).filter(|work| kind == Kind::Contact && is_found(work));
+    found.filter_map(|work| work.local.as_ref().map(LocalRecord::id)).collect()
 }
 
 /// The one active place of a contact in a pipeline that a record takes, or waits for; `None` where it takes none.

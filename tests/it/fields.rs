@@ -171,7 +171,7 @@ async fn vx_07_vx_08_vx_09_a_contact_is_optional_and_may_have_several_opportunit
     }
     let summary = rig.engine().once().await.unwrap();
     assert_eq!((summary.pushed.created, summary.failed, summary.quarantined), (4, 0, 0));
-    assert_eq!(rig.store.opportunities_of(&rig.account.name, ada.id()).await.unwrap().len(), 2);
+    assert_eq!(rig.store.opportunities_of(&rig.account.name, &[ada.id()]).await.unwrap().len(), 2);
     let stranger = uuid::Uuid::from_u128(7).to_string();
     let refused = rig.desk().create(Kind::Deal, &says(&[("name", "x"), ("contact", &stranger)]), None).await;
     assert!(matches!(refused, Err(EditError::Invalid(_))));

@@ -29,32 +29,40 @@ fn first(bug: Bug, seeds: std::ops::Range<u64>) -> Option<(u64, String)> {
     shows
 }
 
-/// Each bug, and the first seed that shows it. Four need more seeds than a test run has: see docs/proof.md.
-pub const RECORDED: [(Bug, u64); 15] = [
-    (Bug::NoIntent, 3),
-    (Bug::ForeignCheckOff, 1),
-    (Bug::RecoveryCheckOff, 12),
-    (Bug::NewMarkerOnRetry, 9),
-    (Bug::ConflictNotRecorded, 4),
-    (Bug::NoCanoniser, 10),
-    (Bug::StageWithoutStatus, 1),
-    (Bug::BaseMovesForAll, 24),
-    (Bug::MergeIsDeletion, 2),
-    (Bug::AbsentIsNull, 3),
-    (Bug::IntentAfterCall, 3),
-    (Bug::OneSidedBase, 26),
+/// Each bug, and the first seed that shows it.
+pub const RECORDED: [(Bug, u64); 19] = [
+    (Bug::NoIntent, 22),
+    (Bug::ForeignCheckOff, 10),
+    (Bug::RecoveryCheckOff, 22),
+    (Bug::LateWindowIgnored, 248),
+    (Bug::PartialFailureIsSuccess, 327),
+    (Bug::NewMarkerOnRetry, 281),
+    (Bug::ConflictNotRecorded, 5),
+    (Bug::BaseMovesForAll, 10),
+    (Bug::GenerationIgnored, 394),
+    (Bug::NoCanoniser, 8),
+    (Bug::StageWithoutStatus, 2),
+    (Bug::MergeIsDeletion, 32),
+    (Bug::AbsentIsNull, 4),
+    (Bug::CursorBeforeMarks, 77),
+    (Bug::IntentAfterCall, 94),
+    (Bug::OneSidedBase, 8),
     (Bug::NoOverlap, 1),
     (Bug::OurClockInCursor, 30),
-    (Bug::MissingIsDone, 123),
+    (Bug::MissingIsDone, 95),
 ];
 
 #[test]
-fn a_planted_bug_is_found_by_the_seed_that_found_it_first() {
+fn every_bug_has_its_seed() {
+    let recorded: Vec<Bug> = RECORDED.map(|(bug, _)| bug).into();
+    assert!(Bug::ALL.iter().all(|bug| recorded.contains(bug)), "search for those that are missing");
+}
+
+/// A change of the engine moves what a seed meets: a few more are looked at before that is a failure.
+#[test]
+fn a_planted_bug_is_found_from_the_seed_on_that_found_it_first() {
     for (bug, seed) in RECORDED {
-        assert!(
-            !run_with(bug, seed).violations.is_empty(),
-            "{bug:?} is not found by seed {seed} any more: search again"
-        );
+        assert!(first(bug, seed..seed + 40).is_some(), "{bug:?} is not found from seed {seed} on: search again");
     }
 }
 

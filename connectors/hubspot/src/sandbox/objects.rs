@@ -412,8 +412,9 @@ impl World {
                         id
                     }
                     None => {
+                        let made = self.create(kind, &properties, Change::Api)?;
                         self.stats.created += 1;
-                        self.create(kind, &properties, Change::Api)?
+                        made
                     }
                 };
                 let mut record = self.answer(kind, id, &[]);

@@ -586,6 +586,15 @@ impl World {
         self.all(kind).filter(|object| object.archived.is_some() && !absorbed(object.id)).map(|o| o.id).collect()
     }
 
+    /// Every record that carries a marker, whatever became of it: its kind, its id, the marker.
+    #[must_use]
+    pub fn marked(&self) -> Vec<String> {
+        let marker = |object: &Object| object.properties.get("tandem_id").cloned();
+        let of = |kind: Kind| self.all(kind).map(move |object| (kind, object));
+        let all = of(Kind::Contact).chain(of(Kind::Deal));
+        all.filter_map(|(kind, object)| Some(format!("{kind} {} as {}", object.id, marker(object)?))).collect()
+    }
+
     /// Takes a record out of the recycle bin; only a person can.
     ///
     /// # Errors
