@@ -152,11 +152,13 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<String, StoreError> {
 }
 
 pub(super) fn parse<T: DeserializeOwned>(table: &'static str, row: impl ToString, body: &str) -> Result<T, StoreError> {
-    let mut json = serde_json::Deserializer::from_str(body);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| StoreError::Corrupt {
-        table,
-        row: row.to_string(),
-        why: format!("does not parse at `{}`", error.path()),
+    serde_json::from_str(body).or_else(|_| {
+        let mut json = serde_json::Deserializer::from_str(body);
+        serde_path_to_error::deserialize(&mut json).map_err(|error| StoreError::Corrupt {
+            table,
+            row: row.to_string(),
+            why: format!("does not parse at `{}`", error.path()),
+        })
     })
 }
 

@@ -19,7 +19,7 @@ use super::{
     intake::{Ahead, Progress},
     lens::Directory,
     preview::PlannedWrite,
-    reconcile::{Pageful, Reconciler, SyncError},
+    reconcile::{BATCH, Pageful, Reconciler, SyncError},
     summary::Summary,
 };
 use crate::{
@@ -27,8 +27,6 @@ use crate::{
     store::{Commit, Op, StoreError, SyncStore},
 };
 
-/// Records worked on at once: as many as a vendor's largest batch takes.
-const BATCH: usize = 1_000;
 /// The stream under which the time of the last whole audit is kept.
 const AUDITED: &str = "audit";
 /// How often pipelines and owners are read anew.

@@ -1,7 +1,10 @@
 //! Finding out what changed: polls and webhooks. They mark records dirty; a page of whole records, as the first import
 //! reads them, is worked on at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{
@@ -9,13 +12,13 @@ use tandem_contract::{
     planted::{self, Bug},
 };
 
-use super::reconcile::{Pageful, Reconciler, SyncError};
+use super::reconcile::{BATCH, Pageful, Reconciler, SyncError};
 use crate::{
     model::{Dirty, Key, LinkState, Mark, Name, Reason},
     store::{By, Op, StoreError},
 };
 
-/// A page that was asked for while the one before it was worked on.
+/// Pages that were asked for while those before them were worked on.
 pub struct Ahead {
     stream: String,
     cursor: Cursor,
@@ -23,7 +26,7 @@ pub struct Ahead {
     page: Page,
 }
 
-/// A page that waited longer than this for its turn is asked for again.
+/// Pages that waited longer than this for their turn are asked for again.
 const STALE: TimeDelta = TimeDelta::seconds(60);
 
 /// One page of a stream was worked on.
@@ -39,8 +42,8 @@ pub struct Progress {
 
 impl Reconciler {
     /// Reads the next page of a stream and works on it. The cursor is stored in the transaction that stores what the
-    /// page brought, so a crash reads it again and never skips it. While a page of the first import is worked on, the one
-    /// after it is asked for, and left in `ahead` for the next call.
+    /// page brought, so a crash reads it again and never skips it. While a page of the first import is worked on, those
+    /// after it are asked for, and left in `ahead` for the next call.
     ///
     /// # Errors
     /// [`SyncError`]; the cursor is where it was.
@@ -94,8 +97,14 @@ impl Reconciler {
             let mut with = self.marks_for(stream.kind, hinted, archived).await?;
             with.push(put_cursor);
             let seen = Pageful { records: read, asked_at: Some(asked_at), is_ahead };
-            let (done, next) = tokio::join!(self.batch(stream.kind, dirty, seen, with, lane), async {
-                if page.more { self.read_ahead(stream, next).await } else { None }
+            let is_done = AtomicBool::new(false);
+            let work = async {
+                let done = self.batch(stream.kind, dirty, seen, with, lane).await;
+                is_done.store(true, Ordering::Relaxed);
+                done
+            };
+            let (done, next) = tokio::join!(work, async {
+                if page.more { self.read_ahead(stream, next, &is_done).await } else { None }
             });
             done?;
             *ahead = next;
@@ -110,13 +119,24 @@ impl Reconciler {
         Ok(Progress { records, more: page.more, backfill })
     }
 
-    /// The page after the one that is worked on. What goes wrong here goes wrong again when it is asked for in turn.
-    async fn read_ahead(&self, stream: &Stream, cursor: Cursor) -> Option<Ahead> {
-        if !self.connection.connector.is_backfill(stream, &cursor) {
+    /// The pages after the one that is worked on: one, and more until that is done, since many are stored at once for
+    /// the price of a few. What goes wrong here goes wrong again when it is asked for in turn.
+    async fn read_ahead(&self, stream: &Stream, cursor: Cursor, is_done: &AtomicBool) -> Option<Ahead> {
+        let connector = &self.connection.connector;
+        if !connector.is_backfill(stream, &cursor) {
             return None;
         }
-        let asked_at = self.clock.now();
-        let page = self.connection.connector.changes(Call { lane: Lane::Backfill }, stream, &cursor).await.ok()?;
+        let (call, asked_at) = (Call { lane: Lane::Backfill }, self.clock.now());
+        let mut page = connector.changes(call, stream, &cursor).await.ok()?;
+        while page.more
+            && page.seen.len() < BATCH
+            && !is_done.load(Ordering::Relaxed)
+            && connector.is_backfill(stream, &page.next)
+        {
+            let Ok(next) = connector.changes(call, stream, &page.next).await else { break };
+            page.seen.extend(next.seen);
+            (page.next, page.more) = (next.next, next.more);
+        }
         Some(Ahead { stream: stream.name.clone(), cursor, asked_at, page })
     }
 

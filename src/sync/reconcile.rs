@@ -30,6 +30,8 @@ use crate::{
     store::{Commit, Fence, Op, StoreError, SyncStore, Taken},
 };
 
+/// Records worked on at once: as many as a vendor's largest batch takes.
+pub(super) const BATCH: usize = 1_000;
 /// The pseudo-row under which a second open opportunity is shown.
 pub const QUARANTINE: &str = "quarantine";
 const SECOND: &str = "the contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact): this one is kept aside. Close, merge or move one of the two, here or at the vendor; it then takes its place by itself";
@@ -122,6 +124,14 @@ pub(super) struct Decided {
     /// What it was decided from.
     pub work: Work,
     pub tally: Tally,
+}
+
+/// What became of decisions that were to be stored in one transaction.
+enum Stored {
+    /// They are, and this is to be written now.
+    Done(Vec<Outgoing>),
+    /// None is, because of one of them.
+    Spoilt(Vec<Decided>, StoreError),
 }
 
 /// What to count once it is stored.
@@ -252,7 +262,7 @@ impl Reconciler {
             .collect()
     }
 
-    /// Stores everything in one transaction; if one record spoils it, each in its own.
+    /// Stores everything in one transaction; if one record spoils it, in halves until that one is alone.
     pub(super) async fn store_decisions(
         &self,
         kind: Kind,
@@ -264,6 +274,33 @@ impl Reconciler {
         for one in &mut decided {
             self.mark_unmarked(one, began);
         }
+        let mut outgoing = Vec::new();
+        let mut waiting = match self.store_together(decided, with.clone()).await? {
+            Stored::Done(outgoing) => return Ok(outgoing),
+            Stored::Spoilt(decided, error) => vec![(decided, error)],
+        };
+        while let Some((mut some, error)) = waiting.pop() {
+            if some.len() < 2 {
+                for one in some {
+                    self.store_alone(kind, began, one, &error).await?;
+                }
+                continue;
+            }
+            let right = some.split_off(some.len() / 2);
+            for half in [some, right] {
+                match self.store_together(half, Vec::new()).await? {
+                    Stored::Done(more) => outgoing.extend(more),
+                    Stored::Spoilt(half, error) => waiting.push((half, error)),
+                }
+            }
+        }
+        if !with.is_empty() {
+            self.store.commit(&self.commit_of(with)).await?;
+        }
+        Ok(outgoing)
+    }
+
+    async fn store_together(&self, mut decided: Vec<Decided>, with: Vec<Op>) -> Result<Stored, StoreError> {
         // Whole records go through here by the thousand: they are moved together, and apart again if need be.
         let counts: Vec<usize> = decided.iter().map(|one| one.ops.len()).collect();
         let all = decided.iter_mut().flat_map(|one| std::mem::take(&mut one.ops)).chain(with);
@@ -273,33 +310,18 @@ impl Reconciler {
                 for one in &decided {
                     self.tally(one.tally);
                 }
-                return Ok(decided.into_iter().filter_map(|d| d.outgoing).collect());
+                Ok(Stored::Done(decided.into_iter().filter_map(|one| one.outgoing).collect()))
             }
-            Err(StoreError::Stale { .. } | StoreError::Taken { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let mut ops = together.ops.drain(..);
-        for (one, count) in decided.iter_mut().zip(counts) {
-            one.ops = ops.by_ref().take(count).collect();
-        }
-        let with: Vec<Op> = ops.collect();
-        let mut outgoing = Vec::new();
-        for one in decided {
-            match self.store.commit(&self.commit_of(one.ops.clone())).await {
-                Ok(()) => {
-                    self.tally(one.tally);
-                    outgoing.extend(one.outgoing);
+            Err(error @ (StoreError::Stale { .. } | StoreError::Taken { .. })) => {
+                let mut ops = together.ops.drain(..);
+                for (one, count) in decided.iter_mut().zip(counts) {
+                    one.ops = ops.by_ref().take(count).collect();
                 }
-                Err(error @ (StoreError::Stale { .. } | StoreError::Taken { .. })) => {
-                    self.store_alone(kind, began, one, &error).await?
-                }
-                Err(error) => return Err(error),
+                drop(ops);
+                Ok(Stored::Spoilt(decided, error))
             }
+            Err(error) => Err(error),
         }
-        if !with.is_empty() {
-            self.store.commit(&self.commit_of(with)).await?;
-        }
-        Ok(outgoing)
     }
 
     /// A write that follows from a page of the backfill has no mark yet: without one a crash would leave its intent alone.

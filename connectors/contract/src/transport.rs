@@ -46,8 +46,11 @@ impl HttpResponse {
     /// # Errors
     /// [`ConnectorError::Malformed`] with the path and without the value.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ConnectorError> {
-        let mut json = serde_json::Deserializer::from_slice(&self.body);
-        serde_path_to_error::deserialize(&mut json).map_err(|error| ConnectorError::malformed(&error))
+        // Keeping the path costs as much as parsing: it is looked for when there is something to say.
+        serde_json::from_slice(&self.body).or_else(|_| {
+            let mut json = serde_json::Deserializer::from_slice(&self.body);
+            serde_path_to_error::deserialize(&mut json).map_err(|error| ConnectorError::malformed(&error))
+        })
     }
 }
 
