@@ -222,7 +222,7 @@ fn purpose(commit: &Commit) -> &'static str {
             Op::PutIntent(_) => (4, "plans"),
             Op::PutConnection(_) | Op::PutPipeline(..) | Op::PutStageMap(_) => (3, "connection"),
             Op::PutRecord { .. } => (2, "records"),
-            Op::PutLink { .. } | Op::RemoveLink { .. } | Op::PutAlias { .. } => (1, "links"),
+            Op::PutLink { .. } | Op::UpdateLink(_) | Op::RemoveLink { .. } | Op::PutAlias { .. } => (1, "links"),
             _ => (0, "marks"),
         };
         purpose = purpose.max(this);

@@ -22,6 +22,7 @@ fn row_of(op: &Op) -> Option<(u8, String)> {
             Some((8 + u8::from(record.kind() == Kind::Deal), record.id().to_string()))
         }
         Op::PutLink { link, .. } => Some((3, format!("{}{}{}", link.connection, link.kind, link.local))),
+        Op::UpdateLink(link) => Some((10, format!("{}{}{}", link.connection, link.kind, link.local))),
         Op::Mark(mark) => Some((4, format!("{}{}{}", mark.connection, mark.kind, mark.key))),
         Op::Finish { connection, dirty } => Some((5, format!("{connection}{}{}", dirty.kind, dirty.key))),
         Op::AddHistory(_) => Some((6, String::new())),
@@ -44,7 +45,7 @@ pub(super) fn runs(ops: &[Op]) -> Vec<Vec<&Op>> {
     for op in ops {
         match op {
             Op::PutRecord { .. } => records.push(op),
-            Op::PutLink { .. } if !removes_links => links.push(op),
+            Op::PutLink { .. } | Op::UpdateLink(_) if !removes_links => links.push(op),
             op => rest.push(op),
         }
     }
@@ -147,12 +148,12 @@ async fn update_records(tx: &mut Tx, account: &str, kind: Kind, rows: &[Update<'
     } else {
         on_tx!(tx, c, Db => {
             let mut q = QueryBuilder::<Db>::new(
-                "WITH next (id, expected, version, contact, pipeline, stage, status, slot, waiting_slot, external_reference,
-                            deleted, updated_at, body) AS (",
+                "WITH next (id, expected, version, pipeline, stage, status, slot, waiting_slot, external_reference, deleted,
+                            updated_at, body) AS (",
             );
             q.push_values(rows, |mut b, (record, expected, slot, body)| {
                 let LocalRecord::Deal(deal) = record else { return };
-                b.push_bind(deal.id.0).push_bind(*expected).push_bind(deal.version).push_bind(deal.contact.map(|id| id.0))
+                b.push_bind(deal.id.0).push_bind(*expected).push_bind(deal.version)
                     .push_bind(deal.position.pipeline.map(|id| id.0)).push_bind(deal.position.stage.map(|id| id.0))
                     .push_bind(deal.position.status.as_str())
                     .push_bind(slot.as_deref().filter(|_| !deal.quarantined)).push_bind(slot.as_deref().filter(|_| deal.quarantined))
@@ -160,7 +161,7 @@ async fn update_records(tx: &mut Tx, account: &str, kind: Kind, rows: &[Update<'
                     .push_bind(body.as_str());
             });
             q.push(
-                ") UPDATE opportunity SET version = next.version, contact = next.contact, pipeline = next.pipeline,
+                ") UPDATE opportunity SET version = next.version, pipeline = next.pipeline,
                           stage = next.stage, status = next.status, slot = next.slot, waiting_slot = next.waiting_slot,
                           external_reference = next.external_reference, deleted = next.deleted,
                           updated_at = next.updated_at, body = next.body
@@ -175,8 +176,28 @@ async fn update_records(tx: &mut Tx, account: &str, kind: Kind, rows: &[Update<'
             // Which of them it is shows when each is stored by itself.
             Err(StoreError::Stale { kind, id: first.id() })
         }
+        _ if kind == Kind::Deal => move_to_contacts(tx, account, rows).await,
         _ => Ok(()),
     }
+}
+
+/// Opportunities whose contact is another one now. By itself, because SQLite writes an index anew wherever its column is
+/// set, also to what it was; and contacts change seldom.
+async fn move_to_contacts(tx: &mut Tx, account: &str, rows: &[Update<'_>]) -> Result<(), StoreError> {
+    on_tx!(tx, c, Db => {
+        let mut q = QueryBuilder::<Db>::new("WITH next (id, contact) AS (");
+        q.push_values(rows, |mut b, (record, ..)| {
+            let contact = record.as_opportunity().and_then(|deal| deal.contact);
+            b.push_bind(record.id().0).push_bind(contact.map(|id| id.0));
+        });
+        q.push(
+            ") UPDATE opportunity SET contact = next.contact FROM next
+                WHERE opportunity.id = next.id AND opportunity.contact IS DISTINCT FROM next.contact AND opportunity.account = ",
+        )
+        .push_bind(account);
+        q.build().execute(&mut **c).await.map(|_| ())
+    })
+    .map_err(refused)
 }
 
 pub(super) async fn put_links(tx: &mut Tx, account: &str, run: &[&Op]) -> Result<(), StoreError> {
@@ -202,6 +223,35 @@ pub(super) async fn put_links(tx: &mut Tx, account: &str, run: &[&Op]) -> Result
         q.build().execute(&mut **c).await.map(|_| ())
     })
     .map_err(refused)
+}
+
+pub(super) async fn update_links(tx: &mut Tx, account: &str, run: &[&Op]) -> Result<(), StoreError> {
+    let mut rows = Vec::with_capacity(run.len());
+    for op in run {
+        if let Op::UpdateLink(link) = op {
+            rows.push((link, link_row::body(link)?));
+        }
+    }
+    let hit = on_tx!(tx, c, Db => {
+        let mut q = QueryBuilder::<Db>::new("WITH next (connection, kind, local_id, external_id, state, body) AS (");
+        q.push_values(&rows, |mut b, (link, body)| {
+            b.push_bind(link.connection.as_str()).push_bind(link.kind.as_str()).push_bind(link.local.0)
+                .push_bind(link.external.as_str()).push_bind(link.state.as_str()).push_bind(body.as_str());
+        });
+        q.push(
+            ") UPDATE link SET state = next.state, body = next.body FROM next
+                WHERE link.connection = next.connection AND link.kind = next.kind AND link.local_id = next.local_id
+                  AND link.external_id = next.external_id AND link.account = ",
+        )
+        .push_bind(account);
+        q.build().execute(&mut **c).await.map(|done| done.rows_affected())
+    });
+    match (hit.map_err(refused)?, rows.first()) {
+        (hit, Some((first, _))) if hit < rows.len() as u64 => {
+            Err(StoreError::Stale { kind: first.kind, id: first.local })
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) async fn put_marks(tx: &mut Tx, account: &str, run: &[&Op]) -> Result<(), StoreError> {
@@ -402,6 +452,7 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), S
         }
         Op::PutRecord { .. }
         | Op::PutLink { .. }
+        | Op::UpdateLink(_)
         | Op::Mark(_)
         | Op::Finish { .. }
         | Op::AddHistory(_)

@@ -140,6 +140,13 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
             put!(state, undo, link_owner, key.clone(), (system, remote_account));
             put!(state, undo, links, key, link);
         }
+        Op::UpdateLink(link) => {
+            let key = (owned(&link.connection), link.kind, link.local);
+            if state.links.get(&key).is_none_or(|old| old.external != link.external) {
+                return Err(StoreError::Stale { kind: link.kind, id: link.local });
+            }
+            put!(state, undo, links, key, link);
+        }
         Op::RemoveLink { connection, kind, local } => {
             let key = (owned(&connection), kind, local);
             if let Some(old) = take!(state, undo, links, key.clone()) {

@@ -103,6 +103,9 @@ pub enum Op {
         /// The vendor's account.
         remote_account: String,
     },
+    /// Stores what a link that is there says now: its base, its state, what is on hold. What it links stays, so that no
+    /// index is touched.
+    UpdateLink(Link),
     /// Removes a link.
     RemoveLink {
         /// Whose.

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     Commit, Op, StoreError, Taken,
-    carry_out::{add_history, finish_marks, put_links, put_marks, put_one, put_records, runs},
+    carry_out::{add_history, finish_marks, put_links, put_marks, put_one, put_records, runs, update_links},
     seal::Sealer,
 };
 use crate::model::{Intent, RecordId};
@@ -306,6 +306,7 @@ impl SqlStore {
                 put_records(tx, account, record.kind(), *expected == 0, &run).await
             }
             Some(Op::PutLink { .. }) => put_links(tx, account, &run).await,
+            Some(Op::UpdateLink(_)) => update_links(tx, account, &run).await,
             Some(Op::Mark(_)) => put_marks(tx, account, &run).await,
             Some(Op::Finish { .. }) => finish_marks(tx, account, &run).await,
             Some(Op::AddHistory(_)) => add_history(tx, account, &run).await,

@@ -222,6 +222,15 @@ impl Reconciler {
         })
     }
 
+    /// Stores a link that was `before`.
+    fn update_link(&self, before: Option<&Link>, link: Link) -> Op {
+        // Without a base it may be one that is not stored yet.
+        if before.is_some_and(|before| before.external == link.external && !before.base.is_empty()) {
+            return Op::UpdateLink(link);
+        }
+        self.put_link(link)
+    }
+
     pub(super) fn put_link(&self, link: Link) -> Op {
         Op::PutLink {
             link,
@@ -465,7 +474,7 @@ impl Reconciler {
         link.external = remote.id.clone();
         link.version = remote.version.clone();
         if decided.work.link.as_ref() != Some(&link) {
-            decided.ops.push(self.put_link(link.clone()));
+            decided.ops.push(self.update_link(decided.work.link.as_ref(), link.clone()));
         }
         // A create is settled by finding its record; an update by a read that began after its window closed.
         let settled = decided.work.intent.take().filter(|intent| !open || matches!(intent.op, IntentOp::Create { .. }));

@@ -270,7 +270,7 @@ impl Reconciler {
                 lens.rows.iter().any(|known| known.name == *name && one.local.values(&known.fields) != row.local)
             });
         }
-        ops.push(self.put_link(link));
+        ops.push(if created { self.put_link(link) } else { Op::UpdateLink(link) });
         if again {
             ops.push(self.mark(kind, key.clone(), now));
         }

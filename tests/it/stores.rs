@@ -119,6 +119,8 @@ behaviours!(
     a_stale_version_is_refused,
     an_active_place_is_taken_once,
     an_external_id_stands_for_one_record,
+    a_link_that_is_there_says_something_new_and_links_the_same,
+    opportunities_are_found_by_the_contact_they_have_now,
     a_mark_raised_during_work_survives_it,
     parents_and_urgent_marks_come_first,
     one_intent_is_open_per_record,
@@ -141,6 +143,33 @@ mod behaviour {
         assert!(store.commit(&bad).await.is_err());
         assert!(store.records(&name("a"), Kind::Deal, &[record(2)]).await.unwrap().is_empty());
         assert_eq!(store.cursor(&name("a"), &name("hubspot"), "s").await.unwrap(), None);
+    }
+
+    pub async fn a_link_that_is_there_says_something_new_and_links_the_same(store: Store) {
+        let parted = |n, external| Op::UpdateLink(Link { state: LinkState::Unlinked, ..link(n, external) });
+        let state = async || {
+            let links = store.links(&name("a"), &name("hubspot"), Kind::Deal, By::Local(&[record(1)])).await.unwrap();
+            links.first().map(|link| (link.external.to_string(), link.state))
+        };
+        let refused = |done: Result<(), StoreError>| matches!(done, Err(StoreError::Stale { .. }));
+        assert!(refused(store.commit(&commit(vec![parted(1, "500")])).await), "nothing is linked yet");
+        store.commit(&commit(vec![put_link(link(1, "500"))])).await.unwrap();
+        assert!(refused(store.commit(&commit(vec![parted(1, "501")])).await), "another id is another link");
+        assert_eq!(state().await, Some(("500".into(), LinkState::Linked)));
+        store.commit(&commit(vec![parted(1, "500")])).await.unwrap();
+        assert_eq!(state().await, Some(("500".into(), LinkState::Unlinked)));
+    }
+
+    pub async fn opportunities_are_found_by_the_contact_they_have_now(store: Store) {
+        let of = |version, contact: Option<u128>| Opportunity { contact: contact.map(record), ..deal(1, version) };
+        let found = async |contacts: &[RecordId]| store.opportunities_of(&name("a"), contacts).await.unwrap();
+        store.commit(&commit(vec![put(of(1, Some(7)), 0, None)])).await.unwrap();
+        assert_eq!(found(&[record(7), record(8)]).await, [record(1)]);
+        store.commit(&commit(vec![put(of(2, Some(8)), 1, None)])).await.unwrap();
+        assert!(found(&[record(7)]).await.is_empty());
+        assert_eq!(found(&[record(8)]).await, [record(1)]);
+        store.commit(&commit(vec![put(of(3, None), 2, None)])).await.unwrap();
+        assert!(found(&[record(7), record(8)]).await.is_empty());
     }
 
     pub async fn a_stale_version_is_refused(store: Store) {

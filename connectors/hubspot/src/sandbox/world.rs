@@ -160,6 +160,8 @@ pub struct World {
     pub(super) refresh_token: Option<String>,
     pub(super) recompute: BTreeMap<(DateTime<Utc>, Kind, u64), ()>,
     pub(super) workflows: BTreeSet<(DateTime<Utc>, u64)>,
+    /// What was put into the recycle bin, and when.
+    bin: BTreeSet<(DateTime<Utc>, Kind, u64)>,
     next_id: BTreeMap<Kind, u64>,
 }
 
@@ -192,6 +194,7 @@ impl World {
             tokens: BTreeMap::new(),
             recompute: BTreeMap::new(),
             workflows: BTreeSet::new(),
+            bin: BTreeSet::new(),
             next_id: [(Kind::Contact, 70_021), (Kind::Company, 80_033), (Kind::Deal, 31_550_001)].into(),
         };
         world.furnish();
@@ -531,15 +534,15 @@ impl World {
         }
         self.index.settle(self.now);
         let purge = self.now - TimeDelta::days(self.settings.purge_days);
-        for (kind, all) in &mut self.objects {
-            let gone: Vec<u64> = all
-                .values()
-                .filter(|object| object.archived.is_some_and(|at| at < purge))
-                .map(|object| object.id)
-                .collect();
-            for id in gone {
+        while let Some((at, kind, id)) = self.bin.first().copied().filter(|(at, ..)| *at < purge) {
+            self.bin.pop_first();
+            // Who was taken out of the bin and put back is in it a second time.
+            let is_due = |object: &mut Object| object.archived == Some(at);
+            if let Some(all) = self.objects.get_mut(&kind)
+                && all.get_mut(&id).is_some_and(is_due)
+            {
                 all.remove(&id);
-                self.unique.retain(|(of, ..), owner| of != kind || *owner != id);
+                self.unique.retain(|(of, ..), owner| *of != kind || *owner != id);
             }
         }
     }
@@ -571,6 +574,7 @@ impl World {
             return Err(Refusal::not_found());
         };
         object.archived = Some(now);
+        self.bin.insert((now, kind, id));
         if !self.settings.archived_keeps_unique {
             self.unique.retain(|(of, ..), owner| *of != kind || *owner != id);
         }
