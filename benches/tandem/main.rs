@@ -44,13 +44,31 @@ fn main() -> anyhow::Result<()> {
     );
     table::head();
     let runtime = Runtime::new()?;
-    runtime.block_on(one_store(large));
-    table::add("limits", runtime.block_on(limits::rows()));
-    table::add("webhooks", runtime.block_on(webhooks::rows()));
-    table::add("decisions", decisions::rows());
-    table::add("simulation", steps::rows());
-    table::add("memory", runtime.block_on(memory::rows(large, bare)));
+    if ["backfill", "nothing changed", "changes", "latency"].into_iter().any(is_asked) {
+        runtime.block_on(one_store(large));
+    }
+    if is_asked("limits") {
+        table::add("limits", runtime.block_on(limits::rows()));
+    }
+    if is_asked("webhooks") {
+        table::add("webhooks", runtime.block_on(webhooks::rows()));
+    }
+    if is_asked("decisions") {
+        table::add("decisions", decisions::rows());
+    }
+    if is_asked("simulation") {
+        table::add("simulation", steps::rows());
+    }
+    if is_asked("memory") {
+        table::add("memory", runtime.block_on(memory::rows(large, bare)));
+    }
     Ok(())
+}
+
+/// True for a part that the command line names, as in `cargo bench --bench tandem -- changes`, and for all if it names none.
+fn is_asked(part: &str) -> bool {
+    let mut asked = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).peekable();
+    asked.peek().is_none() || asked.any(|one| one == part)
 }
 
 /// The rows that follow one another on one store: filled, asked again, changed, edited.
@@ -58,15 +76,26 @@ async fn one_store(size: Clinic) {
     let opened = async {
         let vendor = Vendor::start(size).await?;
         let site = Site::open(&vendor).await?;
+        if !is_asked("backfill") {
+            site.sync(&vendor).await?;
+        }
         anyhow::Ok((vendor, site))
     };
     match opened.await {
         Err(error) => table::add("backfill, changes and latency", Err(error)),
         Ok((vendor, site)) => {
-            table::add("backfill", backfill::rows(&vendor, &site, size).await);
-            table::add("nothing changed", quiet::rows(&vendor, &site).await);
-            table::add("changes", changes::rows(&vendor, &site, size).await);
-            table::add("latency", latency::rows(&vendor, &site).await);
+            if is_asked("backfill") {
+                table::add("backfill", backfill::rows(&vendor, &site, size).await);
+            }
+            if is_asked("nothing changed") {
+                table::add("nothing changed", quiet::rows(&vendor, &site).await);
+            }
+            if is_asked("changes") {
+                table::add("changes", changes::rows(&vendor, &site, size).await);
+            }
+            if is_asked("latency") {
+                table::add("latency", latency::rows(&vendor, &site).await);
+            }
         }
     }
 }

@@ -156,8 +156,8 @@ impl Site {
     pub async fn ensure_filled(&self, vendor: &Vendor) -> anyhow::Result<()> {
         let (account, name) = self.names();
         let store = &self.installation.store;
-        let contacts = store.count_links(account, name, Kind::Contact).await?;
-        let linked = contacts + store.count_links(account, name, Kind::Deal).await?;
+        let contacts = store.count_links(account, name, Kind::Contact, u64::MAX).await?;
+        let linked = contacts + store.count_links(account, name, Kind::Deal, u64::MAX).await?;
         let there = vendor.records();
         ensure!(linked == there, "{linked} of the vendor's {there} records are linked");
         Ok(())

@@ -42,6 +42,17 @@ pub enum IntentState {
     Held,
     /// Sent, or about to be: the outcome is not known until it is read.
     Sent,
+    /// Sent for a record that was merged away since: what it replaced is still to be looked for, and what it said is not
+    /// what the record says that has it now.
+    Inherited,
+}
+
+impl IntentState {
+    /// True if the write may have reached the vendor.
+    #[must_use]
+    pub fn may_have_landed(self) -> bool {
+        matches!(self, Self::Sent | Self::Inherited)
+    }
 }
 
 /// One mapping row of the write.

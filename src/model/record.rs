@@ -171,7 +171,8 @@ impl LocalRecord {
     pub fn touch(&mut self, now: DateTime<Utc>) {
         each!(self, r => {
             r.version += 1;
-            r.updated_at = now;
+            // What is done on an earlier reading does not make the record older.
+            r.updated_at = r.updated_at.max(now);
         });
     }
 

@@ -375,9 +375,9 @@ impl SyncStore for GatedStore {
         self.read("guard_events").await?;
         self.inner.guard_events(account, connection).await
     }
-    async fn count_links(&self, account: &Name, connection: &Name, kind: Kind) -> Stored<u64> {
+    async fn count_links(&self, account: &Name, connection: &Name, kind: Kind, most: u64) -> Stored<u64> {
         self.read("count_links").await?;
-        self.inner.count_links(account, connection, kind).await
+        self.inner.count_links(account, connection, kind, most).await
     }
     async fn take_lease(
         &self,

@@ -534,9 +534,9 @@ impl SyncStore for MemoryStore {
         Ok(self.lock().guards.iter().filter(|((o, _), _)| *o == owned).map(|(_, event)| event.clone()).collect())
     }
 
-    async fn count_links(&self, account: &Name, connection: &Name, kind: Kind) -> Result<u64, StoreError> {
+    async fn count_links(&self, account: &Name, connection: &Name, kind: Kind, most: u64) -> Result<u64, StoreError> {
         let owned = (account.clone(), connection.clone());
-        Ok(self.lock().links.keys().filter(|(o, k, _)| *o == owned && *k == kind).count() as u64)
+        Ok((self.lock().links.keys().filter(|(o, k, _)| *o == owned && *k == kind).count() as u64).min(most))
     }
 
     async fn take_lease(

@@ -345,8 +345,8 @@ pub trait SyncStore: Send + Sync {
     /// Events of the mass-change guard.
     async fn guard_events(&self, account: &Name, connection: &Name) -> Result<Vec<GuardEvent>, StoreError>;
 
-    /// How many links a connection has, by kind.
-    async fn count_links(&self, account: &Name, connection: &Name, kind: Kind) -> Result<u64, StoreError>;
+    /// How many links of a kind a connection has, counted up to `most`.
+    async fn count_links(&self, account: &Name, connection: &Name, kind: Kind, most: u64) -> Result<u64, StoreError>;
 
     /// Takes a shard for `owner` until `expires`, unless another owner's lease still runs at `now`; raises the epoch and
     /// copies it to the connection. `None` if it is taken.

@@ -398,10 +398,13 @@ impl SyncStore for SqlStore {
         rows.into_iter().map(|(class, body)| parse("guard_event", class, &body)).collect()
     }
 
-    async fn count_links(&self, account: &Name, connection: &Name, kind: Kind) -> Result<u64, StoreError> {
+    async fn count_links(&self, account: &Name, connection: &Name, kind: Kind, most: u64) -> Result<u64, StoreError> {
         let row: (i64,) = on_pool!(self, pool, Db => {
-            sqlx::query_as("SELECT COUNT(*) FROM link WHERE account = $1 AND connection = $2 AND kind = $3")
-                .bind(account.as_str()).bind(connection.as_str()).bind(kind.as_str()).fetch_one(pool).await
+            sqlx::query_as(
+                "SELECT COUNT(*) FROM (SELECT 1 FROM link WHERE account = $1 AND connection = $2 AND kind = $3 LIMIT $4) AS counted",
+            )
+            .bind(account.as_str()).bind(connection.as_str()).bind(kind.as_str())
+            .bind(i64::try_from(most).unwrap_or(i64::MAX)).fetch_one(pool).await
         })
         .map_err(refused)?;
         Ok(u64::try_from(row.0).unwrap_or(0))

@@ -52,18 +52,18 @@ impl Reconciler {
         local: &'a LocalRecord,
         remote: &'a Record,
     ) -> Snapshot<'a> {
-        let intent = work.intent.as_ref().filter(|intent| intent.state == IntentState::Sent);
+        let sent = work.intent.as_ref().filter(|intent| intent.state.may_have_landed());
         Snapshot {
             lens,
             context,
             link: work.link.as_ref(),
             local,
             remote,
-            intent,
+            intent: sent.filter(|intent| intent.state == IntentState::Sent),
             history: work.history.as_ref(),
             answers: &work.answers,
             on_first_link: self.connection.on_first_link,
-            may_push: self.writes() && !still_open(intent, began),
+            may_push: self.writes() && !still_open(sent, began),
             skew: self.skew,
             now: began,
         }
@@ -142,7 +142,7 @@ impl Reconciler {
         let Work { intent: Some(intent), history: Some(history), local: Some(local), .. } = &decided.work else {
             return;
         };
-        if intent.state == IntentState::Sent {
+        if intent.state.may_have_landed() {
             for found in overwrites(intent, lens, history, local, context, self.skew) {
                 decided.ops.push(Op::AddConflict(self.conflict(kind, local.id(), found.clash)));
             }
@@ -157,8 +157,8 @@ impl Reconciler {
                     // Whose it is alone says nothing of the record: a deleted contact takes its links along.
                     lens.rows.iter().filter(|row| row.codec != Codec::Contact).any(|row| {
                         let now = remote_values(row, record);
-                        let ours =
-                            work.intent.as_ref().and_then(|intent| intent.rows.get(&row.name)).map(|row| &row.want);
+                        let intent = work.intent.as_ref().filter(|intent| intent.state != IntentState::Inherited);
+                        let ours = intent.and_then(|intent| intent.rows.get(&row.name)).map(|row| &row.want);
                         link.base.get(&row.name).zip(now).is_some_and(|(base, now)| base.1 != now && Some(&now) != ours)
                     })
                 }),
@@ -187,7 +187,7 @@ impl Reconciler {
     /// Ends an earlier intent of ours. True if what it wrote may still land: then all is put off until it no longer can.
     fn waits_for_own_write(&self, began: DateTime<Utc>, decided: &mut Decided) -> bool {
         let Some(intent) = decided.work.intent.take() else { return false };
-        let waits = still_open(Some(&intent).filter(|intent| intent.state == IntentState::Sent), began);
+        let waits = still_open(Some(&intent).filter(|intent| intent.state.may_have_landed()), began);
         if waits {
             self.defer_all(decided, once_closed(&intent, began), false);
         } else {
@@ -294,7 +294,7 @@ impl Reconciler {
         if revived {
             local.set_deleted(None);
         }
-        let sent = decided.work.intent.clone().filter(|intent| intent.state == IntentState::Sent);
+        let sent = decided.work.intent.clone().filter(|intent| intent.state.may_have_landed());
         let open = still_open(sent.as_ref(), began);
         let mut plan = plan(&self.snapshot(lens, context, began, &decided.work, &local, &remote));
         // What our own late-acknowledged write replaced.
@@ -761,7 +761,7 @@ fn is_unchecked(work: &Work) -> bool {
     let sent = work
         .intent
         .as_ref()
-        .is_some_and(|intent| intent.state == IntentState::Sent && matches!(intent.op, IntentOp::Update { .. }));
+        .is_some_and(|intent| intent.state.may_have_landed() && matches!(intent.op, IntentOp::Update { .. }));
     sent && work.history.is_none() && matches!(work.fetched, Some(Fetched::Found(_)))
 }
 

@@ -99,7 +99,7 @@ pub struct Running {
     renewed: Duration,
     discovered: Duration,
     polled: BTreeMap<String, Duration>,
-    /// The page of the first import that was asked for already.
+    /// Pages of the first import that were asked for already.
     ahead: Option<Ahead>,
     audit: Option<Audit>,
     audited_at: DateTime<Utc>,
@@ -288,7 +288,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Pages of a stream: one of whole records, or as many of hints as make a batch of work; true if there is more now.
+    /// Pages of a stream: those of whole records that were asked for together, or as many of hints as make a batch of work;
+    /// true if there is more now.
     async fn pages(&self, running: &mut Running, stream: &Stream) -> Result<bool, EngineError> {
         let mut gathered = 0;
         loop {
@@ -336,6 +337,9 @@ impl Engine {
         }
         let due = self.shared.store.due(account, name, None, self.shared.clock.now(), BATCH).await?;
         let Some(kind) = due.first().map(|dirty| dirty.kind) else { return Ok(false) };
+        if let Some(ahead) = &mut running.ahead {
+            ahead.forget(kind, &due);
+        }
         match running.reconciler.batch(kind, due.clone(), Pageful::default(), Vec::new(), Lane::Propagate).await {
             Ok(()) => Ok(true),
             Err(SyncError::Connector(error)) => {

@@ -19,7 +19,7 @@ use crate::{
 const WINDOW: TimeDelta = TimeDelta::minutes(10);
 /// How long an approval lets a class through.
 const APPROVED_FOR: TimeDelta = TimeDelta::hours(1);
-/// How long a count of the links is good enough for a percentage.
+/// How long a count of links is good enough for a percentage.
 const COUNT_FOR: TimeDelta = TimeDelta::minutes(1);
 /// Records shown for each class.
 const SAMPLE: usize = 10;
@@ -89,13 +89,21 @@ impl Class {
     }
 }
 
+/// How many links of a kind there are; no more are counted than matter.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    at: DateTime<Utc>,
+    links: u64,
+    most: u64,
+}
+
 /// What was done lately, by class, and what is held.
 #[derive(Debug, Default)]
 pub struct Guard {
     limits: Limits,
     lately: BTreeMap<String, Vec<DateTime<Utc>>>,
     swept_at: DateTime<Utc>,
-    links: BTreeMap<Kind, (DateTime<Utc>, u64)>,
+    links: BTreeMap<Kind, Counted>,
     events: BTreeMap<String, GuardEvent>,
     /// Classes that were decided and are being counted from nothing again.
     anew: BTreeSet<Class>,
@@ -106,6 +114,21 @@ impl Guard {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
+    }
+
+    /// The number of links beyond which none of so many more effects can be one too many.
+    fn enough(&self, kind: Kind, more: usize) -> u64 {
+        let prefix = format!("{kind}/");
+        let lately = self.lately.iter().filter(|(of, _)| of.starts_with(&prefix)).map(|(_, times)| times.len());
+        let effects = (lately.max().unwrap_or(0) + more) as u64;
+        let percent = self.limits.delete_percent.min(self.limits.alike_percent).max(1);
+        (effects + 1).saturating_mul(100).div_ceil(percent)
+    }
+
+    /// Whether the links were counted lately, and far enough.
+    fn knows(&self, kind: Kind, enough: u64, now: DateTime<Utc>) -> bool {
+        let far = |counted: &Counted| counted.links < counted.most || counted.most >= enough;
+        self.links.get(&kind).is_some_and(|counted| now - counted.at < COUNT_FOR && far(counted))
     }
 
     /// True while a person's approval lets a class through.
@@ -126,7 +149,7 @@ impl Guard {
             self.swept_at = now;
             self.lately.retain(|_, times| times.last().is_some_and(|at| now - *at < WINDOW));
         }
-        let links = self.links.get(&kind).map_or(0, |(_, links)| *links);
+        let links = self.links.get(&kind).map_or(0, |counted| counted.links);
         let limit = match class {
             Class::Delete | Class::LocalDelete => self.limits.deletes.max(links * self.limits.delete_percent / 100),
             Class::Create => self.limits.creates,
@@ -181,17 +204,21 @@ impl Reconciler {
         self.guard.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Learns what people decided meanwhile, and now and then how many links there are.
-    pub(super) async fn refresh_guard(&self, kind: Kind) -> Result<(), StoreError> {
+    /// Learns what people decided meanwhile, and now and then how many links there are; `more` effects may follow.
+    pub(super) async fn refresh_guard(&self, kind: Kind, more: usize) -> Result<(), StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
-        let now = self.clock.now();
+        let at = self.clock.now();
         let events = self.store.guard_events(account, name).await?;
-        let counted = self.guard().links.get(&kind).is_some_and(|(at, _)| now - *at < COUNT_FOR);
-        let links = if counted { None } else { Some(self.store.count_links(account, name, kind).await?) };
+        let most = self.guard().enough(kind, more);
+        let links = if self.guard().knows(kind, most, at) {
+            None
+        } else {
+            Some(self.store.count_links(account, name, kind, most).await?)
+        };
         let mut guard = self.guard();
         guard.events = events.into_iter().map(|event| (event.class.clone(), event)).collect();
         if let Some(links) = links {
-            guard.links.insert(kind, (now, links));
+            guard.links.insert(kind, Counted { at, links, most });
         }
         Ok(())
     }

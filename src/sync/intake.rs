@@ -21,9 +21,27 @@ use crate::{
 /// Pages that were asked for while those before them were worked on.
 pub struct Ahead {
     stream: String,
+    kind: Kind,
     cursor: Cursor,
     asked_at: DateTime<Utc>,
     page: Page,
+}
+
+impl Ahead {
+    /// Leaves out records that were looked at by themselves since: they may be gone by now.
+    pub(super) fn forget(&mut self, kind: Kind, looked_at: &[Dirty]) {
+        if self.kind != kind {
+            return;
+        }
+        let ids: BTreeSet<&ExternalId> = looked_at
+            .iter()
+            .filter_map(|dirty| match &dirty.key {
+                Key::External(id) => Some(id),
+                Key::Local(_) => None,
+            })
+            .collect();
+        self.page.seen.retain(|seen| !matches!(seen, Seen::Record(record) if ids.contains(&record.id)));
+    }
 }
 
 /// Pages that waited longer than this for their turn are asked for again.
@@ -137,7 +155,7 @@ impl Reconciler {
             page.seen.extend(next.seen);
             (page.next, page.more) = (next.next, next.more);
         }
-        Some(Ahead { stream: stream.name.clone(), cursor, asked_at, page })
+        Some(Ahead { stream: stream.name.clone(), kind: stream.kind, cursor, asked_at, page })
     }
 
     /// Marks what a page of hints names, but for records known to be no newer, and deletions already known.

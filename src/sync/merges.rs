@@ -85,8 +85,8 @@ impl Reconciler {
                     Some(other) if other.local == link.local => {}
                     Some(other) => {
                         if let Some(theirs) = self.store.records(account, kind, &[other.local]).await?.pop() {
-                            let sent = self.store.intents(account, name, kind, &[other.local]).await?;
-                            ops.extend(self.merge_locals(kind, (link, local), (other, theirs), sent, now));
+                            let open = self.store.intents(account, name, kind, &[other.local]).await?;
+                            ops.extend(self.merge_locals(kind, (link, local), (other, theirs), open, now));
                         }
                     }
                 }
@@ -137,24 +137,26 @@ impl Reconciler {
         Ok(ops)
     }
 
-    /// `sent` are the open writes to the survivor.
+    /// `open` are the intents of writes to the survivor.
     fn merge_locals(
         &self,
         kind: Kind,
         mine: (Link, LocalRecord),
         other: (Link, LocalRecord),
-        sent: Vec<Intent>,
+        open: Vec<Intent>,
         now: DateTime<Utc>,
     ) -> Vec<Op> {
         let (target, older_first) = (other.0.external.clone(), mine.1.created_at() <= other.1.created_at());
         let ((mut kept_link, kept), (lost_link, mut lost)) = if older_first { (mine, other) } else { (other, mine) };
         let connection = self.connection.name.clone();
         let mut ops = Vec::new();
-        for intent in sent.into_iter().filter(|intent| intent.local == lost.id()) {
+        for intent in open.into_iter().filter(|intent| intent.local == lost.id()) {
             // What it wrote stands at the survivor, or lands there yet: the record that is kept looks at what it replaced.
             ops.push(Op::DropIntent(intent.id));
-            if matches!(intent.op, IntentOp::Update { .. }) && intent.state == IntentState::Sent {
-                ops.push(Op::PutIntent(Intent { id: IntentId(self.ids.next(now)), local: kept.id(), ..intent }));
+            if matches!(intent.op, IntentOp::Update { .. }) && intent.state.may_have_landed() {
+                let id = IntentId(self.ids.next(now));
+                let state = IntentState::Inherited;
+                ops.push(Op::PutIntent(Intent { id, local: kept.id(), state, ..intent }));
             }
         }
         let expected = lost.version();

@@ -326,7 +326,7 @@ impl Reconciler {
         let mut asked: Vec<(usize, ExternalId)> = Vec::new();
         for (index, work) in works.iter().enumerate() {
             let (Some(intent), Some(Fetched::Found(record))) = (&work.intent, &work.fetched) else { continue };
-            if intent.state == IntentState::Sent {
+            if intent.state.may_have_landed() {
                 properties.extend(lens.rows.iter().flat_map(|row| row.properties.iter().map(|(name, _)| name.clone())));
                 asked.push((index, record.id.clone()));
             }

@@ -190,13 +190,14 @@ impl Reconciler {
             let ops = dirty.into_iter().map(|dirty| self.finish(dirty)).chain(with).collect();
             return Ok(self.store.commit(&self.commit_of(ops)).await?);
         };
-        self.refresh_guard(kind).await?;
         let began = seen.asked_at.unwrap_or_else(|| self.clock.now());
         let (works, people) = self.read_both_sides(call, kind, lens, dirty, seen, began).await?;
         if works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_)))) {
             // Links move to the survivor first; everything else of this batch is still marked and comes again.
             return self.follow_merges(kind, works).await;
         }
+        let effects = works.iter().map(|work| 1 + work.dependents.len()).sum();
+        self.refresh_guard(kind, effects).await?;
         let directory = self.directory();
         let context = Context { directory: &directory, people: &people };
         let decided: Vec<Decided> =
@@ -275,24 +276,27 @@ impl Reconciler {
             self.mark_unmarked(one, began);
         }
         let mut outgoing = Vec::new();
-        let mut waiting = match self.store_together(decided, with.clone()).await? {
-            Stored::Done(outgoing) => return Ok(outgoing),
-            Stored::Spoilt(decided, error) => vec![(decided, error)],
-        };
-        while let Some((mut some, error)) = waiting.pop() {
-            if some.len() < 2 {
-                for one in some {
-                    self.store_alone(kind, began, one, &error).await?;
+        let mut stored = self.store_together(decided, with.clone()).await?;
+        if let Stored::Done(outgoing) = stored {
+            return Ok(outgoing);
+        }
+        // In their order: a later one may take what an earlier one gives up.
+        let mut waiting: Vec<Vec<Decided>> = Vec::new();
+        loop {
+            match stored {
+                Stored::Done(more) => outgoing.extend(more),
+                Stored::Spoilt(mut some, error) if some.len() < 2 => {
+                    if let Some(one) = some.pop() {
+                        self.store_alone(kind, began, one, &error).await?;
+                    }
                 }
-                continue;
-            }
-            let right = some.split_off(some.len() / 2);
-            for half in [some, right] {
-                match self.store_together(half, Vec::new()).await? {
-                    Stored::Done(more) => outgoing.extend(more),
-                    Stored::Spoilt(half, error) => waiting.push((half, error)),
+                Stored::Spoilt(mut some, _) => {
+                    let right = some.split_off(some.len() / 2);
+                    waiting.extend([right, some]);
                 }
             }
+            let Some(next) = waiting.pop() else { break };
+            stored = self.store_together(next, Vec::new()).await?;
         }
         if !with.is_empty() {
             self.store.commit(&self.commit_of(with)).await?;
