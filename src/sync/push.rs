@@ -20,7 +20,7 @@ use crate::{
         Base, Dirty, Hold, HoldKind, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord, Mark, Reason,
         RecordId, Stamp, link::Rewrites,
     },
-    store::{Op, StoreError},
+    store::{By, Op, StoreError},
 };
 
 /// A write that is planned and durable.
@@ -76,17 +76,46 @@ impl Reconciler {
             .collect();
         for ((one, outcome), history) in outgoing.into_iter().zip(outcomes).zip(histories) {
             let span = tracing::info_span!("record", %kind, record = %Key::Local(one.local.id()));
-            let ops = span.in_scope(|| self.settle(kind, lens, context, one, outcome, history));
+            let dirty = one.dirty.clone();
+            let ops = match self.merged_meanwhile(kind, &one, &outcome).await? {
+                Some(ops) => ops,
+                None => span.in_scope(|| self.settle(kind, lens, context, one, outcome, history)),
+            };
             match self.store.commit(&self.commit_of(ops)).await {
                 Ok(()) => {}
                 // Planned again from what is stored; the intent is still there and says what we did.
-                Err(StoreError::Stale { .. } | StoreError::Taken { .. }) => {
+                Err(StoreError::Stale { .. }) => {
                     span.in_scope(|| warn!("an outcome could not be stored; the record is read again"))
+                }
+                Err(StoreError::Taken { .. }) => {
+                    span.in_scope(|| warn!("an outcome could not be stored; the record is read again later"));
+                    let later =
+                        dirty.into_iter().map(|dirty| self.defer(dirty.clone(), self.later(dirty.attempts), true));
+                    self.store.commit(&self.commit_of(later.collect())).await?;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(self.wake_dependents(&made).await?)
+    }
+
+    /// What we asked for is there already, in a record that is linked to another of ours: it was made by us, and merged into
+    /// that one before we learned of it. Ours are merged as well.
+    async fn merged_meanwhile(
+        &self,
+        kind: Kind,
+        one: &Outgoing,
+        outcome: &Pushed,
+    ) -> Result<Option<Vec<Op>>, StoreError> {
+        let Pushed::Exists { id, ours: true } = outcome else { return Ok(None) };
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let holder = self.store.links(account, name, kind, By::External(std::slice::from_ref(id))).await?.pop();
+        if one.link.is_some() || holder.is_none_or(|holder| holder.local == one.local.id()) {
+            return Ok(None);
+        }
+        let mut ops = self.merge_unlinked(kind, one.local.clone(), id, self.clock.now()).await?;
+        ops.extend(one.dirty.iter().map(|dirty| self.finish(dirty.clone())));
+        Ok(Some(ops))
     }
 
     /// Opportunities whose contact could not be named at the vendor so far go out at once when it can.
@@ -304,8 +333,13 @@ impl Reconciler {
         one.intent.closes_at = Some(now);
         if ours && one.link.is_none() {
             // Made by us, even if it is in the bin by now and no probe shows it.
-            let ops = [self.put_link(new_link(&one.intent, &id)), Op::PutIntent(one.intent)];
-            return ops.into_iter().chain(one.dirty.into_iter().map(|dirty| self.defer(dirty, now, true))).collect();
+            let mut ops = vec![self.put_link(new_link(&one.intent, &id)), Op::PutIntent(one.intent)];
+            for dirty in one.dirty {
+                // Once at once; if that leads nowhere, not as fast as it can.
+                let until = self.patience(std::slice::from_ref(&dirty));
+                ops.push(self.defer(dirty, until, true));
+            }
+            return ops;
         }
         let mut ops = vec![Op::PutIntent(one.intent), self.mark(kind, Key::External(id.clone()), now)];
         for dirty in one.dirty {
@@ -384,8 +418,10 @@ impl Reconciler {
         let Some(mut link) = one.link else {
             // A create cannot leave one value out without making another record than the one that was asked for.
             let row = named.first().map_or("", |row| row.as_str());
-            ops.push(self.failure(kind, &key, row, error.code(), text));
-            ops.extend(one.dirty.into_iter().map(|dirty| self.finish(dirty)));
+            ops.push(self.failure(kind, &key, row, error.code(), format!("{text}, and every quarter of an hour")));
+            // What the vendor lacked it may have by then: a property that was put back shows on neither record.
+            let until = self.clock.now() + ASK_AGAIN;
+            ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, until, true)));
             return ops;
         };
         let rows: Vec<&String> = if named.is_empty() { one.intent.rows.keys().collect() } else { named };
