@@ -481,7 +481,8 @@ impl Reconciler {
         if let Some(intent) = &settled {
             decided.ops.push(Op::DropIntent(intent.id));
         }
-        if plan.unsaid && self.writes() {
+        let unread = plan.unread && self.writes();
+        if (plan.unsaid && self.writes()) || (unread && !plan.pushes.is_empty()) {
             decided.ops.push(self.mark(kind, key.clone(), began));
         }
         if !plan.needs.is_empty() {
@@ -519,6 +520,10 @@ impl Reconciler {
             // Look again when the late window is over.
             Some(intent) => self.defer_all(decided, once_closed(&intent, began), false),
             None if plan.waits && self.writes() => self.defer_all(decided, began, false),
+            None if unread => {
+                let until = self.later(decided.work.dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0));
+                self.defer_all(decided, until, true);
+            }
             None => self.finish_all(decided),
         }
     }

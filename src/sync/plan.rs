@@ -112,6 +112,8 @@ pub struct FieldPlan {
     pub needs_history: bool,
     /// True if something is to be written and may not be yet.
     pub waits: bool,
+    /// True if a row that was changed here could not be read there: it is looked at again.
+    pub unread: bool,
     /// True if what was taken in is to be answered: the record is to be planned once more.
     pub unsaid: bool,
 }
@@ -148,8 +150,12 @@ impl Planner<'_, '_> {
         if self.is_at_rest() {
             return;
         }
-        let Some(remote) = remote_values(row, s.remote) else { return };
         let local = s.local.values(&row.fields);
+        let Some(remote) = remote_values(row, s.remote) else {
+            let base = s.link.and_then(|link| link.base.get(&row.name));
+            self.plan.unread |= row.direction != Direction::In && base.is_some_and(|base| base.0 != local);
+            return;
+        };
         let mut base = s.link.and_then(|link| link.base.get(&row.name)).cloned();
         if let Some(ours) = s.intent.and_then(|intent| intent.rows.get(&row.name)) {
             // Our own write, acknowledged only now.
