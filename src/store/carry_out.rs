@@ -125,37 +125,35 @@ pub(super) async fn put_records(
     done.map_err(refused)
 }
 
-// The account stands in every row of `next`, though it is the same in all: compared with a constant, SQLite would look through
-// all records of the account for the few of a batch.
-
 /// A record as it is to be stored: the version it was changed from, the place it takes, its text.
 type Update<'a> = (&'a LocalRecord, i64, &'a Option<String>, String);
 
 async fn update_records(tx: &mut Tx, account: &str, kind: Kind, rows: &[Update<'_>]) -> Result<(), StoreError> {
     let hit = if kind == Kind::Contact {
         on_tx!(tx, c, Db => {
-            let mut q = QueryBuilder::<Db>::new("WITH next (account, id, expected, version, email, deleted, updated_at, body) AS (");
+            let mut q = QueryBuilder::<Db>::new("WITH next (id, expected, version, email, deleted, updated_at, body) AS (");
             q.push_values(rows, |mut b, (record, expected, _, body)| {
                 let LocalRecord::Contact(contact) = record else { return };
-                b.push_bind(account).push_bind(contact.id.0).push_bind(*expected).push_bind(contact.version).push_bind(contact.email_key())
+                b.push_bind(contact.id.0).push_bind(*expected).push_bind(contact.version).push_bind(contact.email_key())
                     .push_bind(contact.deleted_at.is_some()).push_bind(contact.updated_at).push_bind(body.as_str());
             });
             q.push(
                 ") UPDATE contact SET version = next.version, email = next.email, deleted = next.deleted,
                           updated_at = next.updated_at, body = next.body
-                    FROM next WHERE contact.account = next.account AND contact.id = next.id AND contact.version = next.expected",
-            );
+                    FROM next WHERE contact.id = next.id AND contact.version = next.expected AND contact.account = ",
+            )
+            .push_bind(account);
             q.build().execute(&mut **c).await.map(|done| done.rows_affected())
         })
     } else {
         on_tx!(tx, c, Db => {
             let mut q = QueryBuilder::<Db>::new(
-                "WITH next (account, id, expected, version, pipeline, stage, status, slot, waiting_slot, external_reference, deleted,
+                "WITH next (id, expected, version, pipeline, stage, status, slot, waiting_slot, external_reference, deleted,
                             updated_at, body) AS (",
             );
             q.push_values(rows, |mut b, (record, expected, slot, body)| {
                 let LocalRecord::Deal(deal) = record else { return };
-                b.push_bind(account).push_bind(deal.id.0).push_bind(*expected).push_bind(deal.version)
+                b.push_bind(deal.id.0).push_bind(*expected).push_bind(deal.version)
                     .push_bind(deal.position.pipeline.map(|id| id.0)).push_bind(deal.position.stage.map(|id| id.0))
                     .push_bind(deal.position.status.as_str())
                     .push_bind(slot.as_deref().filter(|_| !deal.quarantined)).push_bind(slot.as_deref().filter(|_| deal.quarantined))
@@ -167,9 +165,9 @@ async fn update_records(tx: &mut Tx, account: &str, kind: Kind, rows: &[Update<'
                           stage = next.stage, status = next.status, slot = next.slot, waiting_slot = next.waiting_slot,
                           external_reference = next.external_reference, deleted = next.deleted,
                           updated_at = next.updated_at, body = next.body
-                    FROM next WHERE opportunity.account = next.account AND opportunity.id = next.id
-                     AND opportunity.version = next.expected",
-            );
+                    FROM next WHERE opportunity.id = next.id AND opportunity.version = next.expected AND opportunity.account = ",
+            )
+            .push_bind(account);
             q.build().execute(&mut **c).await.map(|done| done.rows_affected())
         })
     };
@@ -187,16 +185,17 @@ async fn update_records(tx: &mut Tx, account: &str, kind: Kind, rows: &[Update<'
 /// set, also to what it was; and contacts change seldom.
 async fn move_to_contacts(tx: &mut Tx, account: &str, rows: &[Update<'_>]) -> Result<(), StoreError> {
     on_tx!(tx, c, Db => {
-        let mut q = QueryBuilder::<Db>::new("WITH next (account, id, contact) AS (");
+        let mut q = QueryBuilder::<Db>::new("WITH next (id, contact) AS (");
         q.push_values(rows, |mut b, (record, ..)| {
             let contact = record.as_opportunity().and_then(|deal| deal.contact);
-            b.push_bind(account).push_bind(record.id().0).push_bind(contact.map(|id| id.0));
+            b.push_bind(record.id().0).push_bind(contact.map(|id| id.0));
         });
         q.push(
             ") UPDATE opportunity SET contact = next.contact FROM next
-                WHERE opportunity.account = next.account AND opportunity.id = next.id
-                  AND opportunity.contact IS DISTINCT FROM next.contact",
-        );
+                WHERE opportunity.id = next.id AND opportunity.contact IS DISTINCT FROM next.contact
+                  AND opportunity.account = ",
+        )
+        .push_bind(account);
         q.build().execute(&mut **c).await.map(|_| ())
     })
     .map_err(refused)
@@ -235,16 +234,17 @@ pub(super) async fn update_links(tx: &mut Tx, account: &str, run: &[&Op]) -> Res
         }
     }
     let hit = on_tx!(tx, c, Db => {
-        let mut q = QueryBuilder::<Db>::new("WITH next (account, connection, kind, local_id, external_id, state, body) AS (");
+        let mut q = QueryBuilder::<Db>::new("WITH next (connection, kind, local_id, external_id, state, body) AS (");
         q.push_values(&rows, |mut b, (link, body)| {
-            b.push_bind(account).push_bind(link.connection.as_str()).push_bind(link.kind.as_str()).push_bind(link.local.0)
+            b.push_bind(link.connection.as_str()).push_bind(link.kind.as_str()).push_bind(link.local.0)
                 .push_bind(link.external.as_str()).push_bind(link.state.as_str()).push_bind(body.as_str());
         });
         q.push(
             ") UPDATE link SET state = next.state, body = next.body FROM next
-                WHERE link.account = next.account AND link.connection = next.connection AND link.kind = next.kind
-                  AND link.local_id = next.local_id AND link.external_id = next.external_id",
-        );
+                WHERE link.connection = next.connection AND link.kind = next.kind AND link.local_id = next.local_id
+                  AND link.external_id = next.external_id AND link.account = ",
+        )
+        .push_bind(account);
         q.build().execute(&mut **c).await.map(|done| done.rows_affected())
     });
     match (hit.map_err(refused)?, rows.first()) {

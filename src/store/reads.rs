@@ -162,21 +162,10 @@ impl SyncStore for SqlStore {
     }
 
     async fn opportunities_of(&self, account: &Name, contacts: &[RecordId]) -> Result<Vec<RecordId>, StoreError> {
-        let mut ids = Vec::new();
-        for some in contacts.chunks(ROWS) {
-            let rows: Vec<(Uuid,)> = on_pool!(self, pool, Db => {
-                let mut q = QueryBuilder::<Db>::new("SELECT id FROM opportunity WHERE account = ");
-                q.push_bind(account.as_str()).push(" AND NOT deleted AND contact IN (");
-                let mut list = q.separated(", ");
-                for contact in some {
-                    list.push_bind(contact.0);
-                }
-                q.push(")");
-                q.build_query_as().fetch_all(pool).await
-            })
-            .map_err(refused)?;
-            ids.extend(rows.into_iter().map(|(id,)| RecordId(id)));
-        }
+        let (of, keys) = (Of::Account(account), Keys::Ids(contacts));
+        let rows: Vec<(Uuid, bool)> = self.by_keys("SELECT id, deleted FROM opportunity", of, "contact", keys).await?;
+        let live = rows.into_iter().filter(|(_, deleted)| !deleted);
+        let mut ids: Vec<RecordId> = live.map(|(id, _)| RecordId(id)).collect();
         ids.sort_unstable();
         Ok(ids)
     }

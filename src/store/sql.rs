@@ -27,9 +27,6 @@ static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Memory a connection to SQLite may take for pages of the file, in KiB, which SQLite wants as a negative number.
 const CACHE: &str = "-16384";
-/// Pages of the write-ahead log, of 4 KiB each, before they are moved into the database: a batch of a thousand records
-/// writes about as many, and should not pay for that each time.
-const LOG_PAGES: &str = "4000";
 /// Rows of one statement.
 pub(super) const ROWS: usize = 500;
 
@@ -197,7 +194,6 @@ impl SqlStore {
                 .foreign_keys(true)
                 // A batch touches a page of the file for each of its records: they should not be read twice.
                 .pragma("cache_size", CACHE)
-                .pragma("wal_autocheckpoint", LOG_PAGES)
                 .busy_timeout(Duration::from_secs(5));
             // SQLite ends a transaction by itself when the disk is full; the connection does not learn of it, and would
             // begin no other.

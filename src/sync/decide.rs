@@ -10,7 +10,7 @@ use tandem_contract::{
 use tracing::warn;
 
 use super::reconcile::{
-    ASK_AGAIN, Decided, PATIENCE, QUARANTINE, Reconciler, SECOND_LOOK, Tally, Work, history_ops, slot,
+    ASK_AGAIN, Decided, PATIENCE, QUARANTINE, Reconciler, SECOND_LOOK, Tally, Work, history_ops, slot, tries,
 };
 use super::{
     guard::{Class, on_hold},
@@ -105,7 +105,7 @@ impl Reconciler {
         let mut decided = Decided { ops: Vec::new(), outgoing: None, needs: Vec::new(), tally: Tally::default(), work };
         if unchecked || (decided.work.external.is_some() && decided.work.fetched.is_none()) {
             // Not read, for whatever reason: that is no answer, and nothing is finished on it.
-            let until = self.later(decided.work.dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0));
+            let until = self.later(tries(&decided.work.dirty));
             self.defer_all(&mut decided, until, true);
             return decided;
         }
@@ -187,7 +187,7 @@ impl Reconciler {
     /// Ends an earlier intent of ours. True if what it wrote may still land: then all is put off until it no longer can.
     fn waits_for_own_write(&self, began: DateTime<Utc>, decided: &mut Decided) -> bool {
         let Some(intent) = decided.work.intent.take() else { return false };
-        let waits = still_open(Some(&intent).filter(|intent| intent.state.may_have_landed()), began);
+        let waits = still_open(Some(&intent), began);
         if waits {
             self.defer_all(decided, once_closed(&intent, began), false);
         } else {
@@ -521,7 +521,7 @@ impl Reconciler {
             Some(intent) => self.defer_all(decided, once_closed(&intent, began), false),
             None if plan.waits && self.writes() => self.defer_all(decided, began, false),
             None if unread => {
-                let until = self.later(decided.work.dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0));
+                let until = self.later(tries(&decided.work.dirty));
                 self.defer_all(decided, until, true);
             }
             None => self.finish_all(decided),
@@ -530,7 +530,7 @@ impl Reconciler {
 
     /// How long a record waits for another one: not at all at first, since parents are worked on first.
     pub(super) fn patience(&self, dirty: &[Dirty]) -> DateTime<Utc> {
-        let attempts = dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0);
+        let attempts = tries(dirty);
         if attempts < 2 { self.clock.now() } else { self.later(attempts) }
     }
 
@@ -660,7 +660,7 @@ impl Reconciler {
         decided: &mut Decided,
     ) {
         let mut marker = self.connection.marker(local.id());
-        let tries = decided.work.dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0);
+        let tries = tries(&decided.work.dirty);
         if planted::has(Bug::NewMarkerOnRetry) && tries > 0 {
             marker = format!("{marker}-{tries}");
         }
@@ -775,7 +775,9 @@ fn still_open(intent: Option<&Intent>, began: DateTime<Utc>) -> bool {
     if planted::has(Bug::LateWindowIgnored) {
         return false;
     }
-    intent.is_some_and(|intent| intent.closes_at.is_none_or(|closes_at| began <= closes_at))
+    intent.is_some_and(|intent| {
+        intent.state.may_have_landed() && intent.closes_at.is_none_or(|closes_at| began <= closes_at)
+    })
 }
 
 /// When a read can settle a write that may still land: after the window, not at its last moment.

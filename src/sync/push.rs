@@ -13,7 +13,7 @@ use super::{
     lens::{Context, Lens},
     plan::overwrites,
     read::written_properties,
-    reconcile::{ASK_AGAIN, Reconciler, SyncError},
+    reconcile::{ASK_AGAIN, Reconciler, SyncError, tries},
 };
 use crate::{
     model::{
@@ -358,7 +358,7 @@ impl Reconciler {
 
     fn failed(&self, kind: Kind, lens: &Lens, mut one: Outgoing, error: &ConnectorError) -> Vec<Op> {
         let now = self.clock.now();
-        let attempts = one.dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0);
+        let attempts = tries(&one.dirty);
         let mut ops = Vec::new();
         let mut until = self.later(attempts);
         match error.disposition() {
@@ -410,7 +410,7 @@ impl Reconciler {
         );
         if matches!(one.intent.op, IntentOp::Archive { .. }) {
             ops.push(self.failure(kind, &key, "", error.code(), text));
-            let attempts = one.dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0);
+            let attempts = tries(&one.dirty);
             let until = self.later(attempts);
             ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, until, true)));
             return ops;

@@ -488,6 +488,11 @@ impl Reconciler {
     }
 }
 
+/// How often a record was tried before, by whichever of its marks was tried most.
+pub(super) fn tries(dirty: &[Dirty]) -> u32 {
+    dirty.iter().map(|dirty| dirty.attempts).max().unwrap_or(0)
+}
+
 /// Contacts of ours whose half at the vendor was found just now, made by a write whose outcome was not known.
 fn recovered(kind: Kind, decided: &[Decided]) -> Vec<RecordId> {
     let is_found = |work: &Work| work.link.is_none() && matches!(work.fetched, Some(Fetched::Found(_)));
