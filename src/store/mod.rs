@@ -4,6 +4,8 @@
 //! memory store and the SQL store carry out the same list and are tested against each other on random ones.
 
 mod carry_out;
+#[cfg(test)]
+mod cost;
 mod keys;
 mod link_row;
 pub mod memory;

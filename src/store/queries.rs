@@ -90,7 +90,7 @@ impl SqlStore {
     /// # Errors
     /// [`StoreError`].
     pub async fn links_of(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Result<Vec<Link>, StoreError> {
-        let rows = self.by_keys(link_row::SELECT, Of::Kind(account, kind), "local_id", Keys::Ids(ids)).await?;
+        let rows = self.by_keys(link_row::SELECT, Of::Connections(account, kind), "local_id", Keys::Ids(ids)).await?;
         let mut links: Vec<Link> = rows.into_iter().map(link_row::link).collect::<Result<_, _>>()?;
         links.sort_by(|a, b| (a.local, &a.connection).cmp(&(b.local, &b.connection)));
         Ok(links)

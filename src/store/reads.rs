@@ -23,6 +23,7 @@ use crate::model::{
 pub(super) enum Of<'a> {
     Account(&'a Name),
     Kind(&'a Name, Kind),
+    Connections(&'a Name, Kind),
     Connection(&'a Name, &'a Name, Kind),
 }
 
@@ -58,6 +59,11 @@ impl SqlStore {
                     Of::Kind(account, kind) => q
                         .push(" WHERE account = ").push_bind(account.as_str())
                         .push(" AND kind = ").push_bind(kind.as_str()),
+                    // The index has the connection before the kind.
+                    Of::Connections(account, kind) => q
+                        .push(" WHERE account = ").push_bind(account.as_str())
+                        .push(" AND connection IN (SELECT name FROM connection WHERE account = ").push_bind(account.as_str())
+                        .push(") AND kind = ").push_bind(kind.as_str()),
                     Of::Connection(account, connection, kind) => q
                         .push(" WHERE account = ").push_bind(account.as_str())
                         .push(" AND connection = ").push_bind(connection.as_str())

@@ -194,6 +194,9 @@ impl SqlStore {
                 .foreign_keys(true)
                 // A batch touches a page of the file for each of its records: they should not be read twice.
                 .pragma("cache_size", CACHE)
+                // A list of rows that a statement brings would otherwise get an index of its own, and the whole table be
+                // held against it; so each of its rows is looked up in the table's index.
+                .pragma("automatic_index", "OFF")
                 .busy_timeout(Duration::from_secs(5));
             // SQLite ends a transaction by itself when the disk is full; the connection does not learn of it, and would
             // begin no other.
