@@ -18,7 +18,7 @@ use crate::{
     edit::Desk,
     model::{Account, ConnectionRow, ConnectionState, Ids, Name, ids::RunId},
     store::{
-        StoreError, SyncStore,
+        StoreError, SyncStore, change_connection,
         seal::{SealError, Sealer},
         sql::{SqlStore, sqlite_path},
     },
@@ -228,13 +228,14 @@ impl Installation {
     /// [`StoreError`].
     pub async fn set_paused(&self, connection: &Connection, paused: bool) -> Result<(), StoreError> {
         let (account, name) = (&connection.account.name, &connection.name);
-        let row = self.store.connection(account, name).await?;
-        let system = connection.connector.system();
-        let mut row = row.unwrap_or_else(|| ConnectionRow::new(account.clone(), name.clone(), system));
-        row.state = if paused { ConnectionState::Paused } else { ConnectionState::Active };
-        row.reason = paused.then(|| format!("paused by a person; `tandem connection resume {name}` lets it go on"));
-        let ops = vec![crate::store::Op::PutConnection(row)];
-        self.store.commit(&crate::store::Commit { account: account.clone(), fence: None, ops }).await
+        let new = ConnectionRow::new(account.clone(), name.clone(), connection.connector.system());
+        change_connection(&*self.store, None, &new, |row| {
+            row.state = if paused { ConnectionState::Paused } else { ConnectionState::Active };
+            row.reason = paused.then(|| format!("paused by a person; `tandem connection resume {name}` lets it go on"));
+            true
+        })
+        .await
+        .map(|_| ())
     }
 }
 

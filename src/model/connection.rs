@@ -42,6 +42,9 @@ pub struct ConnectionRow {
     pub name: Name,
     /// The vendor.
     pub system: String,
+    /// Raised by one with every change; 0 while it is not stored.
+    #[serde(default)]
+    pub version: i64,
     /// The vendor's account it belongs to, once known: it never changes by itself.
     #[serde(default)]
     pub remote_account: Option<String>,
@@ -73,6 +76,7 @@ impl ConnectionRow {
             account,
             name,
             system: system.to_owned(),
+            version: 0,
             remote_account: None,
             state: ConnectionState::Active,
             reason: None,

@@ -435,12 +435,17 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), S
             )?;
         }
         Op::PutConnection(row) => {
-            run!(
-                "INSERT INTO connection (account, name, body) VALUES ($1, $2, $3)
-                 ON CONFLICT (account, name) DO UPDATE SET body = excluded.body",
+            let hit = run!(
+                "INSERT INTO connection (account, name, version, body) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (account, name) DO UPDATE SET version = excluded.version, body = excluded.body
+                  WHERE connection.version = excluded.version - 1",
                 row.name.as_str(),
+                row.version,
                 json(row)?
             )?;
+            if hit == 0 {
+                return Err(StoreError::StaleConnection(row.name.clone()));
+            }
         }
         Op::PutGuard(event) => {
             run!(

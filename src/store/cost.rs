@@ -93,7 +93,10 @@ impl Counted {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("t.db").display());
         let store = SqlStore::open(&url, Sealer::new(&Sealer::new_key()).unwrap()).await.unwrap();
-        let mut ops = vec![Op::PutConnection(ConnectionRow::new(name("a"), name("hubspot"), "hubspot"))];
+        let mut ops = vec![Op::PutConnection(ConnectionRow {
+            version: 1,
+            ..ConnectionRow::new(name("a"), name("hubspot"), "hubspot")
+        })];
         for n in 0..size {
             ops.extend(records(n, 1));
             for kind in KINDS {

@@ -251,7 +251,13 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
             let key = (owned(&map.connection), map.remote_pipeline.clone(), map.remote_stage.clone());
             put!(state, undo, stage_maps, key, map);
         }
-        Op::PutConnection(row) => put!(state, undo, connections, (account.clone(), row.name.clone()), row),
+        Op::PutConnection(row) => {
+            let key = (account.clone(), row.name.clone());
+            if state.connections.get(&key).is_some_and(|stored| stored.version != row.version - 1) {
+                return Err(StoreError::StaleConnection(row.name));
+            }
+            put!(state, undo, connections, key, row);
+        }
         Op::PutGuard(event) => put!(state, undo, guards, (owned(&event.connection), event.class.clone()), event),
     }
     Ok(())

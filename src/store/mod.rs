@@ -4,6 +4,7 @@
 //! memory store and the SQL store carry out the same list and are tested against each other on random ones.
 
 mod carry_out;
+mod connection;
 #[cfg(test)]
 mod cost;
 mod keys;
@@ -13,6 +14,8 @@ pub mod queries;
 mod reads;
 pub mod seal;
 pub mod sql;
+
+pub use connection::change_connection;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -36,6 +39,9 @@ pub enum StoreError {
         /// Which record.
         id: RecordId,
     },
+    /// A connection's row changed since it was read; nothing of the commit was stored.
+    #[error("connection {0} changed meanwhile; read it again")]
+    StaleConnection(Name),
     /// Something that must be unique is taken; nothing of the commit was stored.
     #[error("{what} is already taken")]
     Taken {
@@ -184,7 +190,7 @@ pub enum Op {
     PutPipeline(Pipeline, i64),
     /// Stores which vendor stage stands for which of ours.
     PutStageMap(StageMap),
-    /// Stores a connection.
+    /// Stores a connection, its version already raised.
     PutConnection(ConnectionRow),
     /// Stores an event of the mass-change guard.
     PutGuard(GuardEvent),

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     model::{ConnectionRow, ConnectionState, Ids, ids::RunId},
-    store::{Commit, Op, StoreError, SyncStore},
+    store::{Fence, Op, StoreError, SyncStore, change_connection},
 };
 
 /// The stream under which the time of the last whole audit is kept.
@@ -137,7 +137,7 @@ impl Engine {
             Ok(identity) => identity,
             Err(error) => {
                 if error.disposition() == Disposition::PauseConnection {
-                    self.remember(&mut row, ConnectionState::NeedsAuth, Some(error.to_string())).await?;
+                    self.remember(&mut row, None, ConnectionState::NeedsAuth, Some(error.to_string())).await?;
                     return Err(EngineError::Paused(error.to_string()));
                 }
                 return Err(EngineError::Connector(error));
@@ -150,7 +150,7 @@ impl Engine {
                 self.connection.connector.system(),
                 identity.remote_account
             );
-            self.remember(&mut row, ConnectionState::WrongAccount, Some(reason.clone())).await?;
+            self.remember(&mut row, None, ConnectionState::WrongAccount, Some(reason.clone())).await?;
             return Err(EngineError::Paused(reason));
         }
         let shard = self.connection.shard(&identity.remote_account);
@@ -160,7 +160,7 @@ impl Engine {
         let epoch = taken.ok_or(EngineError::Taken)?;
         row.remote_account = Some(identity.remote_account.clone());
         (row.timezone, row.currency, row.currencies) = (identity.timezone, identity.currency, identity.currencies);
-        self.remember(&mut row, ConnectionState::Active, None).await?;
+        self.remember(&mut row, Some(epoch), ConnectionState::Active, None).await?;
         if row.state == ConnectionState::Paused {
             return Err(paused(row.reason));
         }
@@ -218,21 +218,25 @@ impl Engine {
         TimeDelta::from_std(self.shared.lease).unwrap_or(TimeDelta::seconds(30))
     }
 
+    /// Stores what we know of the connection; only while we hold its lease, once we took it.
     async fn remember(
         &self,
         row: &mut ConnectionRow,
+        epoch: Option<i64>,
         state: ConnectionState,
         reason: Option<String>,
     ) -> Result<(), StoreError> {
-        // A pause is a person's word; whatever we know since is said when it ends.
-        let stored = self.shared.store.connection(&row.account, &row.name).await?;
-        if let Some(stored) = stored.filter(|stored| stored.state == ConnectionState::Paused) {
-            *row = stored;
-            return Ok(());
-        }
-        (row.state, row.reason) = (state, reason);
-        let ops = vec![Op::PutConnection(row.clone())];
-        self.shared.store.commit(&Commit { account: row.account.clone(), fence: None, ops }).await
+        let fence = epoch.map(|epoch| Fence { connection: row.name.clone(), epoch });
+        *row = change_connection(&*self.shared.store, fence, row, |stored| {
+            // A pause is a person's word; whatever we know since is said when it ends.
+            if stored.state == ConnectionState::Paused {
+                return false;
+            }
+            *stored = ConnectionRow { version: stored.version, state, reason: reason.clone(), ..row.clone() };
+            true
+        })
+        .await?;
+        Ok(())
     }
 
     /// Everything that can be done now: every stream to its end, every due record. Then what was left. A stream that
@@ -305,7 +309,7 @@ impl Engine {
         self.keep_lease(running).await?;
         let progress = running.reconciler.poll(stream, &mut running.ahead).await?;
         if running.unreadable.remove(&stream.name).is_some() && running.unreadable.is_empty() {
-            self.remember(&mut running.row, ConnectionState::Active, None).await?;
+            self.remember(&mut running.row, Some(running.reconciler.epoch), ConnectionState::Active, None).await?;
         }
         if let Some(told) = &self.progress {
             told(stream, progress);
@@ -345,7 +349,13 @@ impl Engine {
             Err(SyncError::Connector(error)) => {
                 running.reconciler.put_off(kind, due, &error).await?;
                 if error.disposition() == Disposition::PauseConnection {
-                    self.remember(&mut running.row, ConnectionState::NeedsAuth, Some(error.to_string())).await?;
+                    self.remember(
+                        &mut running.row,
+                        Some(running.reconciler.epoch),
+                        ConnectionState::NeedsAuth,
+                        Some(error.to_string()),
+                    )
+                    .await?;
                     return Err(EngineError::Paused(error.to_string()));
                 }
                 warn!(%error, "a batch is put off");
@@ -533,14 +543,21 @@ impl Engine {
     ) -> Result<(), EngineError> {
         match error.disposition() {
             Disposition::PauseConnection => {
-                self.remember(&mut running.row, ConnectionState::NeedsAuth, Some(error.to_string())).await?;
+                self.remember(
+                    &mut running.row,
+                    Some(running.reconciler.epoch),
+                    ConnectionState::NeedsAuth,
+                    Some(error.to_string()),
+                )
+                .await?;
                 Err(EngineError::Paused(error.to_string()))
             }
             _ => {
                 warn!(stream = stream.name, %error, "a poll failed; it is repeated");
                 let reason = format!("{} cannot be read: {error}", stream.name);
                 running.unreadable.insert(stream.name.clone(), error);
-                self.remember(&mut running.row, ConnectionState::Active, Some(reason)).await?;
+                self.remember(&mut running.row, Some(running.reconciler.epoch), ConnectionState::Active, Some(reason))
+                    .await?;
                 Ok(())
             }
         }

@@ -6,11 +6,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tandem::{
     model::{
-        Conflict, ConflictState, Contact, Dirty, Failure, Intent, IntentOp, IntentState, Key, Link, LinkState,
-        LocalRecord, Mark, Name, Opportunity, RecordId, Winner,
+        Conflict, ConflictState, ConnectionRow, Contact, Dirty, Failure, Intent, IntentOp, IntentState, Key, Link,
+        LinkState, LocalRecord, Mark, Name, Opportunity, RecordId, Winner,
         ids::{ConflictId, FailureId, IntentId, RunId},
     },
-    store::{By, Commit, Fence, Op, StoreError, SyncStore, Taken, memory::MemoryStore, seal::Sealer, sql::SqlStore},
+    store::{
+        By, Commit, Fence, Op, StoreError, SyncStore, Taken, change_connection, memory::MemoryStore, seal::Sealer,
+        sql::SqlStore,
+    },
 };
 use tandem_contract::{Cursor, ExternalId, Kind, Value, Version};
 use uuid::Uuid;
@@ -125,6 +128,8 @@ behaviours!(
     parents_and_urgent_marks_come_first,
     one_intent_is_open_per_record,
     a_fenced_engine_commits_nothing,
+    a_connection_is_stored_over_the_version_it_was_changed_from,
+    changes_of_a_connection_at_the_same_time_all_stay,
     a_lease_is_taken_once_and_taken_over_when_it_ended,
     the_same_conflict_is_recorded_once,
     a_failure_is_counted_not_repeated,
@@ -273,6 +278,43 @@ mod behaviour {
         assert!(matches!(store.commit(&by(old)).await, Err(StoreError::Fenced)));
         store.commit(&by(new)).await.unwrap();
         assert_eq!(store.cursor(&name("a"), &name("hubspot"), "s").await.unwrap(), Some(Cursor(new.to_string())));
+    }
+
+    pub async fn a_connection_is_stored_over_the_version_it_was_changed_from(store: Store) {
+        let new = ConnectionRow::new(name("a"), name("hubspot"), "hubspot");
+        // An engine that took the lease has made the row, with nothing in it.
+        store.take_lease(7, &name("a"), &name("hubspot"), "one", at(0), at(30)).await.unwrap();
+        let put = |version, reason: &str| {
+            let row = ConnectionRow { version, reason: Some(reason.into()), ..new.clone() };
+            commit(vec![Op::PutConnection(row)])
+        };
+        store.commit(&put(1, "first")).await.unwrap();
+        store.commit(&put(2, "second")).await.unwrap();
+        let late = store.commit(&put(2, "also from the first")).await;
+        assert!(matches!(late, Err(StoreError::StaleConnection(of)) if of == name("hubspot")));
+        let stored = store.connection(&name("a"), &name("hubspot")).await.unwrap().unwrap();
+        assert_eq!((stored.version, stored.reason.as_deref()), (2, Some("second")));
+    }
+
+    pub async fn changes_of_a_connection_at_the_same_time_all_stay(store: Store) {
+        let new = Arc::new(ConnectionRow::new(name("a"), name("hubspot"), "hubspot"));
+        let changes = (0..10).map(|n| {
+            let (store, new) = (store.clone(), new.clone());
+            tokio::spawn(async move {
+                change_connection(&*store, None, &new, |row| {
+                    row.currencies.push(format!("{n}"));
+                    true
+                })
+                .await
+                .unwrap();
+            })
+        });
+        for change in changes.collect::<Vec<_>>() {
+            change.await.unwrap();
+        }
+        let mut stored = store.connection(&name("a"), &name("hubspot")).await.unwrap().unwrap().currencies;
+        stored.sort();
+        assert_eq!(stored, (0..10).map(|n| n.to_string()).collect::<Vec<_>>());
     }
 
     pub async fn a_lease_is_taken_once_and_taken_over_when_it_ended(store: Store) {
