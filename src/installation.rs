@@ -9,8 +9,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tandem_contract::{Clock, Connector, PropertyType, ReqwestTransport, Secret, SystemClock, Transport};
-use tandem_hubspot::{Credentials, HubSpot, KeepRefreshToken, Options};
+use tandem_contract::{Clock, Connector, KeepRefreshToken, ReqwestTransport, Secret, SystemClock, Transport};
+use tandem_hubspot::{Credentials, HubSpot, Options};
 use url::Url;
 
 use crate::{
@@ -351,9 +351,6 @@ async fn build(
     }
     options.accept_v1_signature = settings.accept_v1_signature;
     options.select = mapping::selection(&lenses);
-    for properties in options.select.values_mut() {
-        properties.insert("createdate".into(), PropertyType::Time);
-    }
     if let Some(version) = &settings.api_version {
         options.api_version = version.parse().map_err(|error| wrong("api_version", format!("{error}")))?;
     }

@@ -162,6 +162,7 @@ fn theirs(now: DateTime<Utc>) -> anyhow::Result<Record> {
     Ok(Record {
         id: ExternalId::new("31550001")?,
         version: Version { token: None, updated_at: Some(now) },
+        created_at: None,
         properties: properties.map(|(name, value)| (name.to_owned(), value)).into(),
         marker: None,
         absorbed: Vec::new(),

@@ -20,7 +20,7 @@ use tandem::{
     store::{SyncStore, seal::Sealer},
     sync::{connection::Connection, engine::Engine, mapping, summary::Summary},
 };
-use tandem_contract::{Clock, Connector, Kind, PropertyType, Secret, SystemClock};
+use tandem_contract::{Clock, Connector, Kind, Secret, SystemClock};
 use tandem_hubspot::{Credentials, HubSpot, Options, sandbox::Stats};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -184,8 +184,5 @@ fn connector(vendor: &Vendor, connection: &Connection, clock: Arc<dyn Clock>) ->
     options.installation.clone_from(&connection.installation);
     options.poll = Some(Duration::from_secs(3_600));
     options.select = mapping::selection(&connection.lenses);
-    for properties in options.select.values_mut() {
-        properties.insert("createdate".into(), PropertyType::Time);
-    }
     Ok(Arc::new(HubSpot::new(options, Arc::new(transport()?), clock)))
 }

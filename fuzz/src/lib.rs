@@ -11,7 +11,7 @@ use chrono::DateTime;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tandem::{config::Config, simulation::lenses, sync::mapping};
 use tandem_contract::{
-    Call, Connector, Cursor, ExternalId, HttpRequest, HttpResponse, Kind, Lane, Secret, TokioClock, Transport,
+    Call, Connector, Cursor, ExternalId, HttpRequest, HttpResponse, Kind, Lane, Secret, Sought, TokioClock, Transport,
     TransportError, Value, WebhookRequest, Write, WriteOp,
 };
 use tandem_hubspot::{Credentials, HubSpot, Options, sign_v1, sign_v3};
@@ -62,10 +62,11 @@ async fn ask_everything(hubspot: &HubSpot, cursor: &Cursor) {
         let _ = hubspot.changes(CALL, &stream, cursor).await;
     }
     let ids = ["1", "2"].map(|id| ExternalId::new(id.to_owned()).expect("an id"));
+    let sought = Sought { marker: "marker".to_owned(), since: DateTime::UNIX_EPOCH };
     for kind in hubspot.kinds() {
         let _ = hubspot.list(CALL, kind, cursor).await;
         let _ = hubspot.fetch(CALL, kind, &ids).await;
-        let _ = hubspot.find(CALL, kind, &["marker".to_owned()]).await;
+        let _ = hubspot.find(CALL, kind, &[sought.clone()]).await;
         let _ = hubspot.history(CALL, kind, &ids, &["dealname".to_owned(), "phone".to_owned()]).await;
     }
     let said: BTreeMap<String, Value> = [("dealname".to_owned(), Value::text("Peel"))].into();

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use axum::Router;
 use chrono::DateTime;
 use tandem_contract::{
-    Call, Clock, Connector, ExternalId, Fetched, HttpRequest, HttpResponse, Kind, Lane, PropertyType, RouterTransport,
-    Secret, TokioClock, Transport, TransportError, WebhookRequest,
+    Call, Clock, Connector, ExternalId, Fetched, HttpRequest, HttpResponse, Kind, Lane, RouterTransport, Secret,
+    TokioClock, Transport, TransportError, WebhookRequest,
 };
 use tandem_hubspot::{
     Credentials, HubSpot, Options,
@@ -185,9 +185,6 @@ impl Rig {
         options.installation = "sim".into();
         let lenses = lenses();
         options.select = mapping::selection(&lenses);
-        for properties in options.select.values_mut() {
-            properties.insert("createdate".into(), PropertyType::Time);
-        }
         let transport =
             Arc::new(GatedTransport { inner: RouterTransport::new(watch(sandbox.router())), gate: gate.clone() });
         let connector: Arc<dyn Connector> = Arc::new(HubSpot::new(options, transport, clock.clone()));

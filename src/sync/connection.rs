@@ -38,14 +38,10 @@ impl Filter {
         let among = |set: &BTreeSet<String>, value: Option<Value>| {
             set.is_empty() || value.as_ref().and_then(Value::as_text).is_some_and(|text| set.contains(text))
         };
-        let made = match record.property("createdate") {
-            Value::Time(at) => Some(at),
-            _ => None,
-        };
         kind != Kind::Deal
             || (among(&self.pipelines, property("position", 0))
                 && among(&self.owners, property("owner", 0))
-                && self.created_since.is_none_or(|since| made.is_none_or(|made| made >= since)))
+                && self.created_since.is_none_or(|since| record.created_at.is_none_or(|made| made >= since)))
     }
 }
 

@@ -281,11 +281,8 @@ impl Reconciler {
             return self.finish_all(decided);
         }
         let fresh = RecordId(self.ids.next(began));
-        let Some(mut local) = decided
-            .work
-            .local
-            .clone()
-            .or_else(|| LocalRecord::new(kind, fresh, remote_created(&remote).unwrap_or(began)))
+        let Some(mut local) =
+            decided.work.local.clone().or_else(|| LocalRecord::new(kind, fresh, remote.created_at.unwrap_or(began)))
         else {
             return self.finish_all(decided);
         };
@@ -783,11 +780,4 @@ fn still_open(intent: Option<&Intent>, began: DateTime<Utc>) -> bool {
 /// When a read can settle a write that may still land: after the window, not at its last moment.
 fn once_closed(intent: &Intent, began: DateTime<Utc>) -> DateTime<Utc> {
     intent.closes_at.unwrap_or(began) + TimeDelta::milliseconds(1)
-}
-
-fn remote_created(remote: &Record) -> Option<DateTime<Utc>> {
-    match remote.property("createdate") {
-        Value::Time(at) => Some(at),
-        _ => None,
-    }
 }

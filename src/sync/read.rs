@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use tandem_contract::{
-    Call, ConnectorError, ExternalId, Fetched, History, Kind, Value,
+    Call, ConnectorError, ExternalId, Fetched, History, Kind, Sought, Value,
     planted::{self, Bug},
 };
 use tracing::debug;
@@ -284,20 +284,21 @@ impl Reconciler {
 
     /// A create whose outcome is not known: is there a record that carries its marker?
     pub(super) async fn probe_creates(&self, call: Call, kind: Kind, works: &mut [Work]) -> Result<(), SyncError> {
-        let asked: Vec<(usize, String)> = works
+        let asked: Vec<(usize, Sought)> = works
             .iter()
             .enumerate()
             .filter(|(_, work)| work.external.is_none())
-            .filter_map(|(index, work)| match work.intent.as_ref().map(|intent| (&intent.op, intent.state)) {
-                Some((IntentOp::Create { marker }, IntentState::Sent)) => Some((index, marker.clone())),
-                _ => None,
+            .filter_map(|(index, work)| {
+                let intent = work.intent.as_ref().filter(|intent| intent.state == IntentState::Sent)?;
+                let IntentOp::Create { marker } = &intent.op else { return None };
+                Some((index, Sought { marker: marker.clone(), since: intent.sent_at.unwrap_or_default() }))
             })
             .collect();
         if asked.is_empty() {
             return Ok(());
         }
-        let markers: Vec<String> = asked.iter().map(|(_, marker)| marker.clone()).collect();
-        let found = self.connection.connector.find(call, kind, &markers).await?;
+        let sought: Vec<Sought> = asked.iter().map(|(_, sought)| sought.clone()).collect();
+        let found = self.connection.connector.find(call, kind, &sought).await?;
         let ids: Vec<ExternalId> = found.iter().flatten().map(|record| record.id.clone()).collect();
         let links =
             self.store.links(&self.connection.account.name, &self.connection.name, kind, By::External(&ids)).await?;

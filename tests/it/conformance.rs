@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::Router;
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use tandem::{simulation::lenses, sync::mapping::selection};
 use tandem_contract::{Clock, Connector, ExternalId, Kind, RouterTransport, Secret, TokioClock, Value, conformance};
 use tandem_hubspot::{
@@ -79,6 +79,10 @@ impl conformance::Vendor for Account {
 
     async fn delete(&self, id: &ExternalId) {
         self.sandbox.with(|world| world.archive(self.kind, Self::number(id), Change::Person)).unwrap();
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
     }
 
     async fn count(&self) -> usize {

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::process::{Place, Running, postgres};
+use crate::process::{Place, Progress, Running, postgres};
 
 /// Kills of one run; `KILLS` asks for more.
 fn kills() -> u32 {
@@ -134,14 +134,17 @@ fn killed_under_load(url: &str, victim: &Victim) {
     }
     place.vendor("POST", "/__faults", "{}");
     let daemon = daemon.unwrap_or_else(|| place.serve());
-    place.until("everything is written and read back", || {
-        let here = place
-            .get("/api/v1/opportunities?limit=500")
-            .unwrap_or_default()
-            .matches("\"sync_state\":\"synced\"")
-            .count();
+    // What stands still for a minute is not going on; how long all of it takes depends on how many kills there were.
+    let mut before = 0;
+    place.until_still("everything is written and read back", || {
+        let here = synced_here(&place);
+        if here != before {
+            before = here;
+            return Progress::Moving;
+        }
         let waiting = place.get("/api/v1/connections").unwrap_or_default();
-        here == deals_there(&place).len() && waiting.contains("\"backlog\":0")
+        let done = here == deals_there(&place).len() && waiting.contains("\"backlog\":0");
+        if done { Progress::Done } else { Progress::Still }
     });
     drop(daemon);
     let ours = place.export();
@@ -160,6 +163,20 @@ fn killed_under_load(url: &str, victim: &Victim) {
     }
     assert!(markers.values().all(|count| *count == 1), "a deal was made twice");
     assert!(markers.len() >= acknowledged.len());
+}
+
+/// How many opportunities are in step, page by page.
+fn synced_here(place: &Place) -> usize {
+    let (mut count, mut cursor) = (0, String::new());
+    loop {
+        let text = place.get(&format!("/api/v1/opportunities?limit=500{cursor}")).unwrap_or_default();
+        count += text.matches("\"sync_state\":\"synced\"").count();
+        let page: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return count,
+        }
+    }
 }
 
 /// Every deal at the vendor, page by page.

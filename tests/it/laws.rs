@@ -232,6 +232,7 @@ fn merged(base: Option<(&str, &str)>, local: &str, remote: Option<&str>, rule: R
     let theirs = Record {
         id: external.clone(),
         version: Version::default(),
+        created_at: None,
         properties: remote.map(|text| ("dealname".to_owned(), Value::text(text))).into_iter().collect(),
         marker: None,
         absorbed: Vec::new(),

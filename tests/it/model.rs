@@ -230,6 +230,7 @@ impl World {
         let remote = Record {
             id: external.clone(),
             version: Version::default(),
+            created_at: None,
             marker: None,
             absorbed: Vec::new(),
             properties: BTreeMap::from([("dealname".to_owned(), self.value(seen))]),

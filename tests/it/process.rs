@@ -34,6 +34,16 @@ pub struct Place {
     _sandbox: Running,
 }
 
+/// What a look at another process shows.
+pub enum Progress {
+    /// What was waited for.
+    Done,
+    /// Something else than at the last look.
+    Moving,
+    /// The same as at the last look.
+    Still,
+}
+
 /// The program, with nothing of this process's environment.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
@@ -146,8 +156,19 @@ request_timeout_seconds = 3
 
     /// Waits for an event of another process; there is no virtual time across processes.
     pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !holds() {
+        self.until_still(what, || if holds() { Progress::Done } else { Progress::Still });
+    }
+
+    /// Waits as long as something moves, and a minute more.
+    pub fn until_still(&self, what: &str, mut look: impl FnMut() -> Progress) {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let mut deadline = Instant::now() + PATIENCE;
+        loop {
+            match look() {
+                Progress::Done => return,
+                Progress::Moving => deadline = Instant::now() + PATIENCE,
+                Progress::Still => {}
+            }
             if Instant::now() > deadline {
                 let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
                 let last: Vec<&str> = log.lines().rev().take(12).collect();

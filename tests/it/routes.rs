@@ -13,7 +13,7 @@ use rust_decimal::Decimal;
 use serde_json::{Value as Json, json};
 use tandem_contract::{
     Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Kind, Lane, PropertyType, Pushed,
-    ReqwestTransport, Secret, Seen, Statement, Stream, Value, Version, Write, WriteOp,
+    ReqwestTransport, Secret, Seen, Sought, Statement, Stream, Value, Version, Write, WriteOp,
 };
 use tandem_hubspot::{ApiVersion, CONTACTS, Credentials, HubSpot, Options};
 use wiremock::{
@@ -144,6 +144,10 @@ fn named(properties: &[(&str, Value)]) -> BTreeMap<String, Value> {
     properties.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
 }
 
+fn sought(markers: &[&str]) -> Vec<Sought> {
+    markers.iter().map(|marker| Sought { marker: (*marker).to_owned(), since: DateTime::UNIX_EPOCH }).collect()
+}
+
 fn id(text: &str) -> ExternalId {
     ExternalId::new(text).unwrap()
 }
@@ -262,7 +266,7 @@ async fn a_record_is_found_by_our_marker_and_a_marker_that_nobody_has_finds_noth
     answers(&server, "POST", &read, 207, batch(&[found], &[missing])).await;
     let linked = json!({ "from": { "id": "31550001" }, "to": [a_link(json!(70021), None)] });
     answers(&server, "POST", &format!("{LINKS}/read"), 200, batch(&[linked], &[])).await;
-    let markers = ["pd:9999".to_owned(), "pd:4411".to_owned()];
+    let markers = sought(&["pd:9999", "pd:4411"]);
     let answered = hubspot(&server).find(CALL, Kind::Deal, &markers).await.unwrap();
     let [None, Some(record)] = answered.as_slice() else { panic!("{answered:?}") };
     assert_eq!(record.id, id("31550001"));
@@ -282,7 +286,7 @@ async fn a_record_is_found_by_our_marker_and_a_marker_that_nobody_has_finds_noth
 async fn without_the_marker_property_nobody_carries_a_marker_and_with_it_a_refusal_stays_one() {
     let refused = json!({ "status": "error", "message": "The property tandem_id can not identify a record.",
         "correlationId": "77aa", "category": "VALIDATION_ERROR" });
-    let markers = ["pd:1".to_owned(), "pd:2".to_owned()];
+    let markers = sought(&["pd:1", "pd:2"]);
 
     let server = vendor().await;
     answers(&server, "POST", &format!("{DEALS}/batch/read"), 400, refused.clone()).await;

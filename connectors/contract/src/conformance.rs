@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
-use crate::{Call, Connector, Cursor, ExternalId, Fetched, Kind, Lane, Pushed, Seen, Value, Write, WriteOp};
+use crate::{Call, Connector, Cursor, ExternalId, Fetched, Kind, Lane, Pushed, Seen, Sought, Value, Write, WriteOp};
 
 /// The other side of a connector under test: a person at the vendor.
 #[async_trait]
@@ -26,6 +27,8 @@ pub trait Vendor: Send + Sync {
     async fn edit(&self, id: &ExternalId, text: &str);
     /// A person deletes it.
     async fn delete(&self, id: &ExternalId);
+    /// What time it is for the connector.
+    fn now(&self) -> DateTime<Utc>;
     /// How many records of the kind there are.
     async fn count(&self) -> usize;
 }
@@ -136,6 +139,8 @@ async fn update_is_partial(vendor: &dyn Vendor) -> Verdict {
 }
 
 async fn create_is_once(vendor: &dyn Vendor) -> Verdict {
+    let since = vendor.now();
+    let sought = |marker: &str| Sought { marker: marker.to_owned(), since };
     let marker = "conformance:1".to_owned();
     let mut properties = vendor.needed();
     properties.insert(vendor.text_property(), Value::text("made once"));
@@ -149,7 +154,7 @@ async fn create_is_once(vendor: &dyn Vendor) -> Verdict {
     let [Pushed::Written { id, .. }] = first.as_slice() else { return wrong(first) };
     let found = vendor
         .connector()
-        .find(CALL, vendor.kind(), &[marker, "conformance:2".into()])
+        .find(CALL, vendor.kind(), &[sought(&marker), sought("conformance:2")])
         .await
         .map_err(|error| error.to_string())?;
     match found.as_slice() {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -157,6 +158,15 @@ pub enum Pushed {
     Failed(ConnectorError),
 }
 
+/// A record that a create may have made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sought {
+    /// Its marker.
+    pub marker: String,
+    /// When the create was sent, by our clock: no record that carries the marker is older.
+    pub since: DateTime<Utc>,
+}
+
 /// The circumstances of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
@@ -226,11 +236,11 @@ pub trait Connector: Send + Sync {
     async fn fetch(&self, call: Call, kind: Kind, ids: &[ExternalId]) -> Result<Vec<Fetched>, ConnectorError>;
 
     /// The records that carry these markers, in the order asked: the probe before a create is repeated. Consistent
-    /// with writes, unlike a search.
+    /// with writes, unlike a search. Of several that carry one marker, the oldest.
     ///
     /// # Errors
     /// [`ConnectorError`] if the batch as a whole could not be read.
-    async fn find(&self, call: Call, kind: Kind, markers: &[String]) -> Result<Vec<Option<Record>>, ConnectorError>;
+    async fn find(&self, call: Call, kind: Kind, sought: &[Sought]) -> Result<Vec<Option<Record>>, ConnectorError>;
 
     /// What was stated for these properties and when, newest first, for each id in the order asked; `None` for a
     /// record that is not there. Vendors without history answer an empty map.

@@ -141,13 +141,20 @@ impl Limiter {
         }
     }
 
-    /// Waits for a cell.
+    /// Waits for a cell. `cost` is what the call takes from the day's budget: 1 where calls are counted, its tokens where
+    /// those are.
     ///
     /// # Errors
     /// [`ConnectorError::RateLimited`] if the wait would be longer than 20 s, or the day's budget for this lane is
     /// spent: backfill stops at 70 %, sweeps at 85 %, polls at 95 %, people at 100 %.
-    pub async fn acquire(&self, bucket: Bucket, lane: Lane, clock: &dyn Clock) -> Result<(), ConnectorError> {
-        self.spend(lane, clock)?;
+    pub async fn acquire(
+        &self,
+        bucket: Bucket,
+        lane: Lane,
+        cost: u64,
+        clock: &dyn Clock,
+    ) -> Result<(), ConnectorError> {
+        self.spend(lane, cost, clock)?;
         let Some(cell) = self.buckets.get(bucket.0) else { return Ok(()) };
         let mut queued = Queued { cell, lane, counted: false };
         loop {
@@ -168,7 +175,7 @@ impl Limiter {
         }
     }
 
-    fn spend(&self, lane: Lane, clock: &dyn Clock) -> Result<(), ConnectorError> {
+    fn spend(&self, lane: Lane, cost: u64, clock: &dyn Clock) -> Result<(), ConnectorError> {
         let mut daily = lock(&self.daily);
         let today = daily.today(clock.now());
         if daily.day != today {
@@ -181,14 +188,14 @@ impl Limiter {
             Lane::Sweep => 85,
             Lane::Backfill => 70,
         };
-        if daily.used * 100 >= budget * share {
+        if daily.used * 100 >= budget * share || daily.used + cost > budget {
             let zone = daily.zone;
             return Err(ConnectorError::RateLimited {
                 retry_after: Some(until_tomorrow(zone, clock.now())),
-                policy: format!("daily budget of {budget} calls, {share} % for this kind of work"),
+                policy: format!("daily budget of {budget}, {share} % for this kind of work"),
             });
         }
-        daily.used += 1;
+        daily.used += cost;
         Ok(())
     }
 
@@ -311,7 +318,7 @@ mod tests {
         let (limiter, clock) = (Limiter::new(&[HUBSPOT], None), clock());
         let mut taken = Vec::new();
         for _ in 0..600 {
-            limiter.acquire(Bucket(0), Lane::Poll, &clock).await.expect("a short wait");
+            limiter.acquire(Bucket(0), Lane::Poll, 1, &clock).await.expect("a short wait");
             taken.push(clock.elapsed());
         }
         for (first, at) in taken.iter().enumerate() {
@@ -325,12 +332,12 @@ mod tests {
     async fn a_person_overtakes_a_backfill() {
         let (limiter, clock) =
             (Arc::new(Limiter::new(&[Limit { requests: 2, per: Duration::from_secs(1) }], None)), Arc::new(clock()));
-        limiter.acquire(Bucket(0), Lane::Backfill, &*clock).await.expect("the first goes at once");
+        limiter.acquire(Bucket(0), Lane::Backfill, 1, &*clock).await.expect("the first goes at once");
         let order = Arc::new(Mutex::new(Vec::new()));
         let tasks = [Lane::Backfill, Lane::Backfill, Lane::Interactive].map(|lane| {
             let (limiter, clock, order) = (limiter.clone(), clock.clone(), order.clone());
             tokio::spawn(async move {
-                limiter.acquire(Bucket(0), lane, &*clock).await.expect("a short wait");
+                limiter.acquire(Bucket(0), lane, 1, &*clock).await.expect("a short wait");
                 lock(&order).push(lane);
             })
         });
@@ -344,10 +351,10 @@ mod tests {
     async fn a_penalty_stops_the_bucket_and_a_long_one_is_told_not_slept() {
         let (limiter, clock) = (Limiter::new(&[HUBSPOT], None), clock());
         limiter.penalise(Bucket(0), Duration::from_secs(3), &clock);
-        limiter.acquire(Bucket(0), Lane::Poll, &clock).await.expect("3 s are slept");
+        limiter.acquire(Bucket(0), Lane::Poll, 1, &clock).await.expect("3 s are slept");
         assert!(clock.elapsed() >= Duration::from_secs(3));
         limiter.penalise(Bucket(0), Duration::from_secs(3_600), &clock);
-        let told = limiter.acquire(Bucket(0), Lane::Interactive, &clock).await;
+        let told = limiter.acquire(Bucket(0), Lane::Interactive, 1, &clock).await;
         assert!(
             matches!(told, Err(ConnectorError::RateLimited { retry_after: Some(wait), .. }) if wait > Duration::from_secs(3_500))
         );
@@ -357,38 +364,38 @@ mod tests {
     async fn the_vendors_day_ends_at_midnight_where_the_vendors_account_is() {
         let (limiter, clock) = (Limiter::new(&[], Some(1)), clock());
         limiter.set_timezone(chrono_tz::America::Phoenix);
-        limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.expect("the day's only call");
-        let told = limiter.acquire(Bucket(0), Lane::Interactive, &clock).await;
+        limiter.acquire(Bucket(0), Lane::Interactive, 1, &clock).await.expect("the day's only call");
+        let told = limiter.acquire(Bucket(0), Lane::Interactive, 1, &clock).await;
         let Err(ConnectorError::RateLimited { retry_after: Some(wait), .. }) = told else { panic!("{told:?}") };
         let ends = (clock.now() + wait).with_timezone(&chrono_tz::America::Phoenix);
         assert_eq!(ends.format("%H:%M").to_string(), "00:00");
         clock.sleep(wait).await;
-        limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.expect("a new day");
+        limiter.acquire(Bucket(0), Lane::Interactive, 1, &clock).await.expect("a new day");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_share_of_the_day_counts_our_own_calls_and_begins_anew_at_midnight() {
         let (limiter, clock) = (Limiter::new(&[], Some(3)), clock());
         for _ in 0..3 {
-            limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.expect("within our share");
+            limiter.acquire(Bucket(0), Lane::Interactive, 1, &clock).await.expect("within our share");
             // The vendor's own budget is far from spent.
             limiter.correct_daily(1_000, 900, Some(3), &clock);
         }
-        assert!(limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.is_err());
+        assert!(limiter.acquire(Bucket(0), Lane::Interactive, 1, &clock).await.is_err());
         clock.sleep(Duration::from_secs(86_400)).await;
         limiter.correct_daily(1_000, 999, Some(3), &clock);
-        limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.expect("a new day");
+        limiter.acquire(Bucket(0), Lane::Interactive, 1, &clock).await.expect("a new day");
     }
 
     #[tokio::test(start_paused = true)]
     async fn backfill_leaves_a_reserve_of_the_day_for_people() {
         let (limiter, clock) = (Limiter::new(&[], Some(10)), clock());
         for _ in 0..7 {
-            limiter.acquire(Bucket(0), Lane::Backfill, &clock).await.expect("within 70 %");
+            limiter.acquire(Bucket(0), Lane::Backfill, 1, &clock).await.expect("within 70 %");
         }
-        assert!(limiter.acquire(Bucket(0), Lane::Backfill, &clock).await.is_err());
-        limiter.acquire(Bucket(0), Lane::Interactive, &clock).await.expect("the reserve");
+        assert!(limiter.acquire(Bucket(0), Lane::Backfill, 1, &clock).await.is_err());
+        limiter.acquire(Bucket(0), Lane::Interactive, 1, &clock).await.expect("the reserve");
         clock.sleep(Duration::from_secs(86_400)).await;
-        limiter.acquire(Bucket(0), Lane::Backfill, &clock).await.expect("a new day");
+        limiter.acquire(Bucket(0), Lane::Backfill, 1, &clock).await.expect("a new day");
     }
 }

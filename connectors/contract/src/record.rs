@@ -38,6 +38,8 @@ pub struct Record {
     pub id: ExternalId,
     /// How old it is.
     pub version: Version,
+    /// When it was made, by the vendor's clock, if it says.
+    pub created_at: Option<DateTime<Utc>>,
     /// Typed values by the vendor's property names. A property that was not returned is not in the map.
     pub properties: BTreeMap<String, Value>,
     /// The marker that Tandem wrote when it created this record, if it did: `{installation}:{local id}`.

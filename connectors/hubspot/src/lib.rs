@@ -32,12 +32,13 @@ use std::{
 
 use async_trait::async_trait;
 use tandem_contract::{
-    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, History, Identity, Kind,
-    Limit, Page, PropertyType, Pushed, Record, Schema, Secret, Stream, Transport, WebhookError, WebhookRequest, Write,
+    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, History, Identity,
+    KeepRefreshToken, Kind, Limit, Page, PropertyType, Pushed, Record, Schema, Secret, Sought, Stream, Transport,
+    WebhookError, WebhookRequest, Write,
 };
 use url::Url;
 
-pub use auth::{Credentials, KeepRefreshToken};
+pub use auth::Credentials;
 pub use paths::ApiVersion;
 pub use webhook::{sign_v1, sign_v3};
 
@@ -139,7 +140,7 @@ impl HubSpot {
     /// Sets where a changed refresh token is kept, before the access token that came with it is used.
     #[must_use]
     pub fn keep_refresh_token(mut self, keep: Arc<dyn KeepRefreshToken>) -> Self {
-        self.client.auth.keep = Some(keep);
+        self.client.auth.keep_by(keep);
         self
     }
 
@@ -204,8 +205,8 @@ impl Connector for HubSpot {
         records::fetch(self, call, kind, ids).await
     }
 
-    async fn find(&self, call: Call, kind: Kind, markers: &[String]) -> Result<Vec<Option<Record>>, ConnectorError> {
-        records::find(self, call, kind, markers).await
+    async fn find(&self, call: Call, kind: Kind, sought: &[Sought]) -> Result<Vec<Option<Record>>, ConnectorError> {
+        records::find(self, call, kind, sought).await
     }
 
     async fn history(

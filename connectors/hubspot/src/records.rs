@@ -11,7 +11,8 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tandem_contract::{
-    Call, ConnectorError, ExternalId, Fetched, History, Kind, PropertyType, Record, Seen, Statement, Value, Version,
+    Call, ConnectorError, ExternalId, Fetched, History, Kind, PropertyType, Record, Seen, Sought, Statement, Value,
+    Version,
     planted::{self, Bug},
 };
 
@@ -124,6 +125,7 @@ impl HubSpot {
         Ok(Record {
             id: external_id(object.id.as_deref().unwrap_or_default())?,
             version: version(&object, kind),
+            created_at: object.created_at.as_deref().and_then(values::read_time),
             marker: text(&self.options.marker_property).filter(|marker| !marker.is_empty()).map(str::to_owned),
             absorbed: absorbed.split(';').filter_map(|id| ExternalId::new(id.trim()).ok()).collect(),
             properties,
@@ -377,16 +379,16 @@ pub async fn find(
     hubspot: &HubSpot,
     call: Call,
     kind: Kind,
-    markers: &[String],
+    sought: &[Sought],
 ) -> Result<Vec<Option<Record>>, ConnectorError> {
     let mut found: BTreeMap<String, Record> = BTreeMap::new();
-    for chunk in markers.chunks(BATCH) {
-        let inputs: Vec<&str> = chunk.iter().map(String::as_str).collect();
+    for chunk in sought.chunks(BATCH) {
+        let inputs: Vec<&str> = chunk.iter().map(|one| one.marker.as_str()).collect();
         let read = batch_read(hubspot, call, kind, &inputs, Some(&hubspot.options.marker_property), false).await;
         let objects = match read {
             // The create was interrupted before the property itself was made: no record can carry it.
             Err(ConnectorError::Rejected { .. }) if marker::look(hubspot, call, kind).await?.is_none() => {
-                return Ok(vec![None; markers.len()]);
+                return Ok(vec![None; sought.len()]);
             }
             read => read?,
         };
@@ -403,7 +405,7 @@ pub async fn find(
             insert_contacts(record, &contacts);
         }
     }
-    Ok(markers.iter().map(|marker| found.get(marker).cloned()).collect())
+    Ok(sought.iter().map(|one| found.get(&one.marker).cloned()).collect())
 }
 
 /// What was stated for each property, newest first.

@@ -50,6 +50,8 @@ pub struct Object {
     #[serde(default, deserialize_with = "or_default")]
     pub properties_with_history: BTreeMap<String, Vec<HistoryEntry>>,
     #[serde(default)]
+    pub created_at: Option<String>,
+    #[serde(default)]
     pub updated_at: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
     pub archived: bool,
