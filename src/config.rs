@@ -239,7 +239,7 @@ impl From<RateLimit> for Limit {
 pub struct Connection {
     /// The account it belongs to.
     pub account: Name,
-    /// `hubspot`.
+    /// `hubspot` or `pipedrive`.
     pub connector: String,
     /// The vendor's own address if left out.
     #[serde(default)]
@@ -274,7 +274,7 @@ pub struct Connection {
     /// The vendor's documented floor if left out.
     #[serde(default)]
     pub search_rate_limit: Option<RateLimit>,
-    /// Calls a day.
+    /// Calls a day; at Pipedrive tokens.
     #[serde(default)]
     pub daily_budget: Option<u64>,
     /// Derived from the budget if left out.
@@ -286,7 +286,7 @@ pub struct Connection {
     /// Accept webhooks that carry only the replayable v1 signature.
     #[serde(default)]
     pub accept_v1_signature: bool,
-    /// Name of our unique property.
+    /// Name of our own property, which tells records that we made.
     #[serde(default)]
     pub marker_property: Option<String>,
     /// When a request is given up.

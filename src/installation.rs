@@ -8,13 +8,10 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use tandem_contract::{Clock, Connector, KeepRefreshToken, ReqwestTransport, Secret, SystemClock, Transport};
-use tandem_hubspot::{Credentials, HubSpot, Options};
-use url::Url;
+use tandem_contract::{Clock, ReqwestTransport, SystemClock, Transport};
 
 use crate::{
-    config::{self, Config, ConfigError, Text},
+    config::{self, Config, ConfigError},
     edit::Desk,
     model::{Account, ConnectionRow, ConnectionState, Ids, Name, ids::RunId},
     store::{
@@ -25,12 +22,10 @@ use crate::{
     sync::{
         connection::Connection,
         engine::{Engine, Shared},
-        mapping::{self, MappingError},
+        mapping::MappingError,
     },
+    vendors::{Parts, connect},
 };
-
-/// HubSpot's default mapping, shipped with the program.
-pub const HUBSPOT_MAPPING: &str = include_str!("../config/mappings/hubspot.toml");
 
 /// The installation cannot be put together; the text says what is wrong and who must act.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +105,8 @@ impl Installation {
                 (name.clone(), account)
             })
             .collect();
+        let public_url =
+            config.http.public_url.as_ref().map(|url| url.resolve("http.public_url", &folder)).transpose()?;
         let installation = store.installation(ids.next(clock.now())).await?;
         let mut stored = BTreeMap::new();
         for (name, text) in store.stored_connections().await? {
@@ -140,10 +137,11 @@ impl Installation {
                 store: store.clone(),
                 installation: &installation,
                 folder: &folder,
+                public_url: public_url.as_deref(),
                 transport: transport.clone(),
                 clock: clock.clone(),
             };
-            let built = build(name, connection, account, siblings, parts).await?;
+            let built = connect(name, connection, account, siblings, parts).await?;
             connections.insert((*name).clone(), Arc::new(built));
         }
         let run = RunId(ids.next(clock.now()));
@@ -249,145 +247,4 @@ pub fn database_url(url: &str, folder: &Path) -> String {
         }
         _ => url.to_owned(),
     }
-}
-
-/// What every connection of an installation is built with.
-struct Parts<'a> {
-    store: Arc<SqlStore>,
-    installation: &'a str,
-    folder: &'a Path,
-    transport: Arc<dyn Transport>,
-    clock: Arc<dyn Clock>,
-}
-
-/// Keeps the grants that a vendor renews.
-struct GrantKeeper {
-    store: Arc<SqlStore>,
-    account: Name,
-    connection: Name,
-    came_from: String,
-}
-
-#[async_trait]
-impl KeepRefreshToken for GrantKeeper {
-    async fn keep(&self, refresh_token: &Secret) -> Result<(), String> {
-        let kept = self.store.keep_grant(&self.account, &self.connection, &self.came_from, refresh_token.expose());
-        kept.await.map_err(|error| error.to_string())
-    }
-
-    async fn newest(&self) -> Result<Option<Secret>, String> {
-        let newest = self.store.grant(&self.account, &self.connection, &self.came_from);
-        newest.await.map_err(|error| error.to_string())
-    }
-}
-
-async fn build(
-    name: &Name,
-    settings: &config::Connection,
-    account: &Account,
-    siblings: Vec<Name>,
-    parts: Parts<'_>,
-) -> Result<Connection, SetupError> {
-    let Parts { store, installation, folder, transport, clock } = parts;
-    let key = |field: &str| format!("connections.{name}.{field}");
-    let wrong = |field: &str, why: String| SetupError::Config(ConfigError::Value { key: key(field), why });
-    if settings.connector != "hubspot" {
-        return Err(wrong("connector", format!("`{}` is not a connector; there is hubspot", settings.connector)));
-    }
-    let text = match &settings.mapping {
-        None => HUBSPOT_MAPPING.to_owned(),
-        Some(path) => {
-            let path = folder.join(path);
-            std::fs::read_to_string(&path)
-                .map_err(|error| wrong("mapping", format!("{} cannot be read: {error}", path.display())))?
-        }
-    };
-    let lenses = mapping::parse(&text).map_err(|error| SetupError::Mapping { connection: name.clone(), error })?;
-    let base = match &settings.base_url {
-        Some(text) => text.resolve(&key("base_url"), folder)?,
-        None => Options::BASE_URL.to_owned(),
-    };
-    let base: Url = base.parse().map_err(|error| wrong("base_url", format!("is not an address: {error}")))?;
-    let secret = |field: &str| -> Result<Option<Secret>, ConfigError> {
-        settings
-            .credentials
-            .get(field)
-            .map(|text: &Text| text.secret(&key(&format!("credentials.{field}")), folder))
-            .transpose()
-    };
-    for field in settings.credentials.keys() {
-        if !["access_token", "client_id", "client_secret", "refresh_token"].contains(&field.as_str()) {
-            return Err(wrong(
-                "credentials",
-                format!("`{field}` is not one of access_token, client_id, client_secret, refresh_token"),
-            ));
-        }
-    }
-    let mut keeper = None;
-    let credentials =
-        match (secret("access_token")?, secret("refresh_token")?, secret("client_id")?, secret("client_secret")?) {
-            (Some(token), ..) => Credentials::Token(token),
-            (None, Some(configured), Some(id), Some(client_secret)) => {
-                let came_from = crate::model::digest(configured.expose().as_bytes());
-                let newest = store.grant(&account.name, name, &came_from).await?;
-                keeper =
-                    Some(GrantKeeper { store, account: account.name.clone(), connection: name.clone(), came_from });
-                let refresh_token = newest.unwrap_or(configured);
-                Credentials::OAuth { client_id: id.expose().to_owned(), client_secret, refresh_token }
-            }
-            _ => {
-                return Err(wrong(
-                    "credentials",
-                    "needs access_token, or client_id, client_secret and refresh_token".into(),
-                ));
-            }
-        };
-    let mut options = Options::new(base, credentials);
-    options.client_secret = secret("client_secret")?;
-    if let Some(address) = &settings.token_url {
-        let address = address.resolve(&key("token_url"), folder)?;
-        let parsed = address.parse().map_err(|error| wrong("token_url", format!("is not an address: {error}")))?;
-        options.token_url = Some(parsed);
-    }
-    options.accept_v1_signature = settings.accept_v1_signature;
-    options.select = mapping::selection(&lenses);
-    if let Some(version) = &settings.api_version {
-        options.api_version = version.parse().map_err(|error| wrong("api_version", format!("{error}")))?;
-    }
-    if let Some(limit) = settings.rate_limit {
-        options.rate_limit = limit.into();
-    }
-    if let Some(limit) = settings.search_rate_limit {
-        options.search_rate_limit = limit.into();
-    }
-    if let Some(budget) = settings.daily_budget {
-        options.daily_budget = budget;
-    }
-    options.poll = settings.poll_seconds.map(|seconds| Duration::from_secs(seconds.max(1)));
-    if let Some(seconds) = settings.request_timeout_seconds {
-        options.request_timeout = Duration::from_secs(seconds.max(1));
-    }
-    if let Some(marker) = &settings.marker_property {
-        options.marker_property.clone_from(marker);
-    }
-    options.installation = installation.to_owned();
-    options.read_only = settings.direction == crate::sync::lens::Direction::In;
-    let mut hubspot = HubSpot::new(options, transport, clock);
-    if let Some(keeper) = keeper {
-        hubspot = hubspot.keep_refresh_token(Arc::new(keeper));
-    }
-    let connector: Arc<dyn Connector> = Arc::new(hubspot);
-    Ok(Connection {
-        account: account.clone(),
-        name: name.clone(),
-        connector,
-        lenses: Connection::one_way(lenses, settings.direction),
-        direction: settings.direction,
-        on_first_link: settings.on_first_link,
-        on_remote_delete: settings.on_remote_delete,
-        on_local_delete: settings.on_local_delete,
-        filter: settings.filter.clone(),
-        installation: installation.to_owned(),
-        siblings,
-    })
 }

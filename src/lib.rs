@@ -12,3 +12,4 @@ pub mod model;
 pub mod simulation;
 pub mod store;
 pub mod sync;
+pub mod vendors;

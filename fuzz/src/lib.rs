@@ -66,7 +66,7 @@ async fn ask_everything(hubspot: &HubSpot, cursor: &Cursor) {
     for kind in hubspot.kinds() {
         let _ = hubspot.list(CALL, kind, cursor).await;
         let _ = hubspot.fetch(CALL, kind, &ids).await;
-        let _ = hubspot.find(CALL, kind, &[sought.clone()]).await;
+        let _ = hubspot.find(CALL, kind, std::slice::from_ref(&sought)).await;
         let _ = hubspot.history(CALL, kind, &ids, &["dealname".to_owned(), "phone".to_owned()]).await;
     }
     let said: BTreeMap<String, Value> = [("dealname".to_owned(), Value::text("Peel"))].into();

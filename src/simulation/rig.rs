@@ -200,6 +200,7 @@ impl Rig {
             filter: Filter::default(),
             installation: "sim".into(),
             siblings: Vec::new(),
+            hook: None,
         };
         change(&mut connection);
         let doorbell = Arc::new(Doorbell {
@@ -264,7 +265,15 @@ impl Rig {
     /// The same with these limits of the mass-change guard.
     #[must_use]
     pub fn engine_within(&self, limits: Limits) -> Engine {
-        let shared = Shared {
+        let engine = Engine::new(self.shared(limits), self.connection.clone());
+        *self.doorbell.wake.lock().unwrap_or_else(PoisonError::into_inner) = engine.wake.clone();
+        engine
+    }
+
+    /// What another connection of this installation shares with it.
+    #[must_use]
+    pub fn shared(&self, limits: Limits) -> Shared {
+        Shared {
             store: Arc::new(GatedStore { inner: self.store.clone(), gate: self.gate.clone() }),
             clock: self.clock.clone(),
             ids: self.ids.clone(),
@@ -273,10 +282,7 @@ impl Rig {
             lease: Duration::from_secs(30),
             audit_every: self.audit_every,
             limits,
-        };
-        let engine = Engine::new(shared, self.connection.clone());
-        *self.doorbell.wake.lock().unwrap_or_else(PoisonError::into_inner) = engine.wake.clone();
-        engine
+        }
     }
 
     /// The mapping.

@@ -7,6 +7,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use tandem_contract::{Connector, Kind, Record, Value};
+use url::Url;
 
 use super::{
     lens::{Direction, Lens},
@@ -58,6 +59,8 @@ pub struct Connection {
     pub lenses: BTreeMap<Kind, Lens>,
     /// Which way it goes.
     pub direction: Direction,
+    /// Where the vendor reaches us with its news; `None` where it cannot.
+    pub hook: Option<Url>,
     /// What happens on first contact.
     pub on_first_link: OnFirstLink,
     /// What a deletion at the vendor does here.

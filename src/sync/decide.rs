@@ -14,8 +14,9 @@ use super::reconcile::{
 };
 use super::{
     guard::{Class, on_hold},
-    lens::{Codec, Context, Direction, Lens, UNMAPPED_STAGE},
+    lens::{Codec, Context, Direction, Lens},
     plan::{Clash, FieldPlan, Snapshot, overwrites, plan, remote_values},
+    position::UNMAPPED_STAGE,
     presence::{self, Here, Step, There},
     push::Outgoing,
 };
@@ -567,7 +568,11 @@ impl Reconciler {
         let earlier = decided.work.intent.take();
         let was_held = earlier.as_ref().is_some_and(|intent| intent.state == IntentState::Held);
         if let Some(intent) = &earlier {
-            // The marker is unique at the vendor: of two creates one is refused, so trying again is safe at once.
+            // Where the marker is unique at the vendor, one of two creates is refused and trying again is safe at once.
+            // Elsewhere what is under way may still land: it is looked for once more when it no longer can.
+            if !self.connection.connector.refuses_twins() && still_open(Some(intent), began) {
+                return self.defer_all(decided, once_closed(intent, began), false);
+            }
             decided.ops.push(Op::DropIntent(intent.id));
         }
         let quarantined = local.as_opportunity().is_some_and(|deal| deal.quarantined);

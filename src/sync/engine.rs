@@ -8,7 +8,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tandem_contract::{Clock, ConnectorError, Cursor, Disposition, Kind, Lane, Stream};
+use tandem_contract::{Call, Clock, ConnectorError, Cursor, Disposition, Kind, Lane, Stream};
 use tokio::sync::Notify;
 use tracing::{Instrument, error, info, info_span, warn};
 
@@ -185,6 +185,7 @@ impl Engine {
             unknown_stage: AtomicBool::new(false),
         });
         reconciler.discover(&row).await?;
+        self.subscribe().await;
         reconciler.release_unmapped().await?;
         reconciler.follow_mapping().await?;
         let audited = self.shared.store.cursor(account, name, AUDITED).await?;
@@ -372,9 +373,21 @@ impl Engine {
         let news = age > REDISCOVER_SOON && running.reconciler.met_unknown_stage();
         if age > REDISCOVER || news {
             running.reconciler.discover(&running.row).await?;
+            if age > REDISCOVER {
+                self.subscribe().await;
+            }
             running.discovered = elapsed;
         }
         Ok(())
+    }
+
+    /// Sees to it that the vendor tells us its news. Without them changes come by polling, so nothing stops.
+    async fn subscribe(&self) {
+        let Some(hook) = &self.connection.hook else { return };
+        let call = Call { lane: Lane::Interactive };
+        if let Err(error) = self.connection.connector.subscribe(call, hook).await {
+            warn!(%error, "the vendor's news could not be subscribed to; changes come by polling alone meanwhile");
+        }
     }
 
     async fn keep_lease(&self, running: &mut Running) -> Result<(), EngineError> {

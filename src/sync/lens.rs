@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, TimeZone, Utc};
+use chrono::{DateTime, SubsecRound};
 use chrono_tz::Tz;
 use rust_decimal::Decimal;
 use tandem_contract::{
@@ -15,8 +15,9 @@ use tandem_contract::{
     planted::{self, Bug},
 };
 
+use super::position;
 use crate::model::{
-    Currency, Money, Pipeline, RecordId, StageKind, StageMap, Status,
+    Currency, Money, Pipeline, RecordId, StageKind, StageMap,
     ids::{PipelineId, StageId},
 };
 
@@ -78,6 +79,11 @@ pub enum Codec {
     Money,
     /// Pipeline, stage, close date, lost reason: together they are the local position.
     Position,
+    /// The same where the vendor has a status apart from the stage: pipeline, stage, status, expected day, closing time,
+    /// lost reason.
+    StatusPosition,
+    /// First and last name here, and one name there, of which the vendor tells the parts.
+    Name,
     /// A vendor's owner id and our owner's e-mail address.
     Owner,
     /// A vendor's contacts and our one contact.
@@ -187,6 +193,23 @@ impl Directory {
         Some((pipeline.id, pipeline.default_stage()?.id))
     }
 
+    pub(super) fn stage_map(&self, pipeline: &str, stage: &str) -> Option<&StageMap> {
+        self.stages.get(&(pipeline.to_owned(), stage.to_owned()))
+    }
+
+    pub(super) fn stage_maps(&self) -> impl Iterator<Item = &StageMap> {
+        self.stages.values()
+    }
+
+    /// The vendor's pipeline and stage that stand for ours.
+    pub(super) fn remote_stage(&self, pipeline: PipelineId, stage: StageId) -> Option<&(String, String)> {
+        self.back.get(&(pipeline, stage))
+    }
+
+    pub(super) fn pipeline(&self, id: PipelineId) -> Option<&Pipeline> {
+        self.pipelines.get(&id)
+    }
+
     /// How far on a local stage is: closed beats open, then the probability.
     fn rank(&self, values: &[Value]) -> (StageKind, u8) {
         let found = (|| {
@@ -239,7 +262,7 @@ pub enum Need {
     ContactOut(RecordId),
 }
 
-type Values = Result<Vec<Value>, Unfit>;
+pub(super) type Values = Result<Vec<Value>, Unfit>;
 
 impl Row {
     /// What the vendor's values mean here. `old` is what we say now: a codec keeps what the vendor cannot express.
@@ -250,7 +273,9 @@ impl Row {
         match self.codec {
             Codec::Plain => Ok(vec![self.fits(&remote[0])?]),
             Codec::Money => get_money(remote, context.directory),
-            Codec::Position => get_position(remote, old, context.directory),
+            Codec::Position => position::get(remote, old, context.directory),
+            Codec::StatusPosition => position::get_with_status(remote, old, context.directory),
+            Codec::Name => get_name(remote, old),
             Codec::Owner => Ok(vec![get_owner(&remote[0], context.directory)]),
             Codec::Contact => Ok(vec![get_contact(&remote[0], &old[0], context.people)?]),
         }
@@ -264,7 +289,9 @@ impl Row {
         match self.codec {
             Codec::Plain => Ok(vec![put_plain(&self.typed(&local[0])?, &remote[0])]),
             Codec::Money => put_money(local, remote, context.directory),
-            Codec::Position => put_position(local, remote, context.directory),
+            Codec::Position => position::put(local, remote, context.directory),
+            Codec::StatusPosition => position::put_with_status(local, remote, context.directory),
+            Codec::Name => put_name(local, remote),
             Codec::Owner => Ok(vec![put_owner(&local[0], &remote[0], context.directory)?]),
             Codec::Contact => Ok(vec![put_contact(&local[0], &remote[0], context.people)?]),
         }
@@ -342,7 +369,7 @@ fn type_word(kind: PropertyType) -> &'static str {
 }
 
 /// Blank is blank on both sides; text agrees when it is the same without blanks around it, times to the millisecond.
-fn put_plain(local: &Value, remote: &Value) -> Value {
+pub(super) fn put_plain(local: &Value, remote: &Value) -> Value {
     if planted::has(Bug::NoCanoniser) {
         return local.clone();
     }
@@ -353,6 +380,37 @@ fn put_plain(local: &Value, remote: &Value) -> Value {
         (local, _) if local.is_blank() => Value::Null,
         _ => local.clone(),
     }
+}
+
+/// Both names in one, as people write it.
+fn joined(first: &Value, last: &Value) -> String {
+    let parts = [first, last].map(|part| part.as_text().unwrap_or_default().trim());
+    parts.join(" ").trim().to_owned()
+}
+
+/// Ours while it reads the same; else the parts as the vendor tells them, or up to the last blank where it does not.
+fn get_name(remote: &[Value], old: &[Value]) -> Values {
+    let ([name, first, last], [old_first, old_last]) = (remote, old) else { return Err(bad_row()) };
+    let whole = name.as_text().unwrap_or_default().trim();
+    if joined(old_first, old_last) == whole {
+        return Ok(old.to_vec());
+    }
+    if joined(first, last) == whole {
+        return Ok(vec![first.clone(), last.clone()]);
+    }
+    let text = |part: &str| if part.is_empty() { Value::Null } else { Value::text(part) };
+    let (first, last) = whole.rsplit_once(' ').unwrap_or((whole, ""));
+    Ok(vec![text(first.trim()), text(last)])
+}
+
+/// The vendor needs a name: an empty one of ours does not clear it.
+fn put_name(local: &[Value], remote: &[Value]) -> Values {
+    let ([ours_first, ours_last], [name, first, last]) = (local, remote) else { return Err(bad_row()) };
+    let whole = joined(ours_first, ours_last);
+    if whole.is_empty() || whole == name.as_text().unwrap_or_default().trim() {
+        return Ok(remote.to_vec());
+    }
+    Ok(vec![Value::Text(whole), first.clone(), last.clone()])
 }
 
 fn get_money(remote: &[Value], directory: &Directory) -> Values {
@@ -457,171 +515,7 @@ fn put_contact(local: &Value, remote: &Value, people: &People) -> Result<Value, 
     Ok(Value::Refs(next))
 }
 
-/// The places in a position's local values.
-const PIPELINE: usize = 0;
-const STAGE: usize = 1;
-const STATUS: usize = 2;
-const LOST_REASON: usize = 3;
-const CLOSED_AT: usize = 4;
-const EXPECTED: usize = 5;
-
-fn get_position(remote: &[Value], old: &[Value], directory: &Directory) -> Values {
-    let [pipeline, stage, close_date, reason] = remote else { return Err(bad_row()) };
-    let map = stage_of(pipeline, stage, directory)?;
-    let was = old[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
-    let same_stage = old[STAGE].as_text() == Some(map.stage.to_string().as_str());
-    let status = match map.kind {
-        _ if planted::has(Bug::StageWithoutStatus) => was,
-        StageKind::Open => Status::Open,
-        StageKind::Won => Status::Won,
-        // The vendor has no word for it; we keep ours while the record stays where it was and its reason is stated.
-        StageKind::Lost if was == Status::Abandoned && same_stage && !reason.is_blank() => Status::Abandoned,
-        StageKind::Lost => Status::Lost,
-    };
-    let (closed_at, expected) = if status.is_closed() {
-        (close_date.clone(), old[EXPECTED].clone())
-    } else {
-        let day = match close_date {
-            Value::Time(at) => Value::Date(at.with_timezone(&directory.timezone).date_naive()),
-            _ => Value::Null,
-        };
-        (Value::Null, day)
-    };
-    let reason = match status {
-        Status::Lost => reason.clone(),
-        Status::Abandoned if reason.as_text() == Some(ABANDONED) => Value::Null,
-        Status::Abandoned => reason.clone(),
-        Status::Open | Status::Won => Value::Null,
-    };
-    let mut position = vec![Value::Null; 6];
-    position[PIPELINE] = Value::Text(map.pipeline.to_string());
-    position[STAGE] = Value::Text(map.stage.to_string());
-    position[STATUS] = Value::Text(status.as_str().into());
-    position[LOST_REASON] = reason;
-    position[CLOSED_AT] = closed_at;
-    position[EXPECTED] = expected;
-    Ok(position)
-}
-
-/// What a vendor's one close date leaves unsaid (VX-03): a record that was closed without a date was closed when that
-/// was stated; one that was opened again is expected when it was before, not on the day it had been closed.
-pub fn complete_position(position: &mut [Value], old: &[Value], remote: &[Value], stated: DateTime<Utc>) {
-    let [.., close_date, _] = remote else { return };
-    let status = position[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
-    if status.is_closed() {
-        if position[CLOSED_AT].is_blank() {
-            position[CLOSED_AT] = Value::Time(stated.trunc_subsecs(3));
-        }
-    } else if let (Value::Time(was), Value::Time(now)) = (&old[CLOSED_AT], close_date)
-        && was.trunc_subsecs(3) == now.trunc_subsecs(3)
-    {
-        position[EXPECTED] = old[EXPECTED].clone();
-    }
-}
-
-/// The lost reason a vendor without the status is given.
-const ABANDONED: &str = "Abandoned";
-
-/// The code of a record whose stage has no counterpart on the other side.
-pub const UNMAPPED_STAGE: &str = "unmapped_stage";
-
-fn stage_of<'a>(pipeline: &Value, stage: &Value, directory: &'a Directory) -> Result<&'a StageMap, Unfit> {
-    let (pipeline, stage) = (pipeline.as_text().unwrap_or_default(), stage.as_text().unwrap_or_default());
-    directory.stages.get(&(pipeline.to_owned(), stage.to_owned())).ok_or_else(|| {
-        Unfit::Park(
-            UNMAPPED_STAGE,
-            format!("the vendor's stage `{stage}` of pipeline `{pipeline}` is not known here: if it is new, it is taken over within a minute or so; if the vendor deleted it, put the record on another stage there; all other fields go on"),
-        )
-    })
-}
-
-fn put_position(local: &[Value], remote: &[Value], directory: &Directory) -> Values {
-    let [their_pipeline, their_stage, their_date, their_reason] = remote else { return Err(bad_row()) };
-    let status = local[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
-    let (pipeline, stage) = stage_for(local, status, their_pipeline, their_stage, directory)?;
-    let date = if status.is_closed() {
-        match (&local[CLOSED_AT], their_date) {
-            (Value::Time(ours), Value::Time(theirs)) if ours.trunc_subsecs(3) == theirs.trunc_subsecs(3) => {
-                their_date.clone()
-            }
-            (Value::Time(ours), _) => Value::Time(ours.trunc_subsecs(3)),
-            _ => their_date.clone(),
-        }
-    } else {
-        put_day(&local[EXPECTED], their_date, directory.timezone)
-    };
-    let reason = match status {
-        Status::Open | Status::Won => their_reason.clone(),
-        Status::Lost => put_plain(&local[LOST_REASON], their_reason),
-        Status::Abandoned if local[LOST_REASON].is_blank() => put_plain(&Value::Text(ABANDONED.into()), their_reason),
-        Status::Abandoned => put_plain(&local[LOST_REASON], their_reason),
-    };
-    Ok(vec![pipeline, stage, date, reason])
-}
-
-/// A day, as an instant that is on that day for the vendor's people: noon, which is also that day for their neighbours.
-fn put_day(ours: &Value, theirs: &Value, timezone: Tz) -> Value {
-    let Value::Date(day) = ours else { return if theirs.is_blank() { theirs.clone() } else { Value::Null } };
-    match theirs {
-        Value::Time(at) if at.with_timezone(&timezone).date_naive() == *day => theirs.clone(),
-        _ => noon(*day, timezone),
-    }
-}
-
-fn noon(day: NaiveDate, timezone: Tz) -> Value {
-    let noon = day.and_time(NaiveTime::from_hms_opt(12, 0, 0).unwrap_or_default());
-    let at = timezone.from_local_datetime(&noon).earliest().unwrap_or_else(|| timezone.from_utc_datetime(&noon));
-    Value::Time(at.to_utc())
-}
-
-fn stage_for(
-    local: &[Value],
-    status: Status,
-    their_pipeline: &Value,
-    their_stage: &Value,
-    directory: &Directory,
-) -> Result<(Value, Value), Unfit> {
-    let key = (|| Some((local[PIPELINE].as_text()?.parse().ok()?, local[STAGE].as_text()?.parse().ok()?)))();
-    let Some((pipeline, stage)): Option<(PipelineId, StageId)> = key else {
-        return Err(Unfit::Park("no_stage", "the record stands on no stage: choose its pipeline and stage".into()));
-    };
-    let wanted = status.stage_kind();
-    if let Some((remote_pipeline, remote_stage)) = directory.back.get(&(pipeline, stage)) {
-        let theirs = directory.stages.get(&(
-            their_pipeline.as_text().unwrap_or_default().to_owned(),
-            their_stage.as_text().unwrap_or_default().to_owned(),
-        ));
-        // Two vendor stages may stand for one of ours: the one the record is on is as good.
-        if theirs.is_some_and(|map| map.pipeline == pipeline && map.stage == stage) {
-            return Ok((their_pipeline.clone(), their_stage.clone()));
-        }
-        let kind = directory.stages.get(&(remote_pipeline.clone(), remote_stage.clone())).map(|map| map.kind);
-        if kind == Some(wanted) {
-            return Ok((Value::Text(remote_pipeline.clone()), Value::Text(remote_stage.clone())));
-        }
-    }
-    // A status without a stage of its own: the first of that kind in the vendor's pipeline.
-    let of_kind = |map: &&StageMap| map.pipeline == pipeline && map.kind == wanted;
-    let first = directory.stages.values().filter(of_kind).min_by_key(|map| map.rank);
-    match first {
-        Some(map) if wanted != StageKind::Open => {
-            Ok((Value::Text(map.remote_pipeline.clone()), Value::Text(map.remote_stage.clone())))
-        }
-        _ => {
-            let label = directory.pipelines.get(&pipeline).map_or("?".to_owned(), |p| {
-                format!("{} / {}", p.label, p.stage(stage).map_or("?", |s| s.label.as_str()))
-            });
-            Err(Unfit::Park(
-                UNMAPPED_STAGE,
-                format!(
-                    "the vendor has no stage for `{label}` ({status}): map it, or create it at the vendor; all other fields go on"
-                ),
-            ))
-        }
-    }
-}
-
-fn bad_row() -> Unfit {
+pub(super) fn bad_row() -> Unfit {
     Unfit::Park("mapping", "the mapping row has the wrong number of properties".into())
 }
 

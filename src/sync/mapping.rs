@@ -46,6 +46,11 @@ struct Entry {
     pipeline: Option<String>,
     stage: Option<String>,
     close_date: Option<String>,
+    status: Option<String>,
+    expected: Option<String>,
+    closed_at: Option<String>,
+    first_name: Option<String>,
+    last_name: Option<String>,
     lost_reason: Option<String>,
     rule: Option<String>,
     #[serde(default)]
@@ -74,6 +79,27 @@ fn row(kind: Kind, name: String, entry: Entry) -> Result<Row, MappingError> {
     let need = |value: &Option<String>, key: &str| value.clone().ok_or_else(|| wrong(&format!("needs `{key}`")));
     let text = PropertyType::Text;
     let (codec, fields, properties): (Codec, Vec<&str>, Vec<(String, PropertyType)>) = match (kind, name.as_str()) {
+        (Kind::Deal, "position") if entry.status.is_some() => (
+            Codec::StatusPosition,
+            field::POSITION.to_vec(),
+            vec![
+                (need(&entry.pipeline, "pipeline")?, text),
+                (need(&entry.stage, "stage")?, text),
+                (need(&entry.status, "status")?, text),
+                (need(&entry.expected, "expected")?, PropertyType::Date),
+                (need(&entry.closed_at, "closed_at")?, PropertyType::Time),
+                (need(&entry.lost_reason, "lost_reason")?, text),
+            ],
+        ),
+        (Kind::Contact, "name") => (
+            Codec::Name,
+            vec!["first_name", "last_name"],
+            vec![
+                (need(&entry.property, "property")?, text),
+                (need(&entry.first_name, "first_name")?, text),
+                (need(&entry.last_name, "last_name")?, text),
+            ],
+        ),
         (Kind::Deal, "position") => (
             Codec::Position,
             field::POSITION.to_vec(),
@@ -121,7 +147,7 @@ fn row(kind: Kind, name: String, entry: Entry) -> Result<Row, MappingError> {
             )
         })?,
     };
-    if rule == Rule::ForwardOnly && codec != Codec::Position {
+    if rule == Rule::ForwardOnly && !matches!(codec, Codec::Position | Codec::StatusPosition) {
         return Err(wrong("`forward_only` is a rule for `position`"));
     }
     let fields = fields.into_iter().map(str::to_owned).collect();

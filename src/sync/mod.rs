@@ -14,6 +14,7 @@ pub mod lens;
 pub mod mapping;
 mod merges;
 pub mod plan;
+pub mod position;
 pub mod presence;
 pub mod preview;
 mod push;

@@ -19,7 +19,10 @@ use tandem_contract::{
     planted::{self, Bug},
 };
 
-use super::lens::{Codec, Context, Direction, Lens, Need, Row, Rule, Unfit, complete_position, higher};
+use super::{
+    lens::{Codec, Context, Direction, Lens, Need, Row, Rule, Unfit, higher},
+    position,
+};
 use crate::model::{Base, Hold, HoldKind, Intent, IntentRow, Link, LocalRecord, Winner, link::Rewrites};
 
 /// What happens when two records meet that never agreed.
@@ -258,7 +261,7 @@ impl Planner<'_, '_> {
     fn first_contact(&mut self, local: Vec<Value>, remote: Vec<Value>) {
         let blank = |values: &[Value]| match self.row.codec {
             // Every record has a status; a position without a stage says nothing.
-            Codec::Position => values[0].is_blank() || values[1].is_blank(),
+            Codec::Position | Codec::StatusPosition => values[0].is_blank() || values[1].is_blank(),
             Codec::Money => values[0].is_blank(),
             _ => values.iter().all(Value::is_blank),
         };
@@ -354,8 +357,8 @@ impl Planner<'_, '_> {
                 let stated = stated.or_else(|| s.remote.version.updated_at.map(|at| at - s.skew));
                 // Of two that only meet now nothing is completed: a first import writes nothing back.
                 let agreed = s.link.is_some_and(|link| link.base.contains_key(&row.name));
-                if row.codec == Codec::Position && agreed {
-                    complete_position(&mut values, local, remote, stated.unwrap_or(s.now));
+                if matches!(row.codec, Codec::Position | Codec::StatusPosition) && agreed {
+                    position::complete(&mut values, local, remote, stated.unwrap_or(s.now));
                 }
                 // A value that does not fit our own field is set aside, and the rest of the record goes on.
                 let trial = self.trial.get_or_insert_with(|| s.local.clone());

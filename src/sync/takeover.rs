@@ -6,7 +6,8 @@ use chrono_tz::Tz;
 use tandem_contract::{PipelineInfo, Schema};
 
 use super::{
-    lens::{Directory, UNMAPPED_STAGE},
+    lens::Directory,
+    position::UNMAPPED_STAGE,
     reconcile::{Reconciler, SyncError},
 };
 use crate::{
@@ -132,6 +133,13 @@ impl Reconciler {
             };
             ops.push(Op::PutStageMap(map.clone()));
             maps.push(map);
+        }
+        // Where a vendor's status stands apart from its stages, won and lost have no stage there, and need one here.
+        for (kind, label, probability) in [(StageKind::Won, "Won", 100), (StageKind::Lost, "Lost", 0)] {
+            if !pipeline.stages.is_empty() && pipeline.first_of(kind).is_none() {
+                let id = StageId(self.ids.next(now));
+                pipeline.stages.push(Stage { id, label: label.into(), probability, kind });
+            }
         }
         if *pipeline != before || before.stages.is_empty() {
             ops.push(Op::PutPipeline(pipeline.clone(), i64::try_from(place).unwrap_or(i64::MAX)));

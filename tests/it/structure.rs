@@ -35,17 +35,21 @@ fn forbids(folder: &str, words: &[&str]) {
 
 #[test]
 fn every_room_knows_only_those_below_it() {
-    forbids("connectors/contract/src", &["tandem_hubspot", "tandem::", "sqlx"]);
-    forbids("connectors/hubspot/src", &["tandem::", "sqlx"]);
-    forbids("src/model", &["sqlx", "tokio", "async ", "crate::sync", "crate::api", "tandem_hubspot"]);
-    forbids("src/store", &["crate::sync", "crate::api", "crate::command", "tandem_hubspot"]);
-    forbids("src/sync", &["sqlx", "crate::api", "crate::command", "axum", "tandem_hubspot"]);
-    forbids("src/api", &["sqlx::", "crate::command", "tandem_hubspot"]);
+    forbids("connectors/contract/src", &["tandem_hubspot", "tandem_pipedrive", "tandem::", "sqlx"]);
+    forbids("connectors/hubspot/src", &["tandem::", "tandem_pipedrive", "sqlx"]);
+    forbids("connectors/pipedrive/src", &["tandem::", "tandem_hubspot", "sqlx"]);
+    forbids(
+        "src/model",
+        &["sqlx", "tokio", "async ", "crate::sync", "crate::api", "tandem_hubspot", "tandem_pipedrive"],
+    );
+    forbids("src/store", &["crate::sync", "crate::api", "crate::command", "tandem_hubspot", "tandem_pipedrive"]);
+    forbids("src/sync", &["sqlx", "crate::api", "crate::command", "axum", "tandem_hubspot", "tandem_pipedrive"]);
+    forbids("src/api", &["sqlx::", "crate::command", "tandem_hubspot", "tandem_pipedrive"]);
 }
 
 #[test]
 fn the_core_sees_no_clock_and_does_no_io() {
-    for file in ["plan.rs", "lens.rs", "presence.rs", "mapping.rs"] {
+    for file in ["plan.rs", "lens.rs", "position.rs", "presence.rs", "mapping.rs"] {
         let text = fs::read_to_string(Path::new(ROOT).join("src/sync").join(file)).unwrap();
         for word in ["async ", "SyncStore", "dyn Clock", "std::fs"] {
             assert!(!text.contains(word), "src/sync/{file} must not know `{word}`");

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::{
     ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, Record, Schema, Value, Version,
@@ -187,6 +188,13 @@ pub trait Connector: Send + Sync {
     /// How far its writes are protected.
     fn guarantee(&self) -> Guarantee;
 
+    /// Whether the vendor refuses a second record under one marker. Where it does not, a create whose outcome is not known
+    /// is sent again only after [`Connector::find`] did not find it, and a request that lands later than
+    /// [`Connector::late_window`] leaves a twin.
+    fn refuses_twins(&self) -> bool {
+        true
+    }
+
     /// How long after we gave up on a request the vendor may still carry it out.
     fn late_window(&self) -> Duration;
 
@@ -255,8 +263,19 @@ pub trait Connector: Send + Sync {
         properties: &[String],
     ) -> Result<Vec<Option<History>>, ConnectorError>;
 
-    /// One outcome per write, in the order given. Sending the same create again does not write twice.
+    /// One outcome per write, in the order given. Sending the same create again does not write twice, where the vendor
+    /// refuses twins.
     async fn push(&self, call: Call, writes: &[Write]) -> Vec<Pushed>;
+
+    /// Makes sure that the vendor sends its news to this address, where that is a call and not a setting that people make
+    /// at the vendor. Asked at the start and from time to time, since vendors take subscriptions away.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]; news then come by polling alone.
+    async fn subscribe(&self, call: Call, address: &Url) -> Result<(), ConnectorError> {
+        let _ = (call, address);
+        Ok(())
+    }
 
     /// Verifies a webhook on its raw bytes and answers which records to look at.
     ///

@@ -35,7 +35,7 @@ pub enum Credentials {
 
 pub enum Auth {
     Token(Secret),
-    OAuth { app: App, grant: Grant },
+    OAuth(Box<(App, Grant)>),
 }
 
 /// The app that the grant was given to.
@@ -56,14 +56,14 @@ impl Auth {
                     client_secret: client_secret.clone(),
                     token_url: options.token_url.clone().or_else(beside),
                 };
-                Self::OAuth { app, grant: Grant::new(refresh_token.clone()) }
+                Self::OAuth(Box::new((app, Grant::new(refresh_token.clone()))))
             }
         }
     }
 
     pub fn keep_by(&mut self, keep: Arc<dyn KeepRefreshToken>) {
-        if let Self::OAuth { grant, .. } = self {
-            grant.keep_by(keep);
+        if let Self::OAuth(app) = self {
+            app.1.keep_by(keep);
         }
     }
 
@@ -81,7 +81,7 @@ impl Auth {
                  connection's credentials"
                     .into(),
             )),
-            Self::OAuth { app, grant } => grant.token(refused, app, transport, clock).await,
+            Self::OAuth(app) => app.1.token(refused, &app.0, transport, clock).await,
         }
     }
 }

@@ -1,0 +1,211 @@
+//! What changed, and how far we have read.
+//!
+//! `changes` starts with a full listing in order of id (the backfill), then asks for what was updated in fixed windows of
+//! time, each overlapping the one before: times have whole seconds, and several changes share one. Deleted deals come with
+//! them. `shelved` does the same for archived deals, which the first list leaves out. `late` goes over the windows an hour
+//! behind, and then over what was made in them: a record that was never edited may have no time of change at all.
+//!
+//! Source: "Pagination", and the published description of `GET /deals`.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike, SubsecRound, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use tandem_contract::{
+    Call, ConnectorError, Cursor, Kind, Page, Stream,
+    planted::{self, Bug},
+};
+
+use crate::{
+    Pipedrive,
+    item::for_query,
+    records::{Listing, Shelf, walk_back},
+};
+
+/// How far two windows overlap.
+const OVERLAP: TimeDelta = TimeDelta::seconds(120);
+/// The same where no answer says what time it is at Pipedrive: its clock and ours may be minutes apart.
+const WITHOUT_CLOCK: TimeDelta = TimeDelta::minutes(15);
+/// How far the second pass stays behind.
+const LATE: TimeDelta = TimeDelta::hours(1);
+/// Archived deals change seldom, and their list costs twice as much.
+const SELDOM: u32 = 10;
+
+/// Where a stream stands. `after` is a cursor of Pipedrive's.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "at", rename_all = "snake_case")]
+enum Place {
+    /// Listing everything; changes since `since` are still to be looked for.
+    Listing { since: DateTime<Utc>, after: Option<String> },
+    /// In a window.
+    Window { since: DateTime<Utc>, until: DateTime<Utc>, after: Option<String> },
+    /// Between two windows.
+    Waiting { since: DateTime<Utc> },
+}
+
+impl Place {
+    /// False for moments at which there was no Pipedrive, or is none of us any more.
+    fn is_possible(&self) -> bool {
+        let times = match self {
+            Self::Listing { since, .. } | Self::Waiting { since } => [since, since],
+            Self::Window { since, until, .. } => [since, until],
+        };
+        times.iter().all(|at| (2000..2200).contains(&at.year()))
+    }
+}
+
+/// Tokens of one round of polls.
+pub fn round_cost(kinds: &[Kind]) -> u64 {
+    let archived = if kinds.contains(&Kind::Deal) { 20 / u64::from(SELDOM) } else { 0 };
+    10 * kinds.len() as u64 + archived
+}
+
+/// The feeds of these kinds.
+pub fn streams(kinds: &[Kind], period: Duration) -> Vec<Stream> {
+    let feed =
+        |kind: Kind, name: &str, period, backfills| Stream { name: format!("{kind}.{name}"), kind, period, backfills };
+    let mut all = Vec::new();
+    for kind in kinds {
+        all.push(feed(*kind, "changes", period, true));
+        if *kind == Kind::Deal {
+            all.push(feed(*kind, "shelved", period * SELDOM, false));
+        }
+        all.push(feed(*kind, "late", Duration::from_secs(3_600), false));
+    }
+    all
+}
+
+/// True while a stream lists everything for the first time.
+pub fn is_listing(cursor: &Cursor) -> bool {
+    cursor.0.is_empty() || matches!(serde_json::from_str(&cursor.0), Ok(Place::Listing { .. }))
+}
+
+/// The next page of a stream.
+pub async fn next_page(
+    pipedrive: &Pipedrive,
+    call: Call,
+    stream: &Stream,
+    cursor: &Cursor,
+) -> Result<Page, ConnectorError> {
+    let mut now = pipedrive.client.vendor_now();
+    if planted::has(Bug::OurClockInCursor) {
+        now -= pipedrive.client.offset();
+    }
+    // A cursor that cannot be read is treated as lost: reading again is safe, skipping is not.
+    let place: Option<Place> = serde_json::from_str(&cursor.0).ok().filter(Place::is_possible);
+    let (is_late, shelf) = match stream.name.rsplit('.').next() {
+        Some("late") => (true, Shelf::Desk),
+        Some("shelved") => (false, Shelf::Archive),
+        _ => (false, Shelf::Desk),
+    };
+    let until = if is_late { now - LATE } else { now };
+    let place = place.unwrap_or_else(|| match is_late {
+        true => Place::Waiting { since: until - LATE },
+        false => Place::Listing { since: now - WITHOUT_CLOCK, after: None },
+    });
+    match place {
+        Place::Listing { since, after } => listing_page(pipedrive, call, stream.kind, shelf, since, after).await,
+        Place::Waiting { since } => {
+            window_page(pipedrive, call, stream.kind, shelf, is_late, (since, until), None).await
+        }
+        Place::Window { since, until, after } => {
+            window_page(pipedrive, call, stream.kind, shelf, is_late, (since, until), after).await
+        }
+    }
+}
+
+fn cursor(place: &Place) -> Cursor {
+    Cursor(serde_json::to_string(place).unwrap_or_default())
+}
+
+/// A page of a listing; a cursor that Pipedrive does not take any more begins it anew, at the next poll.
+async fn page_after(
+    pipedrive: &Pipedrive,
+    call: Call,
+    listing: &Listing,
+    after: Option<&str>,
+) -> Result<Option<(Vec<crate::item::Item>, Option<String>)>, ConnectorError> {
+    match listing.page(pipedrive, call, after).await {
+        Err(ConnectorError::Rejected { .. }) if after.is_some() => Ok(None),
+        page => page.map(Some),
+    }
+}
+
+async fn listing_page(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    shelf: Shelf,
+    since: DateTime<Utc>,
+    after: Option<String>,
+) -> Result<Page, ConnectorError> {
+    let listing = Listing::new(kind, shelf).by_id();
+    let Some((items, next)) = page_after(pipedrive, call, &listing, after.as_deref()).await? else {
+        return Ok(Page { next: cursor(&Place::Listing { since, after: None }), ..Page::default() });
+    };
+    let seen = pipedrive.seen(call, kind, &items).await?;
+    let next = next.filter(|next| Some(next) != after.as_ref());
+    let more = next.is_some();
+    let place = match next {
+        Some(after) => Place::Listing { since, after: Some(after) },
+        None => Place::Waiting { since },
+    };
+    Ok(Page { seen, next: cursor(&place), more, total: None })
+}
+
+async fn window_page(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    shelf: Shelf,
+    is_late: bool,
+    (since, until): (DateTime<Utc>, DateTime<Utc>),
+    after: Option<String>,
+) -> Result<Page, ConnectorError> {
+    // The upper end is exclusive and the lower is not.
+    let end = until.trunc_subsecs(0) + TimeDelta::seconds(1);
+    let listing = Listing::new(kind, shelf)
+        .with_deleted()
+        .by_id()
+        .with("updated_since", for_query(since))
+        .with("updated_until", for_query(end));
+    let Some((mut items, next)) = page_after(pipedrive, call, &listing, after.as_deref()).await? else {
+        return Ok(Page { next: cursor(&Place::Waiting { since }), ..Page::default() });
+    };
+    let next = next.filter(|next| Some(next) != after.as_ref());
+    let more = next.is_some();
+    if is_late && !more {
+        items.extend(walk_back(pipedrive, call, kind, shelf, since).await?);
+    }
+    let place = match next {
+        Some(after) => Place::Window { since, until, after: Some(after) },
+        None => {
+            let overlap = match pipedrive.client.knows_the_time() {
+                _ if planted::has(Bug::NoOverlap) => TimeDelta::zero(),
+                true => OVERLAP,
+                false => WITHOUT_CLOCK,
+            };
+            Place::Waiting { since: (until - overlap).max(since) }
+        }
+    };
+    Ok(Page { seen: pipedrive.seen(call, kind, &items).await?, next: cursor(&place), more, total: None })
+}
+
+/// One page of everything, for the audit: the list, then the archived ones.
+pub async fn list(pipedrive: &Pipedrive, call: Call, kind: Kind, at: &Cursor) -> Result<Page, ConnectorError> {
+    let (shelf, after) = match at.0.split_once(':') {
+        Some(("archive", after)) => (Shelf::Archive, after),
+        Some((_, after)) => (Shelf::Desk, after),
+        None => (Shelf::Desk, ""),
+    };
+    let after = (!after.is_empty()).then_some(after);
+    let (items, next) = Listing::new(kind, shelf).by_id().page(pipedrive, call, after).await?;
+    let next = match next.filter(|next| Some(next.as_str()) != after) {
+        Some(next) if shelf == Shelf::Desk => format!("desk:{next}"),
+        Some(next) => format!("archive:{next}"),
+        None if shelf == Shelf::Desk && kind == Kind::Deal => "archive:".to_owned(),
+        None => String::new(),
+    };
+    let seen = pipedrive.seen(call, kind, &items).await?;
+    Ok(Page { seen, more: !next.is_empty(), next: Cursor(next), total: None })
+}

@@ -1,0 +1,272 @@
+//! Writing records: one call each, in order; one outcome per record.
+//!
+//! A create carries our marker in the same call that makes the record. Pipedrive would make a second one of the same
+//! marker, so a create whose outcome is not known is repeated only after [`crate::records::find`] did not find it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use http::Method;
+use serde_json::value::RawValue;
+use tandem_contract::{Call, ConnectorError, ExternalId, Kind, Pushed, Value, Version, Write, WriteOp};
+
+use crate::{
+    Pipedrive,
+    client::{Api, Ask},
+    fields::{self, plain},
+    item::Item,
+    marker, plural,
+    records::version,
+};
+
+/// Properties that follow from others and cannot be written.
+const READ_ONLY: [&str; 2] = ["first_name", "last_name"];
+/// Ids of other things, which Pipedrive wants as numbers.
+const IDS: [&str; 5] = ["person_id", "org_id", "owner_id", "pipeline_id", "stage_id"];
+
+type Body = BTreeMap<String, Box<RawValue>>;
+
+/// Writes everything, in order; never fails as a whole.
+pub async fn push(pipedrive: &Pipedrive, call: Call, writes: &[Write]) -> Vec<Pushed> {
+    let deadline = pipedrive.client.clock.elapsed() + Pipedrive::PATIENCE;
+    let mut outcomes = Vec::with_capacity(writes.len());
+    let mut stopped: Option<ConnectorError> = None;
+    for write in writes {
+        let outcome = match &stopped {
+            // What stops one stops all: the rest is not sent.
+            Some(error) => Err(error.clone()),
+            None => one(pipedrive, call, write, deadline).await,
+        };
+        if let Err(error @ (ConnectorError::RateLimited { .. } | ConnectorError::Unauthorized(_))) = &outcome {
+            stopped = Some(error.clone());
+        }
+        outcomes.push(outcome.unwrap_or_else(Pushed::Failed));
+    }
+    outcomes
+}
+
+async fn one(pipedrive: &Pipedrive, call: Call, write: &Write, deadline: Duration) -> Result<Pushed, ConnectorError> {
+    if pipedrive.options.read_only {
+        return Err(ConnectorError::Forbidden("this connection only reads (direction = \"in\")".into()));
+    }
+    if pipedrive.client.clock.elapsed() > deadline {
+        return Err(ConnectorError::NotSent("waited too long for the rate limit".into()));
+    }
+    match &write.op {
+        WriteOp::Create { marker, properties } => create(pipedrive, call, write.kind, marker, properties).await,
+        WriteOp::Update { id, properties, .. } => update(pipedrive, call, write.kind, id, properties).await,
+        WriteOp::Archive { id } => {
+            let path = format!("{}/{id}", plural(write.kind));
+            let ask = Ask::change(Method::DELETE, Api::V2, path, 3, call.lane);
+            pipedrive.client.data::<Item>(ask).await?;
+            Ok(Pushed::Written { id: id.clone(), properties: BTreeMap::new(), version: Version::default() })
+        }
+    }
+}
+
+/// What fails before the record's own call was sent left nothing behind.
+fn unsent(error: ConnectorError) -> ConnectorError {
+    match error {
+        ConnectorError::Malformed { .. } | ConnectorError::OutcomeUnknown(_) => {
+            ConnectorError::NotSent(error.to_string())
+        }
+        error => error,
+    }
+}
+
+async fn create(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    marker: &str,
+    properties: &BTreeMap<String, Value>,
+) -> Result<Pushed, ConnectorError> {
+    let code = marker::ensure(pipedrive, call, kind).await.map_err(unsent)?;
+    let mut body = body(pipedrive, call, kind, properties, &[], &[]).await?;
+    let mut custom: Body =
+        body.remove("custom_fields").and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+    custom.insert(code, plain(&Value::text(marker))?);
+    body.insert("custom_fields".into(), object(&custom));
+    let ask = Ask::change(Method::POST, Api::V2, plural(kind), 5, call.lane).body(object(&body));
+    let item = pipedrive.client.data::<Item>(ask).await.map_err(|error| match error {
+        // An answer without a record is an answer all the same.
+        ConnectorError::Malformed { path } => ConnectorError::OutcomeUnknown(format!("its answer lacks `{path}`")),
+        // Nothing can be missing of what is being made.
+        ConnectorError::Gone => ConnectorError::NotSent("something in between answered 404".into()),
+        error => error,
+    })?;
+    written(pipedrive, call, kind, properties, &item).await
+}
+
+async fn update(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    id: &ExternalId,
+    properties: &BTreeMap<String, Value>,
+) -> Result<Pushed, ConnectorError> {
+    let path = format!("{}/{id}", plural(kind));
+    let (mut emails, mut phones) = (Vec::new(), Vec::new());
+    if kind == Kind::Contact && ["email", "phone"].iter().any(|name| properties.contains_key(*name)) {
+        // A list is written whole: the other addresses of it stay as they are now.
+        let now =
+            pipedrive.client.data::<Item>(Ask::get(Api::V2, path.as_str(), 1, call.lane)).await.map_err(unsent)?;
+        (emails, phones) = (now.items("emails"), now.items("phones"));
+    }
+    let body = body(pipedrive, call, kind, properties, &emails, &phones).await?;
+    if body.is_empty() {
+        return Ok(Pushed::Written { id: id.clone(), properties: BTreeMap::new(), version: Version::default() });
+    }
+    let ask = Ask::change(Method::PATCH, Api::V2, path, 5, call.lane).body(object(&body));
+    let item = pipedrive.client.data::<Item>(ask).await.map_err(|error| match error {
+        ConnectorError::Malformed { path } => ConnectorError::OutcomeUnknown(format!("its answer lacks `{path}`")),
+        error => error,
+    })?;
+    written(pipedrive, call, kind, properties, &item).await
+}
+
+async fn written(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    asked: &BTreeMap<String, Value>,
+    item: &Item,
+) -> Result<Pushed, ConnectorError> {
+    let unknown = |error: ConnectorError| ConnectorError::OutcomeUnknown(error.to_string());
+    let book = pipedrive.book(call, kind).await.map_err(unknown)?;
+    let properties = pipedrive.properties(kind, asked.keys().map(String::as_str), item, &book);
+    Ok(Pushed::Written { id: item.id().map_err(unknown)?, properties, version: version(item) })
+}
+
+fn object(body: &Body) -> Box<RawValue> {
+    serde_json::value::to_raw_value(body).unwrap_or_default()
+}
+
+/// The body of a write. `emails` and `phones` are the lists as they are now.
+async fn body(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    properties: &BTreeMap<String, Value>,
+    emails: &[Item],
+    phones: &[Item],
+) -> Result<Body, ConnectorError> {
+    let (mut body, mut custom) = (Body::new(), Body::new());
+    let status = properties.get("status").and_then(Value::as_text);
+    for (name, value) in properties {
+        if *value == Value::Absent || READ_ONLY.contains(&name.as_str()) {
+            continue;
+        }
+        match name.as_str() {
+            "email" => drop(body.insert("emails".into(), list(value, emails, "work")?)),
+            "phone" => drop(body.insert("phones".into(), list(value, phones, "mobile")?)),
+            // These go with one status only, and Pipedrive refuses them with another.
+            "close_time" => {
+                let key = match status {
+                    Some("won") => "won_time",
+                    Some("lost") => "lost_time",
+                    _ => continue,
+                };
+                if !value.is_blank() {
+                    body.insert(key.into(), plain(value)?);
+                }
+            }
+            "lost_reason" if status != Some("lost") => {}
+            id if IDS.contains(&id) => drop(body.insert(id.into(), reference(id, value)?)),
+            system if fields::system(kind).contains(&system) => {
+                drop(body.insert(system.into(), named(system, plain(value))?));
+            }
+            own => {
+                let book = pipedrive.book(call, kind).await.map_err(unsent)?;
+                let field = book.get(own).ok_or_else(|| ConnectorError::Rejected {
+                    field: Some(own.to_owned()),
+                    reason: "Pipedrive has no field of this key, or not just one of this name".into(),
+                })?;
+                custom.insert(field.code.clone(), named(own, field.write(value))?);
+            }
+        }
+    }
+    if !custom.is_empty() {
+        body.insert("custom_fields".into(), object(&custom));
+    }
+    Ok(body)
+}
+
+/// A refusal names the property.
+fn named(name: &str, written: Result<Box<RawValue>, ConnectorError>) -> Result<Box<RawValue>, ConnectorError> {
+    written.map_err(|error| match error {
+        ConnectorError::Rejected { reason, .. } => ConnectorError::Rejected { field: Some(name.to_owned()), reason },
+        error => error,
+    })
+}
+
+/// The id of another thing, as a number; null for nothing.
+fn reference(name: &str, value: &Value) -> Result<Box<RawValue>, ConnectorError> {
+    let id = match value {
+        Value::Refs(refs) => refs.first().cloned(),
+        other => other.as_text().map(str::to_owned),
+    };
+    let is_number = |id: &String| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
+    match id.filter(|id| !id.is_empty()) {
+        None => plain(&Value::Null),
+        Some(id) if is_number(&id) => Ok(RawValue::from_string(id).unwrap_or_default()),
+        Some(_) => Err(ConnectorError::Rejected {
+            field: Some(name.to_owned()),
+            reason: "is not the id of anything at Pipedrive".into(),
+        }),
+    }
+}
+
+/// A person's addresses or numbers with the primary one replaced, and all others as they are.
+fn list(value: &Value, now: &[Item], label: &str) -> Result<Box<RawValue>, ConnectorError> {
+    let place = now.iter().position(|one| one.flag("primary")).unwrap_or(0);
+    let mut entries: Vec<Body> = Vec::with_capacity(now.len() + 1);
+    let members = ["value", "primary", "label"];
+    for (index, one) in now.iter().enumerate() {
+        let mut entry: Body = members
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), RawValue::from_string(one.raw(name)?.to_owned()).ok()?)))
+            .collect();
+        if index == place {
+            if value.is_blank() {
+                continue;
+            }
+            entry.insert("value".into(), plain(value)?);
+        }
+        entries.push(entry);
+    }
+    if now.is_empty() && !value.is_blank() {
+        let entry =
+            [("value", plain(value)?), ("primary", plain(&Value::Flag(true))?), ("label", plain(&Value::text(label))?)];
+        entries.push(entry.map(|(name, raw)| (name.to_owned(), raw)).into());
+    }
+    Ok(serde_json::value::to_raw_value(&entries).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(json: &str) -> Vec<Item> {
+        serde_json::from_str(json).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_primary_address_is_replaced_and_the_others_stay() {
+        let now = items(
+            r#"[{"value":"old@example.com","primary":false,"label":"home"},{"value":"ana@example.com","primary":true,"label":"work"}]"#,
+        );
+        let next = list(&Value::text("new@example.com"), &now, "work").expect("a list");
+        let next = items(next.get());
+        let said: Vec<_> = next.iter().map(|one| (one.text("value"), one.flag("primary"), one.text("label"))).collect();
+        let want = |value: &str, primary, label: &str| (Some(value.to_owned()), primary, Some(label.to_owned()));
+        assert_eq!(said, [want("old@example.com", false, "home"), want("new@example.com", true, "work")]);
+        assert_eq!(items(list(&Value::Null, &now, "work").expect("a list").get()).len(), 1);
+    }
+
+    #[test]
+    fn ids_go_as_numbers_and_nothing_else_does() {
+        assert_eq!(reference("person_id", &Value::Refs(vec!["501".into()])).expect("an id").get(), "501");
+        assert_eq!(reference("person_id", &Value::Refs(Vec::new())).expect("nothing").get(), "null");
+        assert!(reference("owner_id", &Value::text("1e5")).is_err());
+    }
+}

@@ -1,0 +1,343 @@
+//! Reading records: by id, by marker, and what the changelog says of them.
+//!
+//! Lists are read from the main store and cost ten tokens for one row as for five hundred; a single read costs one. So a
+//! few ids are read one by one, many in one list, and nothing is ever searched for.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tandem_contract::{
+    Call, ConnectorError, ExternalId, Fetched, History, Kind, Record, Seen, Sought, Statement, Value, Version,
+};
+
+use crate::{
+    Pipedrive,
+    client::{Api, Ask},
+    fields::{self, Book, PAGE},
+    item::{Item, read_time},
+    marker, plural,
+};
+
+/// Ids of one list. Source: the published description, parameter `ids`.
+const IDS: usize = 100;
+/// Up to here single reads are cheaper than a list, in tokens and nearly so in calls.
+const SINGLES: usize = 5;
+/// How far clocks may be apart when a create is looked for.
+const SKEW: TimeDelta = TimeDelta::minutes(5);
+/// Pages of a walk or a changelog that are read at most.
+const MOST_PAGES: usize = 50;
+
+/// Which of the two lists of a kind: archived deals left the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shelf {
+    Desk,
+    Archive,
+}
+
+/// A list to read, a page at a time.
+pub struct Listing {
+    pub kind: Kind,
+    pub shelf: Shelf,
+    pub query: Vec<(&'static str, String)>,
+}
+
+impl Listing {
+    pub fn new(kind: Kind, shelf: Shelf) -> Self {
+        Self { kind, shelf, query: vec![("limit", PAGE.into())] }
+    }
+
+    pub fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((key, value.into()));
+        self
+    }
+
+    /// Deleted ones too, where a list tells them: deals of the last 30 days.
+    pub fn with_deleted(self) -> Self {
+        if self.kind == Kind::Deal { self.with("status", "open,won,lost,deleted") } else { self }
+    }
+
+    pub fn by_id(self) -> Self {
+        self.with("sort_by", "id").with("sort_direction", "asc")
+    }
+
+    /// The page after `cursor`, and where the next begins.
+    pub async fn page(
+        &self,
+        pipedrive: &Pipedrive,
+        call: Call,
+        cursor: Option<&str>,
+    ) -> Result<(Vec<Item>, Option<String>), ConnectorError> {
+        let (path, cost) = match self.shelf {
+            Shelf::Desk => (plural(self.kind).to_owned(), 10),
+            Shelf::Archive => (format!("{}/archived", plural(self.kind)), 20),
+        };
+        let mut ask = Ask::get(Api::V2, path, cost, call.lane);
+        for (key, value) in &self.query {
+            ask = ask.query(key, value.as_str());
+        }
+        if let Some(cursor) = cursor {
+            ask = ask.query("cursor", cursor);
+        }
+        pipedrive.client.page::<Item>(ask).await
+    }
+}
+
+/// True for a deal or person in the bin. Pipedrive's documentation does not say which of the two it sets.
+pub fn is_deleted(item: &Item) -> bool {
+    item.flag("is_deleted") || item.text("status").as_deref() == Some("deleted")
+}
+
+pub fn version(item: &Item) -> Version {
+    // A record that was never edited may have no time of change.
+    Version { token: None, updated_at: item.time("update_time").or_else(|| item.time("add_time")) }
+}
+
+impl Pipedrive {
+    /// One property of an object.
+    fn property(&self, kind: Kind, name: &str, item: &Item, custom: &Item, book: &Book) -> Value {
+        if fields::system(kind).contains(&name) {
+            return fields::read_system(name, item);
+        }
+        match book.get(name) {
+            // Fields without a value may be left out; a field that does not exist is not stated.
+            Some(field) => match custom.raw(&field.code) {
+                None | Some("null") => Value::Null,
+                Some(raw) => field.read(raw),
+            },
+            None => Value::Absent,
+        }
+    }
+
+    /// The values of these properties.
+    pub(crate) fn properties<'a>(
+        &self,
+        kind: Kind,
+        names: impl Iterator<Item = &'a str>,
+        item: &Item,
+        book: &Book,
+    ) -> BTreeMap<String, Value> {
+        let custom = item.item("custom_fields");
+        names
+            .map(|name| (name.to_owned(), self.property(kind, name, item, &custom, book)))
+            .filter(|(_, value)| *value != Value::Absent)
+            .collect()
+    }
+
+    pub(crate) fn selected(&self, kind: Kind) -> impl Iterator<Item = &str> {
+        self.options.select.get(&kind).into_iter().flatten().map(|(name, _)| name.as_str())
+    }
+
+    fn record(&self, kind: Kind, item: &Item, book: &Book) -> Result<Record, ConnectorError> {
+        Ok(Record {
+            id: item.id()?,
+            version: version(item),
+            created_at: item.time("add_time"),
+            properties: self.properties(kind, self.selected(kind), item, book),
+            marker: marker::of(self, book, &item.item("custom_fields")),
+            absorbed: Vec::new(),
+        })
+    }
+
+    /// The book that tells every option of these objects.
+    async fn book_for(&self, call: Call, kind: Kind, items: &[Item]) -> Result<Arc<Book>, ConnectorError> {
+        let book = self.book(call, kind).await?;
+        let names: Vec<&str> = self.selected(kind).filter(|name| !fields::system(kind).contains(name)).collect();
+        if items.iter().any(|item| book.is_outdated(&item.item("custom_fields"), &names)) {
+            return self.new_book(call, kind).await;
+        }
+        Ok(book)
+    }
+
+    /// What a page of a list says.
+    pub(crate) async fn seen(&self, call: Call, kind: Kind, items: &[Item]) -> Result<Vec<Seen>, ConnectorError> {
+        let book = self.book_for(call, kind, items).await?;
+        items
+            .iter()
+            .map(|item| match is_deleted(item) {
+                true => item.id().map(Seen::Archived),
+                false => self.record(kind, item, &book).map(Seen::Record),
+            })
+            .collect()
+    }
+}
+
+/// The truth about each id, in the order asked.
+pub async fn fetch(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    ids: &[ExternalId],
+) -> Result<Vec<Fetched>, ConnectorError> {
+    let mut found: BTreeMap<String, Fetched> = BTreeMap::new();
+    // What is no number is no id of Pipedrive's, and would spoil a list.
+    let numbers: Vec<&ExternalId> =
+        ids.iter().filter(|id| id.as_str().bytes().all(|byte| byte.is_ascii_digit())).collect();
+    if numbers.len() > SINGLES {
+        for chunk in numbers.chunks(IDS) {
+            let list = chunk.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(",");
+            let (items, _) =
+                Listing::new(kind, Shelf::Desk).with_deleted().with("ids", list).page(pipedrive, call, None).await?;
+            for seen in pipedrive.seen(call, kind, &items).await? {
+                match seen {
+                    Seen::Record(record) => found.insert(record.id.to_string(), Fetched::Found(record)),
+                    Seen::Archived(id) => found.insert(id.to_string(), Fetched::Archived),
+                    Seen::Hint { .. } => None,
+                };
+            }
+        }
+    }
+    // What no list shows is archived, deleted, or not there.
+    for id in numbers {
+        if found.contains_key(id.as_str()) {
+            continue;
+        }
+        let ask = Ask::get(Api::V2, format!("{}/{id}", plural(kind)), 1, call.lane);
+        let fetched = match pipedrive.client.data::<Item>(ask).await {
+            Ok(item) => match pipedrive.seen(call, kind, &[item]).await?.pop() {
+                Some(Seen::Record(record)) => Fetched::Found(record),
+                Some(_) => Fetched::Archived,
+                None => Fetched::Gone,
+            },
+            Err(ConnectorError::Gone) => Fetched::Gone,
+            Err(ConnectorError::Forbidden(_)) => Fetched::Forbidden,
+            Err(error) => return Err(error),
+        };
+        found.insert(id.to_string(), fetched);
+    }
+    Ok(ids.iter().map(|id| found.get(id.as_str()).cloned().unwrap_or(Fetched::Gone)).collect())
+}
+
+/// The records that carry these markers, in the order asked: a walk back to when the oldest of the creates was sent, in
+/// the main store. Of several the lowest id, and one that is not deleted before one that is.
+pub async fn find(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    sought: &[Sought],
+) -> Result<Vec<Option<Record>>, ConnectorError> {
+    let Some(since) = sought.iter().map(|one| one.since).min() else { return Ok(Vec::new()) };
+    let since = since + pipedrive.client.offset() - SKEW;
+    let book = pipedrive.book(call, kind).await?;
+    if marker::fields(pipedrive, &book).is_empty()
+        && marker::fields(pipedrive, &*pipedrive.new_book(call, kind).await?).is_empty()
+    {
+        // The create was interrupted before the field itself was made: no record can carry it.
+        return Ok(vec![None; sought.len()]);
+    }
+    let mut found: BTreeMap<String, (bool, u64, Record)> = BTreeMap::new();
+    for shelf in [Shelf::Desk, Shelf::Archive] {
+        if shelf == Shelf::Archive && (kind != Kind::Deal || sought.iter().all(|one| found.contains_key(&one.marker))) {
+            break;
+        }
+        for item in walk_back(pipedrive, call, kind, shelf, since).await? {
+            let book = pipedrive.book(call, kind).await?;
+            let record = pipedrive.record(kind, &item, &book)?;
+            let Some(marker) = record.marker.clone() else { continue };
+            let rank = (is_deleted(&item), record.id.as_str().parse().unwrap_or(u64::MAX));
+            let known = found.get(&marker).map(|(deleted, id, _)| (*deleted, *id));
+            if known.is_none_or(|known| rank < known) {
+                found.insert(marker, (rank.0, rank.1, record));
+            }
+        }
+    }
+    Ok(sought.iter().map(|one| found.get(&one.marker).map(|(.., record)| record.clone())).collect())
+}
+
+/// Everything that was made since, newest first.
+pub async fn walk_back(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    shelf: Shelf,
+    since: DateTime<Utc>,
+) -> Result<Vec<Item>, ConnectorError> {
+    let listing = Listing::new(kind, shelf).with("sort_by", "add_time").with("sort_direction", "desc");
+    let listing = if shelf == Shelf::Desk { listing.with_deleted() } else { listing };
+    let (mut made, mut cursor): (Vec<Item>, Option<String>) = (Vec::new(), None);
+    for _ in 0..MOST_PAGES {
+        let (items, next) = listing.page(pipedrive, call, cursor.as_deref()).await?;
+        let is_recent = |item: &Item| item.time("add_time").is_none_or(|at| at >= since);
+        let done = next.is_none() || next == cursor || items.last().is_none_or(|last| !is_recent(last));
+        made.extend(items.into_iter().filter(is_recent));
+        if done {
+            return Ok(made);
+        }
+        cursor = next;
+    }
+    Err(ConnectorError::NotSent("too many records were made since to look through them all".into()))
+}
+
+/// What was stated for each property, newest first: from a deal's changelog. Persons have none.
+pub async fn history(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    ids: &[ExternalId],
+    properties: &[String],
+) -> Result<Vec<Option<History>>, ConnectorError> {
+    if kind != Kind::Deal {
+        return Ok(vec![Some(History::new()); ids.len()]);
+    }
+    let book = pipedrive.book(call, kind).await?;
+    let mut histories = Vec::with_capacity(ids.len());
+    for id in ids {
+        histories.push(match changelog(pipedrive, call, id).await {
+            Ok(entries) => Some(statements(&entries, properties, &book)),
+            Err(ConnectorError::Gone) => None,
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(histories)
+}
+
+async fn changelog(pipedrive: &Pipedrive, call: Call, id: &ExternalId) -> Result<Vec<Item>, ConnectorError> {
+    let (mut entries, mut cursor): (Vec<Item>, Option<String>) = (Vec::new(), None);
+    // In which order they come is not documented: all are read.
+    for _ in 0..MOST_PAGES {
+        let mut ask = Ask::get(Api::V1, format!("deals/{id}/changelog"), 20, call.lane).query("limit", PAGE);
+        if let Some(cursor) = &cursor {
+            ask = ask.query("cursor", cursor.as_str());
+        }
+        let (items, next) = pipedrive.client.page::<Item>(ask).await?;
+        entries.extend(items);
+        if next.is_none() || next == cursor {
+            break;
+        }
+        cursor = next;
+    }
+    Ok(entries)
+}
+
+fn statements(entries: &[Item], properties: &[String], book: &Book) -> History {
+    let mut history = History::new();
+    for name in properties {
+        let field = book.get(name);
+        let key = field.map_or(name.as_str(), |field| field.code.as_str());
+        let is_ours = |entry: &&Item| {
+            let named = entry.text("field_key");
+            // The first generation calls the owner the user.
+            named.as_deref() == Some(key) || (key == "owner_id" && named.as_deref() == Some("user_id"))
+        };
+        let mut said: Vec<Statement> = entries
+            .iter()
+            .filter(is_ours)
+            .filter_map(|entry| {
+                let text = entry.text("new_value").filter(|text| !text.is_empty());
+                let value = match (&text, field) {
+                    (None, _) if name == "person_id" => Value::Refs(Vec::new()),
+                    (None, _) => Value::Null,
+                    (Some(text), Some(field)) => field.read_logged(text),
+                    (Some(text), None) => fields::read_logged(name, text),
+                };
+                let source = entry.text("change_source").unwrap_or_default();
+                Some(Statement { value, at: read_time(&entry.text("time")?)?, source })
+            })
+            .collect();
+        // Stable: of one second, the order of the answer stays, whichever way it runs.
+        said.sort_by_key(|statement| std::cmp::Reverse(statement.at));
+        if !said.is_empty() {
+            history.insert(name.clone(), said);
+        }
+    }
+    history
+}

@@ -1,0 +1,455 @@
+//! From an HTTP request to the company and back: generations of paths, tokens, scopes, budgets, faults.
+
+use std::time::Duration;
+
+use axum::{
+    Json as JsonBody, Router,
+    body::Bytes,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use rand::Rng;
+use serde_json::{Value as Json, json};
+use tandem_contract::Kind;
+
+use super::{
+    Faults, Sandbox, Settings,
+    limits::{cost, too_many},
+    lists::Page,
+    world::{Change, Refusal, World},
+};
+use crate::item::for_query;
+
+/// Longer than anyone waits: an answer that never comes.
+const NEVER: Duration = Duration::from_secs(3_600);
+
+/// Query or form parameters.
+#[derive(Clone, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn parse(text: &str) -> Self {
+        Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+    }
+
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+    }
+
+    pub fn number(&self, name: &str) -> Option<usize> {
+        self.text(name)?.parse().ok()
+    }
+
+    pub fn list(&self, name: &str) -> Vec<String> {
+        let text = self.text(name).unwrap_or_default();
+        text.split(',').map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Everything but one parameter, as text.
+    pub fn without(&self, name: &str) -> String {
+        let kept = self.0.iter().filter(|(key, _)| key != name);
+        kept.map(|(key, value)| format!("&{key}={value}")).collect()
+    }
+}
+
+/// Serves the company.
+pub fn router(sandbox: Sandbox) -> Router {
+    Router::new()
+        .route("/__faults", get(show_faults).post(set_faults))
+        .route("/__settings", post(set_settings))
+        .route("/__clock", get(show_clock))
+        .route("/__stats", get(show_stats).delete(clear_stats))
+        .fallback(answer)
+        .with_state(sandbox)
+}
+
+async fn show_faults(State(sandbox): State<Sandbox>) -> JsonBody<Faults> {
+    JsonBody(sandbox.with(|world| world.faults.clone()))
+}
+
+async fn set_faults(State(sandbox): State<Sandbox>, JsonBody(faults): JsonBody<Faults>) -> JsonBody<Faults> {
+    JsonBody(sandbox.with(|world| {
+        world.faults = faults;
+        world.faults.clone()
+    }))
+}
+
+/// Merges the given fields into the settings, so one number can be changed alone.
+async fn set_settings(State(sandbox): State<Sandbox>, JsonBody(change): JsonBody<Json>) -> Response {
+    let merged = sandbox.with(|world| {
+        let mut all = serde_json::to_value(&world.settings).unwrap_or_default();
+        for (name, value) in change.as_object().into_iter().flatten() {
+            all[name] = value.clone();
+        }
+        let settings = serde_json::from_value::<Settings>(all)?;
+        world.settings = settings.clone();
+        Ok::<_, serde_json::Error>(settings)
+    });
+    match merged {
+        Ok(settings) => JsonBody(settings).into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    }
+}
+
+async fn show_clock(State(sandbox): State<Sandbox>) -> JsonBody<Json> {
+    JsonBody(json!({ "now": for_query(sandbox.with(|world| world.now)) }))
+}
+
+async fn show_stats(State(sandbox): State<Sandbox>) -> JsonBody<Json> {
+    JsonBody(sandbox.with(|world| serde_json::to_value(&world.stats).unwrap_or_default()))
+}
+
+async fn clear_stats(State(sandbox): State<Sandbox>) -> StatusCode {
+    sandbox.with(World::clear_stats);
+    StatusCode::NO_CONTENT
+}
+
+/// A request, taken apart.
+#[derive(Clone)]
+struct Asked {
+    method: Method,
+    version: &'static str,
+    path: Vec<String>,
+    query: Query,
+    api_token: Option<String>,
+    bearer: Option<String>,
+    basic: Option<String>,
+    body: Bytes,
+}
+
+impl Asked {
+    fn segments(&self) -> Vec<&str> {
+        self.path.iter().map(String::as_str).collect()
+    }
+
+    fn is_write(&self) -> bool {
+        self.method != Method::GET && self.version != "oauth"
+    }
+
+    /// The route with ids left out, for the counters.
+    fn route(&self) -> String {
+        let part = |part: &String| if part.bytes().all(|b| b.is_ascii_digit()) { "{id}".into() } else { part.clone() };
+        let path: Vec<String> = self.path.iter().map(part).collect();
+        format!("{} {}/{}", self.method, self.version, path.join("/"))
+    }
+}
+
+/// `/api/v2/deals`, `/v1/users`, `/api/v1/users` and `/oauth/token`: the generation, and the rest.
+fn taken_apart(path: &str) -> Option<(&'static str, Vec<String>)> {
+    let mut parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    if parts.first().is_some_and(|first| first == "api") {
+        parts.remove(0);
+    } else if parts.first().is_some_and(|first| first == "v2") {
+        // The second generation is reached with `api` only.
+        return None;
+    }
+    let version = match parts.first().map(String::as_str) {
+        Some("v1") => "v1",
+        Some("v2") => "v2",
+        Some("oauth") => "oauth",
+        _ => return None,
+    };
+    parts.remove(0);
+    Some((version, parts))
+}
+
+async fn answer(State(sandbox): State<Sandbox>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let authorization = header("authorization").unwrap_or_default();
+    let Ok(body) = axum::body::to_bytes(body, 16 * 1024 * 1024).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
+    let Some((version, path)) = taken_apart(parts.uri.path()) else {
+        return sandbox.with(|world| respond(world, Err(Refusal::not_found("Route"))));
+    };
+    let asked = Asked {
+        method: parts.method,
+        version,
+        path,
+        query: Query::parse(parts.uri.query().unwrap_or_default()),
+        api_token: header("x-api-token"),
+        bearer: authorization.strip_prefix("Bearer ").map(str::to_owned),
+        basic: authorization.strip_prefix("Basic ").map(str::to_owned),
+        body,
+    };
+    with_faults(sandbox, asked).await
+}
+
+/// What happens to this request, drawn once.
+enum Fate {
+    Answered,
+    Swallowed,
+    SwallowedAfterwards,
+    Late,
+    Refused(Refusal),
+    BrokenAfterwards,
+    Truncated,
+    Blocked,
+}
+
+fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
+    let faults = world.faults.clone();
+    if faults == Faults::default() {
+        return (Fate::Answered, false);
+    }
+    let route = asked.route();
+    if faults.unpaid && asked.version != "oauth" {
+        return (Fate::Refused(Refusal::new(402, "Company account is not open")), false);
+    }
+    let slow = world.struck("slow", faults.slow, &route);
+    let fate = if world.struck("lost_request", faults.lost_request, &route) {
+        Fate::Swallowed
+    } else if world.struck("lost_answer", faults.lost_answer, &route) {
+        Fate::SwallowedAfterwards
+    } else if asked.is_write() && world.struck("late_commit", faults.late_commit, &route) {
+        Fate::Late
+    } else if world.struck("too_many", faults.too_many, &route) {
+        Fate::Refused(too_many())
+    } else if world.struck("unavailable_before", faults.unavailable_before, &route) {
+        Fate::Refused(Refusal::new(503, "Scheduled maintenance"))
+    } else if world.struck("unavailable_after", faults.unavailable_after, &route) {
+        Fate::BrokenAfterwards
+    } else if world.struck("false_success", faults.false_success, &route) {
+        let body = json!({ "success": false, "data": null, "additional_data": null });
+        Fate::Refused(Refusal { status: 200, body })
+    } else if world.struck("blocked", faults.blocked, &route) {
+        Fate::Blocked
+    } else if asked.version != "oauth" && world.struck("unauthorized", faults.unauthorized, &route) {
+        Fate::Refused(unauthorized())
+    } else if world.struck("truncated", faults.truncated, &route) {
+        Fate::Truncated
+    } else {
+        Fate::Answered
+    };
+    (fate, slow)
+}
+
+async fn with_faults(sandbox: Sandbox, asked: Asked) -> Response {
+    let (fate, slow) = sandbox.with_quietly(|world| {
+        world.stats.requests += 1;
+        *world.stats.by_route.entry(asked.route()).or_default() += 1;
+        draw(world, &asked)
+    });
+    if slow {
+        let most = sandbox.with_quietly(|world| Duration::from_millis(world.faults.latency_ms));
+        let wait = sandbox.up_to(most);
+        sandbox.sleep(wait).await;
+    }
+    match fate {
+        Fate::Answered => sandbox.with(|world| handle(world, &asked)),
+        Fate::Refused(refusal) => sandbox.with(|world| respond(world, Err(refusal))),
+        Fate::Swallowed => {
+            sandbox.sleep(NEVER).await;
+            StatusCode::GATEWAY_TIMEOUT.into_response()
+        }
+        Fate::SwallowedAfterwards => {
+            sandbox.with(|world| drop(handle(world, &asked)));
+            sandbox.sleep(NEVER).await;
+            StatusCode::GATEWAY_TIMEOUT.into_response()
+        }
+        Fate::Late => {
+            let most = sandbox.with_quietly(|world| Duration::from_millis(world.faults.late_ms.max(1)));
+            let wait = sandbox.up_to(most);
+            let later = sandbox.clone();
+            tokio::spawn(async move {
+                later.sleep(wait).await;
+                later.with(|world| drop(handle(world, &asked)));
+            });
+            sandbox.sleep(NEVER).await;
+            StatusCode::GATEWAY_TIMEOUT.into_response()
+        }
+        Fate::BrokenAfterwards => sandbox.with(|world| {
+            drop(handle(world, &asked));
+            respond(world, Err(Refusal::new(500, "Internal server error")))
+        }),
+        Fate::Blocked => {
+            let page = "<!DOCTYPE html><html><title>Attention Required! | Cloudflare</title></html>";
+            (StatusCode::FORBIDDEN, [(header::CONTENT_TYPE, "text/html")], page).into_response()
+        }
+        Fate::Truncated => {
+            let whole = sandbox.with(|world| handle(world, &asked));
+            let (parts, body) = whole.into_parts();
+            let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+            Response::from_parts(parts, axum::body::Body::from(bytes.slice(..bytes.len() / 2)))
+        }
+    }
+}
+
+fn unauthorized() -> Refusal {
+    let body = json!({
+        "success": false, "error": "unauthorized access", "errorCode": 401,
+        "error_info": "Please check developers.pipedrive.com",
+    });
+    Refusal { status: 401, body }
+}
+
+/// What an answer holds.
+enum Held {
+    One(u16, Json),
+    Page(Page),
+    Bare(u16, Json),
+}
+
+fn handle(world: &mut World, asked: &Asked) -> Response {
+    world.settle();
+    let cost = cost(asked.method.as_str(), asked.version, &asked.segments());
+    let admitted = authorise(world, asked).and_then(|()| match asked.version {
+        "oauth" => Ok(()),
+        _ => world.admit(cost),
+    });
+    if let Err(refusal) = admitted {
+        return respond(world, Err(refusal));
+    }
+    let outcome = dispatch(world, asked);
+    if outcome.is_err() && !world.settings.failed_calls_cost {
+        world.refund(cost);
+    }
+    respond(world, outcome)
+}
+
+fn authorise(world: &World, asked: &Asked) -> Result<(), Refusal> {
+    if asked.version == "oauth" {
+        return Ok(());
+    }
+    if let Some(token) = &asked.api_token {
+        return match world.settings.api_tokens.contains(token) {
+            true => Ok(()),
+            false => Err(unauthorized()),
+        };
+    }
+    let bearer = asked.bearer.as_deref().unwrap_or_default();
+    if world.tokens.get(bearer).is_none_or(|ends| *ends <= world.now) {
+        return Err(unauthorized());
+    }
+    let any = |scopes: &[&str]| scopes.iter().any(|scope| world.settings.scopes.iter().any(|has| has == scope));
+    let segments = asked.segments();
+    let allowed = match (segments.first().copied().unwrap_or_default(), asked.is_write()) {
+        ("deals", true) => any(&["deals:full"]),
+        ("deals", false) => any(&["deals:read", "deals:full"]),
+        ("persons" | "organizations", true) => any(&["contacts:full"]),
+        ("persons" | "organizations", false) => any(&["contacts:read", "contacts:full"]),
+        ("users", _) if segments.get(1) != Some(&"me") => any(&["users:read"]),
+        ("webhooks", _) => any(&["admin"]),
+        ("dealFields", true) => any(&["deal-fields:full", "admin"]),
+        ("personFields" | "organizationFields", true) => any(&["contact-fields:full", "admin"]),
+        _ => true,
+    };
+    if allowed { Ok(()) } else { Err(Refusal::new(403, "Scope and URL mismatch")) }
+}
+
+fn kind_of(word: &str) -> Option<Kind> {
+    match word {
+        "deals" | "dealFields" => Some(Kind::Deal),
+        "persons" | "personFields" => Some(Kind::Contact),
+        "organizations" | "organizationFields" => Some(Kind::Company),
+        _ => None,
+    }
+}
+
+fn dispatch(world: &mut World, asked: &Asked) -> Result<Held, Refusal> {
+    let segments = asked.segments();
+    let (method, query) = (asked.method.as_str(), &asked.query);
+    if asked.version == "oauth" {
+        let form = Query::parse(std::str::from_utf8(&asked.body).unwrap_or_default());
+        let (status, body) = world.oauth(asked.basic.as_deref(), &form);
+        return Ok(Held::Bare(status, body));
+    }
+    let body: Json = match asked.body.is_empty() {
+        true => Json::Null,
+        false => serde_json::from_slice(&asked.body).map_err(|_| Refusal::new(400, "Invalid JSON"))?,
+    };
+    let kind = |word: &str| kind_of(word).ok_or_else(|| Refusal::not_found("Route"));
+    let id = |text: &str| text.parse::<u64>().map_err(|_| Refusal::invalid("id", "Expected number"));
+    match (asked.version, method, segments.as_slice()) {
+        ("v2", "GET", ["pipelines"]) => world.page_of(world.show_pipelines(), query).map(Held::Page),
+        ("v2", "GET", ["stages"]) => world.page_of(world.show_stages(query), query).map(Held::Page),
+        ("v2", "GET", [fields]) if fields.ends_with("Fields") => {
+            world.page_of(world.show_fields(kind(fields)?), query).map(Held::Page)
+        }
+        ("v2", "POST", [fields]) if fields.ends_with("Fields") => {
+            Ok(Held::One(200, world.make_field(kind(fields)?, &body)?))
+        }
+        ("v2", "GET", ["deals", "archived"]) => world.list(Kind::Deal, query, true).map(Held::Page),
+        ("v2", "GET", [records]) => world.list(kind(records)?, query, false).map(Held::Page),
+        ("v2", "POST", [records]) => {
+            let kind = kind(records)?;
+            let made = world.create(kind, &body, Change::Api)?;
+            Ok(Held::One(200, world.show(kind, made)))
+        }
+        ("v2", "GET", [records, one]) => Ok(Held::One(200, world.get(kind(records)?, id(one)?)?)),
+        ("v2", "PATCH", [records, one]) => {
+            let (kind, id) = (kind(records)?, id(one)?);
+            if body.get("origin_id").is_some() {
+                return Err(Refusal::invalid("origin_id", "Unrecognized key"));
+            }
+            world.update(kind, id, &body, Change::Api)?;
+            Ok(Held::One(200, world.show(kind, id)))
+        }
+        ("v2", "DELETE", [records, one]) => {
+            let (kind, id) = (kind(records)?, id(one)?);
+            world.delete(kind, id, Change::Api)?;
+            Ok(Held::One(200, json!({ "id": id })))
+        }
+        ("v1", "GET", ["users", "me"]) => Ok(Held::One(200, world.show_me()?)),
+        ("v1", "GET", ["users"]) => {
+            let users = world.users.iter().map(|user| world.show_user(user)).collect();
+            Ok(Held::One(200, users))
+        }
+        ("v1", "GET", ["currencies"]) => Ok(Held::One(200, world.show_currencies().into())),
+        ("v1", "GET", ["deals", one, "changelog"]) => {
+            let entries = world.changelog(id(one)?)?;
+            world.page_of(entries, query).map(Held::Page)
+        }
+        ("v1", "PUT", [records, one, "merge"]) => {
+            let (kind, lost) = (kind(records)?, id(one)?);
+            let survivor =
+                body["merge_with_id"].as_u64().ok_or_else(|| Refusal::invalid("merge_with_id", "Required"))?;
+            world.merge(kind, lost, survivor, Change::Api)?;
+            let mut shown = world.show(kind, survivor);
+            shown["merge_what_id"] = lost.into();
+            Ok(Held::One(200, shown))
+        }
+        ("v1", "GET", ["webhooks"]) => Ok(Held::Bare(200, world.show_webhooks())),
+        ("v1", "POST", ["webhooks"]) => world.make_webhook(&body).map(|made| Held::Bare(201, made)),
+        ("v1", "DELETE", ["webhooks", one]) => world.remove_webhook(id(one)?).map(|gone| Held::Bare(200, gone)),
+        _ => Err(Refusal::not_found("Route")),
+    }
+}
+
+fn respond(world: &World, outcome: Result<Held, Refusal>) -> Response {
+    let (status, body) = match outcome {
+        Ok(Held::One(status, data)) => (status, json!({ "success": true, "data": data })),
+        Ok(Held::Page((rows, next))) => {
+            (200, json!({ "success": true, "data": rows, "additional_data": { "next_cursor": next } }))
+        }
+        Ok(Held::Bare(status, body)) => (status, body),
+        Err(refusal) => (refusal.status, refusal.body),
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in world.limit_headers() {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+    if world.settings.date_header
+        && let Ok(date) = HeaderValue::try_from(world.now.format("%a, %d %b %Y %H:%M:%S GMT").to_string())
+    {
+        headers.insert(header::DATE, date);
+    }
+    if status == 401 {
+        headers.insert("x-401-by-gw", HeaderValue::from_static("true"));
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, headers, body.to_string()).into_response()
+}
+
+impl World {
+    /// Which of these a request meets is drawn from the same dice as everything else.
+    pub(super) fn draw_below(&mut self, most: u64) -> u64 {
+        if most == 0 { 0 } else { self.rng.random_range(0..=most) }
+    }
+}

@@ -1,0 +1,303 @@
+//! The connectors there are, and how each is made of its configuration.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tandem_contract::{Clock, Connector, KeepRefreshToken, Kind, Secret, Transport};
+use tandem_hubspot::HubSpot;
+use tandem_pipedrive::Pipedrive;
+use url::Url;
+
+use crate::{
+    config::{ConfigError, Connection as Settings, Text},
+    installation::SetupError,
+    model::{Account, Name},
+    store::sql::SqlStore,
+    sync::{
+        connection::Connection,
+        lens::{Direction, Lens},
+        mapping,
+    },
+};
+
+/// The connectors by name, each with the mapping it comes with.
+pub const CONNECTORS: [(&str, &str); 2] = [
+    ("hubspot", include_str!("../config/mappings/hubspot.toml")),
+    ("pipedrive", include_str!("../config/mappings/pipedrive.toml")),
+];
+
+/// What every connection of an installation is made with.
+pub struct Parts<'a> {
+    /// Where renewed grants are kept.
+    pub store: Arc<SqlStore>,
+    /// This installation's id.
+    pub installation: &'a str,
+    /// Where relative paths start.
+    pub folder: &'a Path,
+    /// Where vendors reach the daemon.
+    pub public_url: Option<&'a str>,
+    /// How vendors are reached.
+    pub transport: Arc<dyn Transport>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Makes a connection of its configuration.
+///
+/// # Errors
+/// [`SetupError`] names the key that is wrong.
+pub async fn connect(
+    name: &Name,
+    settings: &Settings,
+    account: &Account,
+    siblings: Vec<Name>,
+    parts: Parts<'_>,
+) -> Result<Connection, SetupError> {
+    let (folder, installation) = (parts.folder, parts.installation.to_owned());
+    let making = Making { name, settings, account, parts };
+    let Some((_, default)) = CONNECTORS.iter().find(|(known, _)| *known == settings.connector) else {
+        let known = CONNECTORS.map(|(known, _)| known).join(", ");
+        return Err(making
+            .wrong("connector", format!("`{}` is not a connector; there are {known}", settings.connector))
+            .into());
+    };
+    let text = match &settings.mapping {
+        None => (*default).to_owned(),
+        Some(path) => {
+            let path = folder.join(path);
+            std::fs::read_to_string(&path)
+                .map_err(|error| making.wrong("mapping", format!("{} cannot be read: {error}", path.display())))?
+        }
+    };
+    let lenses = mapping::parse(&text).map_err(|error| SetupError::Mapping { connection: name.clone(), error })?;
+    let hook = match making.parts.public_url {
+        None => None,
+        Some(url) => {
+            let url = format!("{}/webhooks/{name}", url.trim_end_matches('/'));
+            let parsed = url.parse::<Url>().map_err(|error| ConfigError::Value {
+                key: "http.public_url".into(),
+                why: format!("is not an address: {error}"),
+            })?;
+            Some(parsed)
+        }
+    };
+    let connector: Arc<dyn Connector> = match settings.connector.as_str() {
+        "pipedrive" => Arc::new(making.pipedrive(&lenses).await?),
+        _ => Arc::new(making.hubspot(&lenses).await?),
+    };
+    Ok(Connection {
+        account: account.clone(),
+        name: name.clone(),
+        connector,
+        lenses: Connection::one_way(lenses, settings.direction),
+        direction: settings.direction,
+        on_first_link: settings.on_first_link,
+        on_remote_delete: settings.on_remote_delete,
+        on_local_delete: settings.on_local_delete,
+        filter: settings.filter.clone(),
+        installation,
+        siblings,
+        hook,
+    })
+}
+
+/// An OAuth grant as it is configured, or the newest one that came from it.
+struct Granted {
+    client_id: String,
+    client_secret: Secret,
+    refresh_token: Secret,
+    keeper: Arc<dyn KeepRefreshToken>,
+}
+
+struct Making<'a> {
+    name: &'a Name,
+    settings: &'a Settings,
+    account: &'a Account,
+    parts: Parts<'a>,
+}
+
+impl Making<'_> {
+    fn key(&self, field: &str) -> String {
+        format!("connections.{}.{field}", self.name)
+    }
+
+    fn wrong(&self, field: &str, why: String) -> ConfigError {
+        ConfigError::Value { key: self.key(field), why }
+    }
+
+    fn secret(&self, field: &str) -> Result<Option<Secret>, ConfigError> {
+        let text = self.settings.credentials.get(field);
+        text.map(|text: &Text| text.secret(&self.key(&format!("credentials.{field}")), self.parts.folder)).transpose()
+    }
+
+    /// No other secrets than these: a mistyped one would be missed silently.
+    fn only_secrets(&self, known: &[&str]) -> Result<(), ConfigError> {
+        match self.settings.credentials.keys().find(|field| !known.contains(&field.as_str())) {
+            Some(field) => Err(self.wrong("credentials", format!("`{field}` is not one of {}", known.join(", ")))),
+            None => Ok(()),
+        }
+    }
+
+    fn address(&self, field: &str, given: Option<&Text>) -> Result<Option<Url>, ConfigError> {
+        let Some(text) = given else { return Ok(None) };
+        let address = text.resolve(&self.key(field), self.parts.folder)?;
+        address.parse().map(Some).map_err(|error| self.wrong(field, format!("is not an address: {error}")))
+    }
+
+    fn base(&self, default: &str) -> Result<Url, ConfigError> {
+        match self.address("base_url", self.settings.base_url.as_ref())? {
+            Some(url) => Ok(url),
+            None => default.parse().map_err(|error| self.wrong("base_url", format!("is not an address: {error}"))),
+        }
+    }
+
+    async fn grant(&self) -> Result<Option<Granted>, SetupError> {
+        let (refresh, id, secret) =
+            (self.secret("refresh_token")?, self.secret("client_id")?, self.secret("client_secret")?);
+        let (Some(configured), Some(id), Some(client_secret)) = (refresh, id, secret) else { return Ok(None) };
+        let (store, account) = (&self.parts.store, &self.account.name);
+        let came_from = crate::model::digest(configured.expose().as_bytes());
+        let newest = store.grant(account, self.name, &came_from).await?;
+        let keeper =
+            GrantKeeper { store: store.clone(), account: account.clone(), connection: self.name.clone(), came_from };
+        Ok(Some(Granted {
+            client_id: id.expose().to_owned(),
+            client_secret,
+            refresh_token: newest.unwrap_or(configured),
+            keeper: Arc::new(keeper),
+        }))
+    }
+
+    async fn hubspot(&self, lenses: &BTreeMap<Kind, Lens>) -> Result<HubSpot, SetupError> {
+        use tandem_hubspot::{Credentials, Options};
+        let settings = self.settings;
+        self.only_secrets(&["access_token", "client_id", "client_secret", "refresh_token"])?;
+        let mut keeper = None;
+        let credentials = match (self.secret("access_token")?, self.grant().await?) {
+            (Some(token), _) => Credentials::Token(token),
+            (None, Some(grant)) => {
+                keeper = Some(grant.keeper);
+                Credentials::OAuth {
+                    client_id: grant.client_id,
+                    client_secret: grant.client_secret,
+                    refresh_token: grant.refresh_token,
+                }
+            }
+            (None, None) => {
+                let why = "needs access_token, or client_id, client_secret and refresh_token".into();
+                return Err(self.wrong("credentials", why).into());
+            }
+        };
+        let mut options = Options::new(self.base(Options::BASE_URL)?, credentials);
+        options.client_secret = self.secret("client_secret")?;
+        options.token_url = self.address("token_url", settings.token_url.as_ref())?;
+        options.accept_v1_signature = settings.accept_v1_signature;
+        options.select = mapping::selection(lenses);
+        if let Some(version) = &settings.api_version {
+            options.api_version = version.parse().map_err(|error| self.wrong("api_version", format!("{error}")))?;
+        }
+        if let Some(limit) = settings.rate_limit {
+            options.rate_limit = limit.into();
+        }
+        if let Some(limit) = settings.search_rate_limit {
+            options.search_rate_limit = limit.into();
+        }
+        if let Some(budget) = settings.daily_budget {
+            options.daily_budget = budget;
+        }
+        options.poll = settings.poll_seconds.map(|seconds| Duration::from_secs(seconds.max(1)));
+        if let Some(seconds) = settings.request_timeout_seconds {
+            options.request_timeout = Duration::from_secs(seconds.max(1));
+        }
+        if let Some(marker) = &settings.marker_property {
+            options.marker_property.clone_from(marker);
+        }
+        options.installation = self.parts.installation.to_owned();
+        options.read_only = settings.direction == Direction::In;
+        let hubspot = HubSpot::new(options, self.parts.transport.clone(), self.parts.clock.clone());
+        Ok(match keeper {
+            Some(keeper) => hubspot.keep_refresh_token(keeper),
+            None => hubspot,
+        })
+    }
+
+    async fn pipedrive(&self, lenses: &BTreeMap<Kind, Lens>) -> Result<Pipedrive, SetupError> {
+        use tandem_pipedrive::{Credentials, Options};
+        let settings = self.settings;
+        let login = ["webhook_user", "webhook_password"];
+        self.only_secrets(&["api_token", "client_id", "client_secret", "refresh_token", login[0], login[1]])?;
+        let unfit = [
+            ("api_version", settings.api_version.is_some()),
+            ("search_rate_limit", settings.search_rate_limit.is_some()),
+            ("accept_v1_signature", settings.accept_v1_signature),
+        ];
+        if let Some((field, _)) = unfit.into_iter().find(|(_, given)| *given) {
+            return Err(self.wrong(field, "is not a setting of pipedrive: take it out".into()).into());
+        }
+        let mut keeper = None;
+        let credentials = match (self.secret("api_token")?, self.grant().await?) {
+            (Some(token), _) => Credentials::Token(token),
+            (None, Some(grant)) => {
+                keeper = Some(grant.keeper);
+                Credentials::OAuth {
+                    client_id: grant.client_id,
+                    client_secret: grant.client_secret,
+                    refresh_token: grant.refresh_token,
+                }
+            }
+            (None, None) => {
+                let why = "needs api_token, or client_id, client_secret and refresh_token".into();
+                return Err(self.wrong("credentials", why).into());
+            }
+        };
+        let mut options = Options::new(self.base(Options::BASE_URL)?, credentials);
+        options.webhook_login = match (self.secret(login[0])?, self.secret(login[1])?) {
+            (Some(user), Some(password)) => Some((user.expose().to_owned(), password)),
+            (None, None) => None,
+            _ => return Err(self.wrong("credentials", "webhook_user and webhook_password go together".into()).into()),
+        };
+        options.token_url = self.address("token_url", settings.token_url.as_ref())?;
+        options.select = mapping::selection(lenses);
+        if let Some(limit) = settings.rate_limit {
+            options.rate_limit = limit.into();
+        }
+        if let Some(budget) = settings.daily_budget {
+            options.daily_budget = budget;
+        }
+        options.poll = settings.poll_seconds.map(|seconds| Duration::from_secs(seconds.max(1)));
+        if let Some(seconds) = settings.request_timeout_seconds {
+            options.request_timeout = Duration::from_secs(seconds.max(1));
+        }
+        if let Some(marker) = &settings.marker_property {
+            options.marker_field.clone_from(marker);
+        }
+        options.installation = self.parts.installation.to_owned();
+        options.read_only = settings.direction == Direction::In;
+        let pipedrive = Pipedrive::new(options, self.parts.transport.clone(), self.parts.clock.clone());
+        Ok(match keeper {
+            Some(keeper) => pipedrive.keep_refresh_token(keeper),
+            None => pipedrive,
+        })
+    }
+}
+
+/// Keeps the grants that a vendor renews.
+struct GrantKeeper {
+    store: Arc<SqlStore>,
+    account: Name,
+    connection: Name,
+    came_from: String,
+}
+
+#[async_trait]
+impl KeepRefreshToken for GrantKeeper {
+    async fn keep(&self, refresh_token: &Secret) -> Result<(), String> {
+        let kept = self.store.keep_grant(&self.account, &self.connection, &self.came_from, refresh_token.expose());
+        kept.await.map_err(|error| error.to_string())
+    }
+
+    async fn newest(&self) -> Result<Option<Secret>, String> {
+        let newest = self.store.grant(&self.account, &self.connection, &self.came_from);
+        newest.await.map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,483 @@
+//! Pipedrive: the contract's suite under both answers to what is not documented, and what is Pipedrive's own.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use axum::Router;
+use chrono::{DateTime, NaiveDate, Utc};
+use rust_decimal::Decimal;
+use serde_json::{Value as Json, json};
+use tandem::{sync::mapping, vendors::CONNECTORS};
+use tandem_contract::{
+    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Kind, Lane, PropertyType, Pushed,
+    RouterTransport, Secret, Seen, Sought, TokioClock, Value, Version, Write, WriteOp, conformance,
+};
+use tandem_pipedrive::{
+    Credentials, Options, Pipedrive,
+    sandbox::{Change, Faults, Sandbox, Settings},
+};
+
+const CALL: Call = Call { lane: Lane::Interactive };
+const VENDOR: &str = "http://pipedrive.example.com";
+
+pub struct Company {
+    pub connector: Pipedrive,
+    pub sandbox: Sandbox,
+    clock: Arc<dyn Clock>,
+    kind: Kind,
+}
+
+fn default_selection() -> BTreeMap<Kind, BTreeMap<String, PropertyType>> {
+    let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "pipedrive").unwrap();
+    mapping::selection(&mapping::parse(text).unwrap())
+}
+
+/// A company with a sandbox behind it; `watch` stands between the two, `change` has the last word on the options.
+pub fn company(
+    settings: Settings,
+    kind: Kind,
+    watch: impl FnOnce(Router) -> Router,
+    change: impl FnOnce(&mut Options),
+) -> Company {
+    let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(DateTime::from_timestamp(1_795_000_000, 0).unwrap()));
+    let token = settings.api_tokens.first().cloned().unwrap_or_default();
+    let sandbox = Sandbox::new(settings, 3, clock.clone());
+    let mut options = Options::new(VENDOR.parse().unwrap(), Credentials::Token(Secret::new(token)));
+    options.select = default_selection();
+    options.daily_budget = 300_000;
+    change(&mut options);
+    let transport = Arc::new(RouterTransport::new(watch(sandbox.router())));
+    Company { connector: Pipedrive::new(options, transport, clock.clone()), sandbox, clock, kind }
+}
+
+fn plain(kind: Kind) -> Company {
+    company(Settings::default(), kind, |router| router, |_| {})
+}
+
+fn id(number: u64) -> ExternalId {
+    ExternalId::new(number.to_string()).unwrap()
+}
+
+fn number(id: &ExternalId) -> u64 {
+    id.as_str().parse().unwrap()
+}
+
+impl Company {
+    fn make_deal(&self, body: Json) -> u64 {
+        self.sandbox.with(|world| world.create(Kind::Deal, &body, Change::Person)).unwrap()
+    }
+
+    fn value(&self, deal: u64, name: &str) -> Json {
+        self.sandbox.with(|world| world.value(Kind::Deal, deal, name)).unwrap_or_default()
+    }
+
+    async fn update(&self, deal: u64, properties: &[(&str, Value)]) -> Pushed {
+        let op = WriteOp::Update {
+            id: id(deal),
+            properties: properties.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+            planned_on: BTreeMap::new(),
+            expected: Version::default(),
+        };
+        let write = Write { trace: "t".into(), kind: self.kind, op };
+        self.connector.push(CALL, &[write]).await.pop().unwrap()
+    }
+
+    async fn create(&self, marker: &str, properties: &[(&str, Value)]) -> Pushed {
+        let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let op = WriteOp::Create { marker: marker.into(), properties };
+        let write = Write { trace: "t".into(), kind: self.kind, op };
+        self.connector.push(CALL, &[write]).await.pop().unwrap()
+    }
+
+    async fn read(&self, deal: u64) -> Fetched {
+        self.connector.fetch(CALL, self.kind, &[id(deal)]).await.unwrap().pop().unwrap()
+    }
+
+    /// Everything that a stream brings from here on, to the end.
+    async fn drain(&self, stream: &str, cursor: &mut Cursor) -> Vec<Seen> {
+        let stream = self.connector.streams().into_iter().find(|known| known.name == stream).unwrap();
+        let mut seen = Vec::new();
+        loop {
+            let page = self.connector.changes(CALL, &stream, cursor).await.unwrap();
+            seen.extend(page.seen);
+            *cursor = page.next;
+            if !page.more {
+                return seen;
+            }
+        }
+    }
+}
+
+fn ids_of(seen: &[Seen]) -> Vec<u64> {
+    let mut ids: Vec<u64> = seen
+        .iter()
+        .map(|seen| match seen {
+            Seen::Record(record) => number(&record.id),
+            Seen::Hint { id, .. } | Seen::Archived(id) => number(id),
+        })
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+#[async_trait]
+impl conformance::Vendor for Company {
+    fn connector(&self) -> &dyn Connector {
+        &self.connector
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn text_property(&self) -> String {
+        if self.kind == Kind::Deal { "title" } else { "name" }.into()
+    }
+
+    fn needed(&self) -> BTreeMap<String, Value> {
+        BTreeMap::new()
+    }
+
+    async fn make(&self, text: &str) -> ExternalId {
+        let body = json!({ self.text_property(): text });
+        id(self.sandbox.with(|world| world.create(self.kind, &body, Change::Person)).unwrap())
+    }
+
+    async fn edit(&self, id: &ExternalId, text: &str) {
+        self.clock.sleep(Duration::from_secs(1)).await;
+        let body = json!({ self.text_property(): text });
+        self.sandbox.with(|world| world.update(self.kind, number(id), &body, Change::Person)).unwrap();
+        self.clock.sleep(Duration::from_secs(1)).await;
+    }
+
+    async fn delete(&self, id: &ExternalId) {
+        self.sandbox.with(|world| world.delete(self.kind, number(id), Change::Person)).unwrap();
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    async fn count(&self) -> usize {
+        self.sandbox.with(|world| world.ids(self.kind).len())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pipedrive_conforms_under_both_answers_to_what_is_not_documented() {
+    let dialects = [
+        Settings::default(),
+        Settings {
+            failed_calls_cost: false,
+            limit_headers: false,
+            fresh_has_no_update_time: true,
+            deleted_is_a_status: false,
+            omit_empty_custom: true,
+            no_value_is_zero: true,
+            reopening_clears_times: false,
+            foreign_stage_refused: false,
+            long_page_refused: false,
+            value_resets_probability: true,
+            changelog_oldest_first: true,
+            page_rows: 2,
+            ..Settings::default()
+        },
+    ];
+    for settings in dialects {
+        for kind in [Kind::Contact, Kind::Deal] {
+            // The parts of a name follow the name.
+            let company = company(
+                settings.clone(),
+                kind,
+                |router| router,
+                |options| {
+                    for properties in options.select.values_mut() {
+                        properties.retain(|name, _| !matches!(name.as_str(), "first_name" | "last_name"));
+                    }
+                },
+            );
+            let broken = conformance::run(&company).await;
+            assert!(broken.is_empty(), "{kind} under {settings:?}:\n{}", broken.join("\n"));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn status_and_stage_are_two_things_and_times_go_with_their_status() {
+    let company = plain(Kind::Deal);
+    let deal = company.make_deal(json!({ "title": "Harbor refit", "stage_id": 2 }));
+    let at = DateTime::from_timestamp(1_795_000_100, 0).unwrap();
+    let outcome = company
+        .update(
+            deal,
+            &[("status", Value::text("won")), ("close_time", Value::Time(at)), ("stage_id", Value::text("2"))],
+        )
+        .await;
+    let Pushed::Written { properties, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(properties["close_time"], Value::Time(at));
+    assert_eq!(company.value(deal, "status"), "won");
+    assert_eq!(company.value(deal, "stage_id"), 2, "it keeps the stage it stood on");
+    let lost = [("status", Value::text("lost")), ("lost_reason", Value::text("too dear")), ("close_time", Value::Null)];
+    assert!(matches!(company.update(deal, &lost).await, Pushed::Written { .. }));
+    assert_eq!(company.value(deal, "lost_reason"), "too dear");
+    // What goes with another status is left out, not refused.
+    let open =
+        [("status", Value::text("open")), ("lost_reason", Value::text("too dear")), ("close_time", Value::Time(at))];
+    assert!(matches!(company.update(deal, &open).await, Pushed::Written { .. }));
+    assert_eq!(company.value(deal, "close_time"), Json::Null);
+}
+
+#[tokio::test(start_paused = true)]
+async fn custom_fields_go_by_name_options_by_label_and_money_by_digits() {
+    let company = company(
+        Settings::default(),
+        Kind::Deal,
+        |router| router,
+        |options| {
+            let deal = options.select.get_mut(&Kind::Deal).unwrap();
+            deal.insert("Treatment".into(), PropertyType::Text);
+            deal.insert("Rooms".into(), PropertyType::Choices);
+            deal.insert("Twice".into(), PropertyType::Text);
+        },
+    );
+    company.sandbox.with(|world| {
+        world.add_field(Kind::Deal, "Treatment", "enum", &["Peel", "Laser"]);
+        world.add_field(Kind::Deal, "Rooms", "set", &["North", "South"]);
+        world.add_field(Kind::Deal, "Twice", "varchar", &[]);
+        world.add_field(Kind::Deal, "Twice", "varchar", &[]);
+    });
+    let rooms = Value::Choices(["North".to_owned(), "South".to_owned()].into());
+    let amount = Value::Number(Decimal::new(1_234_567_890_123, 2));
+    let said = [
+        ("title", Value::text("x")),
+        ("Treatment", Value::text("Laser")),
+        ("Rooms", rooms.clone()),
+        ("value", amount.clone()),
+        ("expected_close_date", Value::Date(NaiveDate::from_ymd_opt(2026, 12, 18).unwrap())),
+    ];
+    let outcome = company.create("tandem:1", &said).await;
+    let Pushed::Written { id, properties, .. } = outcome else { panic!("{outcome:?}") };
+    for (name, value) in &said {
+        assert_eq!(properties.get(*name), Some(value), "{name}");
+    }
+    let Fetched::Found(record) = company.read(number(&id)).await else { panic!("it is there") };
+    assert_eq!(record.property("Rooms"), rooms);
+    assert_eq!(record.property("value"), amount);
+    assert_eq!(record.marker.as_deref(), Some("tandem:1"));
+    assert_eq!(record.property("Twice"), Value::Absent, "a name of two fields is not guessed at");
+    let none = company.update(number(&id), &[("Treatment", Value::text("Botox"))]).await;
+    assert!(
+        matches!(&none, Pushed::Failed(ConnectorError::Rejected { field: Some(field), .. }) if field == "Treatment"),
+        "{none:?}"
+    );
+    // An option that was added since is known when it is met.
+    let option = company.sandbox.with(|world| world.add_option(Kind::Deal, "Treatment", "Botox")).unwrap();
+    let code = company.sandbox.with(|world| world.field_code(Kind::Deal, "Treatment")).unwrap();
+    let body = json!({ "custom_fields": { code: option } });
+    company.sandbox.with(|world| world.update(Kind::Deal, number(&id), &body, Change::Person)).unwrap();
+    let Fetched::Found(record) = company.read(number(&id)).await else { panic!("it is there") };
+    assert_eq!(record.property("Treatment"), Value::text("Botox"));
+    let checked = company.connector.check().await.unwrap();
+    let twice = checked.items.iter().find(|item| item.name.contains("Twice")).unwrap();
+    assert!(!twice.ok && twice.detail.contains("40-character key"), "{twice:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_persons_other_addresses_stay_when_the_primary_one_changes() {
+    let company = plain(Kind::Contact);
+    let entry = |value: &str, primary: bool, label: &str| json!({ "value": value, "primary": primary, "label": label });
+    let body = json!({ "name": "Ana Ito", "emails": [entry("home@example.com", false, "home"), entry("ana@example.com", true, "work")] });
+    let person = company.sandbox.with(|world| world.create(Kind::Contact, &body, Change::Person)).unwrap();
+    let outcome = company.update(person, &[("email", Value::text("ana.ito@example.com"))]).await;
+    assert!(matches!(outcome, Pushed::Written { .. }), "{outcome:?}");
+    let emails = company.sandbox.with(|world| world.value(Kind::Contact, person, "emails")).unwrap();
+    assert_eq!(emails, json!([entry("home@example.com", false, "home"), entry("ana.ito@example.com", true, "work")]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_feeds_bring_what_changed_what_was_deleted_and_what_lies_in_the_archive() {
+    let company = company(Settings { page_rows: 2, ..Settings::default() }, Kind::Deal, |router| router, |_| {});
+    let deals: Vec<u64> = (0..5).map(|n| company.make_deal(json!({ "title": format!("deal {n}") }))).collect();
+    company
+        .sandbox
+        .with(|world| world.update(Kind::Deal, deals[4], &json!({ "is_archived": true }), Change::Person))
+        .unwrap();
+    let (mut changes, mut shelved) = (Cursor::start(), Cursor::start());
+    assert_eq!(ids_of(&company.drain("deal.changes", &mut changes).await), deals[..4]);
+    assert_eq!(ids_of(&company.drain("deal.shelved", &mut shelved).await), deals[4..]);
+    company.clock.sleep(Duration::from_secs(3_600)).await;
+    company.drain("deal.changes", &mut changes).await;
+    company.drain("deal.shelved", &mut shelved).await;
+    company.clock.sleep(Duration::from_secs(600)).await;
+    company.sandbox.with(|world| {
+        world.update(Kind::Deal, deals[0], &json!({ "title": "louder" }), Change::Person).unwrap();
+        world.delete(Kind::Deal, deals[1], Change::Person).unwrap();
+        world.update(Kind::Deal, deals[2], &json!({ "is_archived": true }), Change::Person).unwrap();
+    });
+    let seen = company.drain("deal.changes", &mut changes).await;
+    assert_eq!(ids_of(&seen), deals[..2], "nothing that did not change is read again");
+    assert!(seen.contains(&Seen::Archived(id(deals[1]))));
+    assert_eq!(ids_of(&company.drain("deal.shelved", &mut shelved).await), [deals[2]], "archived is not deleted");
+    assert!(matches!(company.read(deals[2]).await, Fetched::Found(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_without_a_time_of_change_is_found_by_the_second_pass() {
+    let settings = Settings { fresh_has_no_update_time: true, updated_since_finds_fresh: false, ..Settings::default() };
+    let company = company(settings, Kind::Deal, |router| router, |_| {});
+    let (mut changes, mut late) = (Cursor::start(), Cursor::start());
+    company.drain("deal.changes", &mut changes).await;
+    company.clock.sleep(Duration::from_secs(1_800)).await;
+    let deal = company.make_deal(json!({ "title": "never edited" }));
+    company.clock.sleep(Duration::from_secs(600)).await;
+    assert!(company.drain("deal.changes", &mut changes).await.is_empty(), "this feed cannot see it");
+    assert_eq!(ids_of(&company.drain("deal.late", &mut late).await), [deal]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_create_whose_answer_was_lost_is_found_and_the_oldest_of_twins_is_taken() {
+    let company = plain(Kind::Deal);
+    company.create("tandem:0", &[("title", Value::text("makes the field"))]).await;
+    let since = company.clock.now();
+    company.sandbox.with(|world| world.faults = Faults { lost_answer: 1.0, ..Faults::default() });
+    let outcome = company.create("tandem:7", &[("title", Value::text("made unseen"))]).await;
+    assert!(matches!(outcome, Pushed::Failed(ConnectorError::OutcomeUnknown(_))), "{outcome:?}");
+    company.sandbox.with(|world| world.faults = Faults::default());
+    let first = *company.sandbox.with(|world| world.ids(Kind::Deal)).last().unwrap();
+    assert!(matches!(company.create("tandem:7", &[("title", Value::text("twin"))]).await, Pushed::Written { .. }));
+    // Other work, so that what is sought is not on the first page.
+    company.clock.sleep(Duration::from_secs(30)).await;
+    for n in 0..600 {
+        company.make_deal(json!({ "title": format!("deal {n}") }));
+    }
+    let sought = |marker: &str| Sought { marker: marker.into(), since };
+    let found = company.connector.find(CALL, Kind::Deal, &[sought("tandem:8"), sought("tandem:7")]).await.unwrap();
+    let [None, Some(record)] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(record.id, id(first));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_changelog_tells_what_people_wrote_before_and_after_us() {
+    for changelog_oldest_first in [false, true] {
+        let company =
+            company(Settings { changelog_oldest_first, ..Settings::default() }, Kind::Deal, |router| router, |_| {});
+        let deal = company.make_deal(json!({ "title": "first" }));
+        for (text, by) in [("a person's", Change::Person), ("ours", Change::Api), ("a person's again", Change::Person)]
+        {
+            company.clock.sleep(Duration::from_secs(2)).await;
+            company.sandbox.with(|world| world.update(Kind::Deal, deal, &json!({ "title": text }), by)).unwrap();
+        }
+        let asked = ["title".to_owned(), "value".to_owned()];
+        let history = company.connector.history(CALL, Kind::Deal, &[id(deal), id(1)], &asked).await.unwrap();
+        let [Some(history), None] = history.as_slice() else { panic!("{history:?}") };
+        let said: Vec<&Value> = history["title"].iter().map(|statement| &statement.value).collect();
+        assert_eq!(said, [&Value::text("a person's again"), &Value::text("ours"), &Value::text("a person's")]);
+        assert!(!history.contains_key("value"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_call_costs_its_published_tokens_and_the_budget_is_kept() {
+    let company = company(Settings::default(), Kind::Deal, |router| router, |options| options.daily_budget = 60);
+    company.make_deal(json!({ "title": "x" }));
+    let backfill = Call { lane: Lane::Backfill };
+    let mut pages = 0;
+    let stopped = loop {
+        match company.connector.list(backfill, Kind::Deal, &Cursor::start()).await {
+            Ok(_) => pages += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(stopped, ConnectorError::RateLimited { .. }), "{stopped}");
+    // Ten for the fields, ten a page, and seven tenths of the day for a backfill.
+    assert_eq!(company.sandbox.with(|world| world.stats.tokens), 10 + 10 * pages);
+    assert_eq!(pages, 4);
+    assert!(matches!(company.read(4_001).await, Fetched::Found(_)), "people go on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spent_day_stops_and_a_spent_window_only_waits() {
+    let company = company(Settings { daily_tokens: 25, ..Settings::default() }, Kind::Deal, |router| router, |_| {});
+    let deal = company.make_deal(json!({ "title": "x" }));
+    let mut refused = None;
+    for _ in 0..40 {
+        if let Err(error) = company.connector.fetch(CALL, Kind::Deal, &[id(deal)]).await {
+            refused = Some(error);
+            break;
+        }
+    }
+    let refused = refused.expect("the company's day is spent");
+    let ConnectorError::RateLimited { retry_after: Some(wait), policy } = refused else { panic!("{refused}") };
+    assert!(policy.contains("of the day"), "{policy}");
+    assert!(wait >= Duration::from_secs(1));
+
+    let company = self::company(Settings { burst: 20, ..Settings::default() }, Kind::Deal, |router| router, |_| {});
+    let deal = company.make_deal(json!({ "title": "x" }));
+    for _ in 0..100 {
+        company.connector.fetch(CALL, Kind::Deal, &[id(deal)]).await.unwrap();
+    }
+    assert_eq!(company.sandbox.with(|world| world.stats.too_many), 0, "none of our making");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_the_gateway_and_an_unpaid_account_are_told_from_a_missing_right() {
+    let company = plain(Kind::Deal);
+    company.sandbox.with(|world| world.faults = Faults { blocked: 1.0, ..Faults::default() });
+    let blocked = company.connector.check().await.unwrap_err();
+    assert!(matches!(&blocked, ConnectorError::RateLimited { policy, .. } if policy.contains("gateway")), "{blocked}");
+    let company = plain(Kind::Deal);
+    company.sandbox.with(|world| world.faults = Faults { unpaid: true, ..Faults::default() });
+    let unpaid = company.connector.check().await.unwrap_err();
+    assert!(matches!(&unpaid, ConnectorError::Unauthorized(why) if why.contains("not open")), "{unpaid}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_is_exchanged_once_and_the_companys_own_address_is_called() {
+    let settings =
+        Settings { api_domain: "https://glow.pipedrive.com".into(), token_seconds: 120, ..Settings::default() };
+    let app = Credentials::OAuth {
+        client_id: settings.client_id.clone(),
+        client_secret: Secret::new(settings.client_secret.clone()),
+        refresh_token: Secret::new(settings.refresh_token.clone()),
+    };
+    let company = company(
+        settings,
+        Kind::Deal,
+        |router| router,
+        |options| {
+            options.base_url = Options::BASE_URL.parse().unwrap();
+            options.credentials = app;
+        },
+    );
+    for _ in 0..3 {
+        company.connector.check().await.unwrap();
+    }
+    let asked = company.sandbox.with(|world| world.stats.by_route.clone());
+    assert_eq!(asked["POST oauth/token"], 1, "{asked:?}");
+    company.clock.sleep(Duration::from_secs(90)).await;
+    company.connector.check().await.unwrap();
+    assert_eq!(company.sandbox.with(|world| world.stats.by_route["POST oauth/token"]), 2);
+    company.sandbox.with(|world| world.revoke_access());
+    let gone = company.connector.check().await.unwrap_err();
+    assert!(matches!(&gone, ConnectorError::Unauthorized(why) if why.contains("connect Pipedrive again")), "{gone}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_subscription_a_kind_is_kept_and_made_again_when_it_was_taken_away() {
+    let company = company(
+        Settings::default(),
+        Kind::Deal,
+        |router| router,
+        |options| {
+            options.webhook_login = Some(("pd-1".into(), Secret::new("long-random-secret")));
+        },
+    );
+    let address = "https://tandem.example.com/webhooks/pipedrive".parse().unwrap();
+    for _ in 0..2 {
+        company.connector.subscribe(CALL, &address).await.unwrap();
+        assert_eq!(company.sandbox.with(|world| world.webhooks()), 2, "one for deals, one for persons");
+    }
+    let asked = company.sandbox.with(|world| world.stats.by_route.clone());
+    assert_eq!(asked["POST v1/webhooks"], 2, "{asked:?}");
+}

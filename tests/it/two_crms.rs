@@ -1,0 +1,191 @@
+//! One opportunity in two CRMs: what is typed in one arrives in the other, through ours.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value as Json, json};
+use tandem::{
+    model::{LocalRecord, Name, Profile, Status},
+    simulation::Rig,
+    store::SyncStore,
+    sync::{connection::Connection, engine::Engine, guard::Limits, mapping},
+    vendors::CONNECTORS,
+};
+use tandem_contract::{Kind, RouterTransport, Secret};
+use tandem_hubspot::sandbox as hubspot;
+use tandem_pipedrive::{
+    Credentials, Options, Pipedrive,
+    sandbox::{Change, Company, Sandbox, Settings},
+};
+
+struct Both {
+    rig: Rig,
+    pipedrive: Sandbox,
+    second: Arc<Connection>,
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+impl Both {
+    fn new(seed: u64) -> Self {
+        let settings =
+            hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
+        let rig = Rig::new(seed, settings, Profile::Agency, |connection| {
+            connection.siblings = vec![name("pipedrive")];
+        });
+        let pipedrive = Sandbox::new(Settings::default(), seed, rig.clock.clone());
+        let token = pipedrive.with(|world| world.settings.api_tokens[0].clone());
+        let mut options =
+            Options::new("http://pipedrive.example.com".parse().unwrap(), Credentials::Token(Secret::new(token)));
+        let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "pipedrive").unwrap();
+        let lenses = mapping::parse(text).unwrap();
+        options.select = mapping::selection(&lenses);
+        options.daily_budget = 300_000;
+        options.installation = "sim".into();
+        let transport = Arc::new(RouterTransport::new(pipedrive.router()));
+        let mut second = Connection::clone(&rig.connection);
+        second.connector = Arc::new(Pipedrive::new(options, transport, rig.clock.clone()));
+        (second.name, second.lenses, second.siblings) = (name("pipedrive"), lenses, vec![name("hubspot")]);
+        Self { rig, pipedrive, second: Arc::new(second) }
+    }
+
+    fn engines(&self) -> [Engine; 2] {
+        let shared = self.rig.shared(Limits::default());
+        [self.rig.engine(), Engine::new(shared, self.second.clone())]
+    }
+
+    /// Both engines in turn, until neither has anything to do.
+    async fn settle(&self) {
+        for _ in 0..4 {
+            for engine in self.engines() {
+                engine.once().await.unwrap();
+            }
+            self.rig.clock.sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    fn ours(&self) -> Vec<LocalRecord> {
+        self.rig.store.all(&self.rig.account.name, Kind::Deal)
+    }
+
+    fn in_pipedrive(&self, deal: u64, name: &str) -> Json {
+        self.pipedrive.with(|world| world.value(Kind::Deal, deal, name)).unwrap_or_default()
+    }
+
+    fn in_hubspot(&self, deal: u64, name: &str) -> String {
+        self.rig.sandbox.with(|world| world.value(Kind::Deal, deal, name)).unwrap_or_default()
+    }
+
+    /// The ids in HubSpot and Pipedrive of our only deal.
+    async fn pair(&self) -> (u64, u64) {
+        let ours = self.ours();
+        assert_eq!(ours.len(), 1, "one opportunity");
+        let mut ids = Vec::new();
+        for connection in ["hubspot", "pipedrive"] {
+            let ids_here = [ours[0].id()];
+            let by = tandem::store::By::Local(&ids_here);
+            let links = self.rig.store.links(&self.rig.account.name, &name(connection), Kind::Deal, by).await.unwrap();
+            ids.push(links[0].external.as_str().parse().unwrap());
+        }
+        (ids[0], ids[1])
+    }
+}
+
+fn properties(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deal_of_one_crm_is_made_in_the_other_with_its_person_and_edits_go_both_ways() {
+    let both = Both::new(5);
+    // The same pipeline in both, by name.
+    both.pipedrive.with(|world| {
+        let stages = [
+            "Appointment scheduled",
+            "Qualified to buy",
+            "Presentation scheduled",
+            "Decision maker bought in",
+            "Contract sent",
+        ];
+        let stages: Vec<(&str, u8)> = stages.into_iter().zip([20, 40, 60, 80, 90]).collect();
+        world.add_pipeline("Sales", &stages);
+    });
+    both.engines()[0].once().await.unwrap();
+    let person = both
+        .rig
+        .sandbox
+        .with(|world| {
+            let person = [("firstname", "Ana"), ("lastname", "Ito"), ("email", "ana@example.com")];
+            world.create(Kind::Contact, &properties(&person), hubspot::Change::Person)
+        })
+        .unwrap();
+    let deal = both
+        .rig
+        .sandbox
+        .with(|world| {
+            let deal = [("dealname", "Peel"), ("dealstage", "qualifiedtobuy"), ("amount", "900.50")];
+            let deal = world.create(Kind::Deal, &properties(&deal), hubspot::Change::Person)?;
+            world.associate(deal, person, hubspot::Change::Person);
+            Ok::<_, hubspot::Refusal>(deal)
+        })
+        .unwrap();
+    both.rig.clock.sleep(Duration::from_secs(2)).await;
+    both.settle().await;
+    let (in_hubspot, twin) = both.pair().await;
+    assert_eq!(in_hubspot, deal);
+    assert_eq!(both.in_pipedrive(twin, "title"), "Peel");
+    assert_eq!(both.in_pipedrive(twin, "value"), json!(900.5));
+    let of = both.in_pipedrive(twin, "person_id").as_u64().expect("its person");
+    let person = both.pipedrive.with(|world| world.value(Kind::Contact, of, "name")).unwrap();
+    assert_eq!(person, "Ana Ito");
+
+    both.pipedrive
+        .with(|world| world.update(Kind::Deal, twin, &json!({ "title": "Peel, twice" }), Change::Person))
+        .unwrap();
+    both.rig.clock.sleep(Duration::from_secs(2)).await;
+    both.settle().await;
+    assert_eq!(both.in_hubspot(deal, "dealname"), "Peel, twice");
+
+    // Won in Pipedrive: a stage that means won in HubSpot, and Pipedrive's own stage stays.
+    let stage = both.in_pipedrive(twin, "stage_id");
+    both.pipedrive.with(|world| world.update(Kind::Deal, twin, &json!({ "status": "won" }), Change::Person)).unwrap();
+    both.rig.clock.sleep(Duration::from_secs(2)).await;
+    both.settle().await;
+    assert_eq!(both.in_hubspot(deal, "dealstage"), "closedwon");
+    assert_eq!(both.in_pipedrive(twin, "stage_id"), stage);
+    let ours = both.ours();
+    assert_eq!(ours[0].as_opportunity().unwrap().position.status, Status::Won);
+
+    // Lost in HubSpot, with its reason.
+    both.rig
+        .sandbox
+        .with(|world| {
+            let lost = properties(&[("dealstage", "closedlost"), ("closed_lost_reason", "moved away")]);
+            world.update(Kind::Deal, deal, &lost, hubspot::Change::Person)
+        })
+        .unwrap();
+    both.rig.clock.sleep(Duration::from_secs(2)).await;
+    both.settle().await;
+    assert_eq!(both.in_pipedrive(twin, "status"), "lost");
+    assert_eq!(both.in_pipedrive(twin, "lost_reason"), "moved away");
+
+    let (here, there) = (both.rig.sandbox.with(|w| w.stats.updated), both.pipedrive.with(|w| w.stats.updated));
+    both.settle().await;
+    assert_eq!(both.rig.sandbox.with(|w| w.stats.updated), here, "nothing more is written");
+    assert_eq!(both.pipedrive.with(|w| w.stats.updated), there, "nothing more is written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_company_that_has_been_at_work_is_taken_in_and_made_in_the_other_crm() {
+    let both = Both::new(6);
+    both.pipedrive.with(|world| world.fill(Company { persons: 40, deals: 120 }));
+    both.settle().await;
+    assert_eq!(both.ours().len(), 120);
+    let failures = both.rig.store.failures(&both.rig.account.name, 500).await.unwrap();
+    let unmapped = failures.iter().filter(|failure| failure.code == "unmapped_stage").count();
+    // HubSpot has no pipeline of that name: nothing is guessed.
+    assert_eq!(unmapped, 120, "{:?}", failures.first());
+    assert_eq!(both.pipedrive.with(|world| world.stats.created), 0);
+    assert_eq!(both.pipedrive.with(|world| world.stats.updated), 0);
+}
