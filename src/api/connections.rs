@@ -110,12 +110,8 @@ async fn view(door: &Door, connection: &Connection) -> Result<ConnectionView, Pr
         state: row.as_ref().map_or("new", |row| row.state.as_str()).into(),
         reason: row.as_ref().and_then(|row| row.reason.clone()),
         remote_account: row.and_then(|row| row.remote_account),
-        webhook_url: door
-            .0
-            .public_url
-            .as_ref()
-            .map(|url| format!("{}/webhooks/{}", url.trim_end_matches('/'), connection.name)),
-        guarantee: connection.connector.guarantee().explain().into(),
+        webhook_url: connection.hook.as_ref().map(ToString::to_string),
+        guarantee: connection.guarantee(),
         backlog: installation.store.backlog(&connection.account.name, &connection.name).await?,
     })
 }

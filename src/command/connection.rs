@@ -14,9 +14,6 @@ use crate::{config::Config, model::Name, store::SyncStore};
 /// Configuration or database.
 pub async fn list(global: &Global) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
-    let config = &installation.config;
-    let public =
-        config.http.public_url.as_ref().map(|url| url.resolve("http.public_url", &config.folder)).transpose()?;
     let mut all = Vec::new();
     for connection in installation.connections.values() {
         let (account, name) = (&connection.account.name, &connection.name);
@@ -29,8 +26,8 @@ pub async fn list(global: &Global) -> anyhow::Result<Exit> {
             "state": row.as_ref().map_or("new", |row| row.state.as_str()),
             "reason": row.as_ref().and_then(|row| row.reason.clone()),
             "remote_account": row.and_then(|row| row.remote_account),
-            "webhook_url": public.as_ref().map(|url| format!("{}/webhooks/{name}", url.trim_end_matches('/'))),
-            "guarantee": connection.connector.guarantee().explain(),
+            "webhook_url": connection.hook,
+            "guarantee": connection.guarantee(),
             "backlog": installation.store.backlog(account, name).await?,
         }));
     }

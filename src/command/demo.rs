@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::json;
 use tandem_contract::{Kind, ReqwestTransport, Secret, SystemClock, Value};
 use tandem_hubspot::sandbox::{Change, Clinic, Sandbox, Settings};
+use tandem_pipedrive::sandbox as pipedrive;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,12 @@ pub struct Size {
     /// Deals in it.
     #[arg(long, default_value_t = 3_000)]
     pub deals: usize,
+    /// Persons in the sandbox's Pipedrive company.
+    #[arg(long, default_value_t = 0)]
+    pub persons: usize,
+    /// Deals in it.
+    #[arg(long, default_value_t = 0)]
+    pub pipedrive_deals: usize,
     /// Same seed, same account.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -52,15 +59,35 @@ pub async fn sandbox(size: Size, port: u16, webhooks: Option<String>) -> anyhow:
         sandbox.subscribe(&target, &Secret::new(settings.client_secret.clone()));
     }
     let transport = Arc::new(ReqwestTransport::new().map_err(anyhow::Error::msg)?);
-    let delivery = tokio::spawn(sandbox.clone().deliver_webhooks(transport));
+    let delivery = tokio::spawn(sandbox.clone().deliver_webhooks(transport.clone()));
     let credentials = json!({
         "access_token": settings.access_tokens.first(), "client_id": settings.client_id, "client_secret": settings.client_secret,
         "refresh_token": settings.refresh_token,
     });
     println!("{}", json!({ "vendor": "hubspot", "base_url": base, "credentials": credentials, "control_url": base }));
+    let (company, base) = start_pipedrive(size).await?;
+    let settings = company.with(|world| world.settings.clone());
+    let second = tokio::spawn(company.deliver_webhooks(transport));
+    let credentials = json!({
+        "api_token": settings.api_tokens.first(), "client_id": settings.client_id, "client_secret": settings.client_secret,
+        "refresh_token": settings.refresh_token,
+    });
+    println!("{}", json!({ "vendor": "pipedrive", "base_url": base, "credentials": credentials, "control_url": base }));
     stop_signal().cancelled().await;
     delivery.abort();
+    second.abort();
     Ok(Exit::Done)
+}
+
+/// A Pipedrive company on a port of its own; its webhooks are subscribed to by its API.
+async fn start_pipedrive(size: Size) -> anyhow::Result<(pipedrive::Sandbox, String)> {
+    let sandbox = pipedrive::Sandbox::new(pipedrive::Settings::default(), size.seed, Arc::new(SystemClock::new()));
+    sandbox.with(|world| world.fill(pipedrive::Company { persons: size.persons, deals: size.pipedrive_deals }));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let base = format!("http://{}", listener.local_addr()?);
+    let router = sandbox.router();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Ok((sandbox, base))
 }
 
 /// The daemon on a throw-away database with a sandbox beside it, and people working on both sides.

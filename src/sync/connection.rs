@@ -87,6 +87,17 @@ impl Connection {
         lenses
     }
 
+    /// How far its writes are protected, for the operator: in one sentence, or one a kind where kinds differ.
+    #[must_use]
+    pub fn guarantee(&self) -> String {
+        let kinds = self.connector.kinds();
+        let of = |kind: &Kind| self.connector.guarantee(*kind).explain();
+        match kinds.first() {
+            Some(first) if kinds.iter().all(|kind| of(kind) == of(first)) => of(first).to_owned(),
+            _ => kinds.iter().map(|kind| format!("{kind}: {}", of(kind))).collect::<Vec<_>>().join("; "),
+        }
+    }
+
     /// The marker of one of our records.
     #[must_use]
     pub fn marker(&self, local: crate::model::RecordId) -> String {

@@ -185,7 +185,7 @@ impl Reconciler {
     }
 }
 
-/// The marks for what a verified webhook names. Events of several of the vendor's accounts may share a delivery: those of
+/// The marks for what a verified webhook names, and what it says of merges. Events of several of the vendor's accounts may share a delivery: those of
 /// another account than ours are left out.
 #[must_use]
 pub fn marks_of(connection: &Name, hints: Vec<Hint>, ours: Option<&str>, now: DateTime<Utc>) -> Vec<Op> {
@@ -193,12 +193,17 @@ pub fn marks_of(connection: &Name, hints: Vec<Hint>, ours: Option<&str>, now: Da
         (Some(theirs), Some(ours)) => theirs == ours,
         _ => true,
     };
-    let keys: BTreeSet<(Kind, ExternalId)> =
-        hints.into_iter().filter(is_ours).map(|hint| (hint.kind, hint.id)).collect();
-    keys.into_iter()
-        .map(|(kind, id)| {
-            let priority = Reason::Webhook.priority();
-            Op::Mark(Mark { connection: connection.clone(), kind, key: Key::External(id), due_at: now, priority })
-        })
-        .collect()
+    let (mut keys, mut ops) = (BTreeSet::new(), Vec::new());
+    for hint in hints.into_iter().filter(is_ours) {
+        if let Some(new) = hint.merged_into.filter(|new| *new != hint.id) {
+            let (connection, old) = (connection.clone(), hint.id.clone());
+            ops.push(Op::PutAlias { connection, kind: hint.kind, old, new });
+        }
+        keys.insert((hint.kind, hint.id));
+    }
+    let priority = Reason::Webhook.priority();
+    ops.extend(keys.into_iter().map(|(kind, id)| {
+        Op::Mark(Mark { connection: connection.clone(), kind, key: Key::External(id), due_at: now, priority })
+    }));
+    ops
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use tandem_contract::{
-    Call, ConnectorError, ExternalId, Fetched, History, Kind, Sought, Value,
+    Call, ConnectorError, ExternalId, Fetched, History, Kind, Record, Sought, Value,
     planted::{self, Bug},
 };
 use tracing::debug;
@@ -19,6 +19,9 @@ use crate::{
     model::{ConflictState, Dirty, Intent, IntentOp, IntentState, Key, Link, LocalRecord, RecordId},
     store::{By, StoreError},
 };
+
+/// Merges that are followed one after the other.
+const MOST_MERGES: usize = 16;
 
 impl Reconciler {
     /// Everything a decision looks at: links, our records, the vendor's, open intents, histories, people's answers. If a
@@ -35,6 +38,7 @@ impl Reconciler {
         let merged = |works: &[Work]| works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_))));
         let mut works = self.resolve(kind, dirty, seen).await?;
         self.fetch(call, kind, &mut works).await?;
+        self.follow_hearsay(call, kind, &mut works).await?;
         self.recognise_merges(kind, &mut works).await?;
         if merged(&works) {
             let people = self.people(kind, lens, &works).await?;
@@ -72,16 +76,6 @@ impl Reconciler {
                 Key::Local(_) => None,
             })
             .collect();
-        let aliases: BTreeMap<ExternalId, ExternalId> =
-            self.store.aliases(account, name, kind, &externals).await?.into_iter().collect();
-        let canonical = |id: &ExternalId| {
-            let mut id = id.clone();
-            while let Some(next) = aliases.get(&id) {
-                id = next.clone();
-            }
-            id
-        };
-        let canonicals: Vec<ExternalId> = externals.iter().map(canonical).collect();
         let locals: Vec<RecordId> = dirty
             .iter()
             .filter_map(|d| match &d.key {
@@ -90,15 +84,28 @@ impl Reconciler {
             })
             .collect();
         let mut links: BTreeMap<RecordId, Link> = BTreeMap::new();
-        if !canonicals.is_empty() {
-            links.extend(
-                self.store
-                    .links(account, name, kind, By::External(&canonicals))
-                    .await?
-                    .into_iter()
-                    .map(|l| (l.local, l)),
-            );
+        let mut linked: BTreeSet<ExternalId> = BTreeSet::new();
+        for link in self.links_to(kind, &externals).await? {
+            linked.insert(link.external.clone());
+            links.insert(link.local, link);
         }
+        // An id that is linked still stands for itself, whatever was heard of it.
+        let unlinked: Vec<ExternalId> = externals.into_iter().filter(|id| !linked.contains(id)).collect();
+        let aliases: BTreeMap<ExternalId, ExternalId> =
+            self.store.aliases(account, name, kind, &unlinked).await?.into_iter().collect();
+        let canonical = |id: &ExternalId| {
+            let (mut id, mut passed) = (id.clone(), BTreeSet::new());
+            while let Some(next) = aliases.get(&id) {
+                // What was heard may run in a circle.
+                if !passed.insert(next.clone()) {
+                    break;
+                }
+                id = next.clone();
+            }
+            id
+        };
+        let survivors: Vec<ExternalId> = aliases.keys().map(canonical).collect();
+        links.extend(self.links_to(kind, &survivors).await?.into_iter().map(|link| (link.local, link)));
         if !locals.is_empty() {
             links.extend(
                 self.store.links(account, name, kind, By::Local(&locals)).await?.into_iter().map(|l| (l.local, l)),
@@ -139,6 +146,60 @@ impl Reconciler {
             work.dirty.push(dirty);
         }
         Ok(works.into_values().collect())
+    }
+
+    async fn links_to(&self, kind: Kind, ids: &[ExternalId]) -> Result<Vec<Link>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.store.links(&self.connection.account.name, &self.connection.name, kind, By::External(ids)).await
+    }
+
+    /// Records that the vendor no longer has, and that we were told live on as others: believed where the other one is there.
+    pub(super) async fn follow_hearsay(&self, call: Call, kind: Kind, works: &mut [Work]) -> Result<(), SyncError> {
+        let is_gone = |work: &Work| matches!(work.fetched, Some(Fetched::Archived | Fetched::Gone));
+        let gone: Vec<ExternalId> =
+            works.iter().filter(|work| is_gone(work)).filter_map(|work| work.external.clone()).collect();
+        if gone.is_empty() || planted::has(Bug::MergeIsDeletion) {
+            return Ok(());
+        }
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let mut heard: BTreeMap<ExternalId, ExternalId> =
+            self.store.aliases(account, name, kind, &gone).await?.into_iter().collect();
+        if heard.is_empty() {
+            return Ok(());
+        }
+        // Survivors may have been merged on; in a circle, if what was heard is wrong.
+        for _ in 0..MOST_MERGES {
+            let last: Vec<ExternalId> = heard.values().cloned().collect();
+            let on: BTreeMap<ExternalId, ExternalId> =
+                self.store.aliases(account, name, kind, &last).await?.into_iter().collect();
+            if on.is_empty() {
+                break;
+            }
+            for survivor in heard.values_mut() {
+                if let Some(next) = on.get(survivor) {
+                    *survivor = next.clone();
+                }
+            }
+        }
+        let survivors: Vec<ExternalId> = heard.values().cloned().collect();
+        let fetched = self.connection.connector.fetch(call, kind, &survivors).await?;
+        let there: BTreeMap<&ExternalId, Record> = survivors
+            .iter()
+            .zip(fetched)
+            .filter_map(|(id, fetched)| match fetched {
+                Fetched::Found(record) | Fetched::MergedInto(record) => Some((id, record)),
+                _ => None,
+            })
+            .collect();
+        for work in works.iter_mut().filter(|work| is_gone(work)) {
+            let survivor = work.external.as_ref().and_then(|id| there.get(heard.get(id)?));
+            if let Some(record) = survivor {
+                work.fetched = Some(Fetched::MergedInto(record.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// Reads the truth. A batch the vendor's answer of which does not parse is halved until the culprit stands alone.

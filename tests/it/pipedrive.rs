@@ -17,7 +17,7 @@ use tandem_pipedrive::{
     sandbox::{Change, Faults, Sandbox, Settings},
 };
 
-const CALL: Call = Call { lane: Lane::Interactive };
+pub const CALL: Call = Call { lane: Lane::Interactive };
 const VENDOR: &str = "http://pipedrive.example.com";
 
 pub struct Company {

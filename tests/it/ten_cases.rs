@@ -288,7 +288,7 @@ async fn a_merge_chain_ends_in_one_record_to_which_every_old_id_leads_and_nothin
         let quiet = written(&rig);
         let hint = |id: u64| {
             let id = ExternalId::new(id.to_string()).unwrap();
-            Hint { kind: Kind::Deal, fingerprint: id.to_string(), remote_account: None, id }
+            Hint { kind: Kind::Deal, id, remote_account: None, merged_into: None }
         };
         let ops = marks_of(&rig.name, [ids[0], ids[1], ids[2], second].map(hint).into(), None, rig.clock.now());
         rig.store.commit(&Commit { account: rig.account.name.clone(), fence: None, ops }).await.unwrap();

@@ -6,11 +6,11 @@ use serde_json::{Value as Json, json};
 use tandem::{
     model::{LocalRecord, Name, Profile, Status},
     simulation::Rig,
-    store::SyncStore,
-    sync::{connection::Connection, engine::Engine, guard::Limits, mapping},
+    store::{Commit, SyncStore},
+    sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{Kind, RouterTransport, Secret};
+use tandem_contract::{ExternalId, Hint, Kind, RouterTransport, Secret};
 use tandem_hubspot::sandbox as hubspot;
 use tandem_pipedrive::{
     Credentials, Options, Pipedrive,
@@ -188,4 +188,59 @@ async fn a_company_that_has_been_at_work_is_taken_in_and_made_in_the_other_crm()
     assert_eq!(unmapped, 120, "{:?}", failures.first());
     assert_eq!(both.pipedrive.with(|world| world.stats.created), 0);
     assert_eq!(both.pipedrive.with(|world| world.stats.updated), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn deals_that_are_merged_in_pipedrive_are_one_here_and_the_other_crm_keeps_both() {
+    let both = Both::new(8);
+    both.pipedrive.with(|world| world.add_pipeline("Sales", &[("Qualified to buy", 40)]));
+    both.engines()[0].once().await.unwrap();
+    let in_hubspot: Vec<u64> = ["Peel", "Laser"]
+        .iter()
+        .map(|name| {
+            let deal = properties(&[("dealname", name), ("dealstage", "qualifiedtobuy")]);
+            both.rig.sandbox.with(|world| world.create(Kind::Deal, &deal, hubspot::Change::Person)).unwrap()
+        })
+        .collect();
+    both.rig.clock.sleep(Duration::from_secs(2)).await;
+    both.settle().await;
+    let there = both.pipedrive.with(|world| world.ids(Kind::Deal));
+    let [survivor, lost] = there.as_slice() else { panic!("{there:?}") };
+    let (survivor, lost) = (*survivor, *lost);
+    both.pipedrive.with(|world| world.merge(Kind::Deal, lost, survivor, Change::Person)).unwrap();
+    let id = |id: u64| ExternalId::new(id.to_string()).unwrap();
+    let hint = |id: ExternalId, merged_into| Hint { kind: Kind::Deal, id, remote_account: None, merged_into };
+    let told = vec![hint(id(lost), Some(id(survivor))), hint(id(survivor), None)];
+    let ops = marks_of(&name("pipedrive"), told, None, both.rig.clock.now());
+    both.rig.store.commit(&Commit { account: both.rig.account.name.clone(), fence: None, ops }).await.unwrap();
+    both.settle().await;
+    let live: Vec<LocalRecord> = both.ours().into_iter().filter(|deal| !deal.is_deleted()).collect();
+    assert_eq!(live.len(), 1, "one opportunity here");
+    assert_eq!(both.pipedrive.with(|world| world.ids(Kind::Deal)), [survivor], "nothing is made again");
+    assert_eq!(both.rig.sandbox.with(|world| world.ids(Kind::Deal)), in_hubspot, "nothing is deleted in the other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_word_of_a_merge_that_did_not_happen_changes_nothing() {
+    let both = Both::new(9);
+    both.pipedrive.with(|world| world.fill(Company { persons: 0, deals: 2 }));
+    both.engines()[1].once().await.unwrap();
+    let there = both.pipedrive.with(|world| world.ids(Kind::Deal));
+    let id = |id: u64| ExternalId::new(id.to_string()).unwrap();
+    // In a circle, and both are there.
+    let told = [(there[0], there[1]), (there[1], there[0])].map(|(old, new)| Hint {
+        kind: Kind::Deal,
+        id: id(old),
+        remote_account: None,
+        merged_into: Some(id(new)),
+    });
+    let ops = marks_of(&name("pipedrive"), told.into(), None, both.rig.clock.now());
+    both.rig.store.commit(&Commit { account: both.rig.account.name.clone(), fence: None, ops }).await.unwrap();
+    both.engines()[1].once().await.unwrap();
+    assert_eq!(both.ours().iter().filter(|deal| !deal.is_deleted()).count(), 2);
+    // And now one of them is deleted: the other was there before and is another one's; theirs become one, as was told.
+    both.pipedrive.with(|world| world.delete(Kind::Deal, there[0], Change::Person)).unwrap();
+    both.rig.clock.sleep(Duration::from_secs(600)).await;
+    both.engines()[1].once().await.unwrap();
+    assert_eq!(both.ours().iter().filter(|deal| !deal.is_deleted()).count(), 1);
 }

@@ -185,8 +185,8 @@ pub trait Connector: Send + Sync {
     /// The vendor's short name: `hubspot`.
     fn system(&self) -> &'static str;
 
-    /// How far its writes are protected.
-    fn guarantee(&self) -> Guarantee;
+    /// How far writes of this kind are protected.
+    fn guarantee(&self, kind: Kind) -> Guarantee;
 
     /// Whether the vendor refuses a second record under one marker. Where it does not, a create whose outcome is not known
     /// is sent again only after [`Connector::find`] did not find it, and a request that lands later than

@@ -29,9 +29,8 @@ pub struct Hint {
     pub id: ExternalId,
     /// The vendor's account it belongs to, if the event names it.
     pub remote_account: Option<String>,
-    /// What makes this event itself, for recognising a repetition. Vendors do not promise that their event ids are
-    /// unique, so this joins several parts.
-    pub fingerprint: String,
+    /// The record it was merged into, if the event says so. Followed only where the vendor itself no longer has this one.
+    pub merged_into: Option<ExternalId>,
 }
 
 /// A webhook is refused. None of these say anything of the body.

@@ -159,7 +159,7 @@ impl Connector for HubSpot {
         "hubspot"
     }
 
-    fn guarantee(&self) -> Guarantee {
+    fn guarantee(&self, _: Kind) -> Guarantee {
         Guarantee::CheckedAfterwards
     }
 

@@ -155,7 +155,6 @@ fn of_association(event: &Event, kind: Kind) -> Vec<Hint> {
 }
 
 fn about<'a>(event: &Event, records: impl Iterator<Item = (Kind, &'a Loose)>) -> Vec<Hint> {
-    let part = |loose: &Loose| loose.0.clone().unwrap_or_default();
     let mut records: Vec<(Kind, ExternalId)> =
         records.filter_map(|(kind, id)| Some((kind, ExternalId::new(id.0.clone()?).ok()?))).collect();
     records.sort_unstable();
@@ -164,15 +163,8 @@ fn about<'a>(event: &Event, records: impl Iterator<Item = (Kind, &'a Loose)>) ->
         .into_iter()
         .map(|(kind, id)| Hint {
             kind,
-            fingerprint: [
-                part(&event.portal_id),
-                part(&event.subscription_id),
-                part(&event.event_id),
-                part(&event.occurred_at),
-                id.to_string(),
-                event.property_name.clone().unwrap_or_default(),
-            ]
-            .join("|"),
+            // What a merge made of a record is told by reading it.
+            merged_into: None,
             remote_account: event.portal_id.0.clone(),
             id,
         })

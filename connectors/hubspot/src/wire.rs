@@ -275,21 +275,13 @@ pub struct Token {
 #[serde(rename_all = "camelCase")]
 pub struct Event {
     #[serde(default)]
-    pub event_id: Loose,
-    #[serde(default)]
-    pub subscription_id: Loose,
-    #[serde(default)]
     pub portal_id: Loose,
-    #[serde(default)]
-    pub occurred_at: Loose,
     #[serde(default)]
     pub subscription_type: Option<String>,
     #[serde(default)]
     pub object_type_id: Option<String>,
     #[serde(default)]
     pub object_id: Loose,
-    #[serde(default)]
-    pub property_name: Option<String>,
     #[serde(default)]
     pub association_type: Option<String>,
     #[serde(default)]

@@ -148,8 +148,11 @@ impl Connector for Pipedrive {
         "pipedrive"
     }
 
-    fn guarantee(&self) -> Guarantee {
-        Guarantee::CheckedAfterwards
+    fn guarantee(&self, kind: Kind) -> Guarantee {
+        match kind {
+            Kind::Deal => Guarantee::CheckedAfterwards,
+            _ => Guarantee::BestEffort,
+        }
     }
 
     fn refuses_twins(&self) -> bool {

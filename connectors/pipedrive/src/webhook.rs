@@ -53,18 +53,19 @@ pub fn hints(login: Option<&(String, Secret)>, request: &WebhookRequest<'_>) -> 
     let meta = delivery.meta;
     let Some(kind) = meta.text("entity").as_deref().and_then(kind_of) else { return Ok(Vec::new()) };
     let remote_account = meta.text("company_id");
-    let event = meta.text("id").unwrap_or_default();
-    let stamp = meta.text("timestamp").unwrap_or_default();
-    let named = ["entity_id", "merged_to_id", "merged_from_id"].into_iter().filter_map(|name| meta.text(name));
-    Ok(named
-        .filter_map(|id| ExternalId::new(id).ok())
-        .map(|id| Hint {
-            kind,
-            fingerprint: format!("{event}:{id}:{stamp}"),
-            id,
-            remote_account: remote_account.clone(),
-        })
-        .collect())
+    let id = |name: &str| meta.text(name).and_then(|id| ExternalId::new(id).ok());
+    let hint = |id: ExternalId, merged_into: Option<ExternalId>| Hint {
+        kind,
+        id,
+        remote_account: remote_account.clone(),
+        merged_into,
+    };
+    // A merge is told twice: by the record that is gone, and by the one that lives on.
+    let (entity, survivor, lost) = (id("entity_id"), id("merged_to_id"), id("merged_from_id"));
+    let gone = lost.map(|lost| hint(lost, entity.clone()));
+    let lives_on = survivor.clone().map(|survivor| hint(survivor, None));
+    let itself = entity.map(|entity| hint(entity, survivor));
+    Ok(itself.into_iter().chain(lives_on).chain(gone).collect())
 }
 
 /// Makes sure that each kind has one active subscription to this address: the ban of a failing address ends in its removal
@@ -178,6 +179,7 @@ mod tests {
         let hints = ask(Some(&basic("pd-91f0:long-random-secret")), MERGED).expect("hints");
         let ids: Vec<&str> = hints.iter().map(|hint| hint.id.as_str()).collect();
         assert_eq!(ids, ["4411", "4400"], "both of a merge are looked at");
+        assert_eq!(hints[0].merged_into.as_ref().map(ExternalId::as_str), Some("4400"));
         assert_eq!(hints[0].remote_account.as_deref(), Some("5566"));
     }
 
