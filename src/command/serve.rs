@@ -29,7 +29,7 @@ pub async fn serve(global: &Global) -> anyhow::Result<Exit> {
 /// The database is another engine's, or the port is taken.
 pub async fn run(
     installation: Arc<Installation>,
-    engines: Vec<Engine>,
+    mut engines: Vec<Engine>,
     stop: CancellationToken,
 ) -> anyhow::Result<Exit> {
     let _lock = installation.lock()?;
@@ -47,6 +47,7 @@ pub async fn run(
         TcpListener::bind(&listen).await.with_context(|| format!("http.listen: {listen} cannot be listened on"))?;
     let bells: BTreeMap<_, _> =
         engines.iter().map(|engine| (engine.connection().name.clone(), engine.wake.clone())).collect();
+    engines.iter_mut().for_each(|engine| engine.meet(&bells));
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().ok();
     let router = Door::new(installation.clone(), bootstrap, public, bells, metrics).router();
     info!(%listen, connections = engines.len(), "serving");

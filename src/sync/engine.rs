@@ -23,7 +23,7 @@ use super::{
     summary::Summary,
 };
 use crate::{
-    model::{ConnectionRow, ConnectionState, Ids, ids::RunId},
+    model::{ConnectionRow, ConnectionState, Ids, Name, ids::RunId},
     store::{Fence, Op, StoreError, SyncStore, change_connection},
 };
 
@@ -59,6 +59,8 @@ pub struct Engine {
     connection: Arc<Connection>,
     /// Rings when something was marked.
     pub wake: Arc<Notify>,
+    /// Rings where the account's other connections wait: what was taken in here is to be written there.
+    siblings: Vec<Arc<Notify>>,
     /// Told of every page and batch, for a progress bar.
     pub progress: Option<Arc<dyn Fn(&Stream, Progress) + Send + Sync>>,
 }
@@ -111,7 +113,12 @@ impl Engine {
     /// An engine that has not started.
     #[must_use]
     pub fn new(shared: Shared, connection: Arc<Connection>) -> Self {
-        Self { shared, connection, wake: Arc::new(Notify::new()), progress: None }
+        Self { shared, connection, wake: Arc::new(Notify::new()), siblings: Vec::new(), progress: None }
+    }
+
+    /// Tells it where the engines of other connections wait.
+    pub fn meet(&mut self, bells: &BTreeMap<Name, Arc<Notify>>) {
+        self.siblings = self.connection.siblings.iter().filter_map(|name| bells.get(name).cloned()).collect();
     }
 
     /// The connection it drives.
@@ -346,7 +353,10 @@ impl Engine {
             ahead.forget(kind, &due);
         }
         match running.reconciler.batch(kind, due.clone(), Pageful::default(), Vec::new(), Lane::Propagate).await {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.siblings.iter().for_each(|sibling| sibling.notify_one());
+                Ok(true)
+            }
             Err(SyncError::Connector(error)) => {
                 running.reconciler.put_off(kind, due, &error).await?;
                 if error.disposition() == Disposition::PauseConnection {

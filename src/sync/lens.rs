@@ -105,6 +105,9 @@ pub struct Row {
     pub rule: Rule,
     /// Which way it goes.
     pub direction: Direction,
+    /// The vendor fills it by itself where nobody says anything, and does not let it be emptied: ours, while it is blank,
+    /// agrees with whatever stands there.
+    pub required: bool,
 }
 
 /// The rows of one kind.
@@ -286,6 +289,9 @@ impl Row {
     /// # Errors
     /// [`Unfit`].
     pub fn put(&self, local: &[Value], remote: &[Value], context: Context<'_>) -> Values {
+        if self.required && local.iter().all(Value::is_blank) {
+            return Ok(remote.to_vec());
+        }
         match self.codec {
             Codec::Plain => Ok(vec![put_plain(&self.typed(&local[0])?, &remote[0])]),
             Codec::Money => put_money(local, remote, context.directory),

@@ -55,6 +55,8 @@ struct Entry {
     rule: Option<String>,
     #[serde(default)]
     direction: Direction,
+    #[serde(default)]
+    required: bool,
 }
 
 /// Reads a mapping.
@@ -151,7 +153,7 @@ fn row(kind: Kind, name: String, entry: Entry) -> Result<Row, MappingError> {
         return Err(wrong("`forward_only` is a rule for `position`"));
     }
     let fields = fields.into_iter().map(str::to_owned).collect();
-    Ok(Row { name, fields, properties, codec, rule, direction: entry.direction })
+    Ok(Row { name, fields, properties, codec, rule, direction: entry.direction, required: entry.required })
 }
 
 /// The properties a connector must read, by kind.

@@ -262,6 +262,9 @@ impl Reconciler {
             }
             link.base.insert(row.name.clone(), Base(written.local.clone(), values));
         }
+        if created {
+            link.base.extend(filled_in(lens, context, &one.local, &one.intent, stored));
+        }
         if planted::has(Bug::BaseMovesForAll) {
             for row in &lens.rows {
                 if let Some(base) = link.base.get_mut(&row.name) {
@@ -441,6 +444,25 @@ impl Reconciler {
         ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, now, false)));
         ops
     }
+}
+
+/// What the vendor filled in by itself where we said nothing, and what agrees with that: nobody's edit.
+fn filled_in(
+    lens: &Lens,
+    context: Context<'_>,
+    local: &LocalRecord,
+    intent: &Intent,
+    stored: &BTreeMap<String, Value>,
+) -> Vec<(String, Base)> {
+    let unsaid = lens.rows.iter().filter(|row| !intent.rows.contains_key(&row.name));
+    unsaid
+        .filter_map(|row| {
+            let theirs: Vec<Value> =
+                row.properties.iter().map(|(name, _)| stored.get(name).cloned()).collect::<Option<_>>()?;
+            let ours = local.values(&row.fields);
+            row.same(&ours, &theirs, context).then(|| (row.name.clone(), Base(ours, theirs)))
+        })
+        .collect()
 }
 
 fn count_rewrite(link: &mut Link, row: &str, want: &[Value], now: DateTime<Utc>) {

@@ -200,3 +200,28 @@ fn the_demo_is_alive() {
     assert!(told.contains("In HubSpot, somebody set deal"), "{told}");
     assert!(told.contains("Here, somebody renamed"), "{told}");
 }
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_failure() {
+    let mut child = program()
+        .args(["simulate", "--help"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+    let place = Place::new(1, 1, "sqlite://tandem.db");
+    let mut child = place
+        .command()
+        .args(["connection", "list"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+    assert!(ended.status.success(), "{:?}", ended.status);
+}

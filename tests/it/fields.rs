@@ -234,6 +234,7 @@ async fn vx_11_custom_fields_of_every_type_go_both_ways() {
                 name: field.clone(),
                 fields: vec![field],
                 properties: vec![(name.into(), kind)],
+                required: false,
                 codec: Codec::Plain,
                 rule: Rule::Newest,
                 direction: Direction::Both,

@@ -180,6 +180,7 @@ impl World {
             name: "name".into(),
             fields: vec!["name".into()],
             properties: vec![("dealname".into(), PropertyType::Text)],
+            required: false,
             codec: Codec::Plain,
             rule: if remote_wins { Rule::PreferRemote } else { Rule::PreferLocal },
             direction: Direction::Both,

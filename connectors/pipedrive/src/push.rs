@@ -94,7 +94,7 @@ async fn create(
         ConnectorError::Gone => ConnectorError::NotSent("something in between answered 404".into()),
         error => error,
     })?;
-    written(pipedrive, call, kind, properties, &item).await
+    written(pipedrive, call, kind, pipedrive.selected(kind), &item).await
 }
 
 async fn update(
@@ -121,19 +121,20 @@ async fn update(
         ConnectorError::Malformed { path } => ConnectorError::OutcomeUnknown(format!("its answer lacks `{path}`")),
         error => error,
     })?;
-    written(pipedrive, call, kind, properties, &item).await
+    written(pipedrive, call, kind, properties.keys().map(String::as_str), &item).await
 }
 
+/// What was stored: of an update what it named, of a create everything, since Pipedrive fills in what was not said.
 async fn written(
     pipedrive: &Pipedrive,
     call: Call,
     kind: Kind,
-    asked: &BTreeMap<String, Value>,
+    names: impl Iterator<Item = &str>,
     item: &Item,
 ) -> Result<Pushed, ConnectorError> {
     let unknown = |error: ConnectorError| ConnectorError::OutcomeUnknown(error.to_string());
     let book = pipedrive.book(call, kind).await.map_err(unknown)?;
-    let properties = pipedrive.properties(kind, asked.keys().map(String::as_str), item, &book);
+    let properties = pipedrive.properties(kind, names, item, &book);
     Ok(Pushed::Written { id: item.id().map_err(unknown)?, properties, version: version(item) })
 }
 

@@ -372,6 +372,21 @@ fn dispatch(world: &mut World, asked: &Asked) -> Result<Held, Refusal> {
         ("v2", "POST", [fields]) if fields.ends_with("Fields") => {
             Ok(Held::One(200, world.make_field(kind(fields)?, &body)?))
         }
+        ("v2", "POST", ["pipelines"]) => {
+            let name = body["name"].as_str().ok_or_else(|| Refusal::invalid("name", "Required"))?;
+            let (made, _) = world.add_pipeline(name, &[]);
+            let shown = world.show_pipelines().into_iter().find(|pipeline| pipeline["id"] == made);
+            Ok(Held::One(200, shown.unwrap_or_default()))
+        }
+        ("v2", "POST", ["stages"]) => {
+            let name = body["name"].as_str().ok_or_else(|| Refusal::invalid("name", "Required"))?;
+            let pipeline = body["pipeline_id"].as_u64().filter(|id| world.has_pipeline(*id));
+            let pipeline = pipeline.ok_or_else(|| Refusal::invalid("pipeline_id", "Pipeline not found"))?;
+            let chance = body["deal_probability"].as_u64().and_then(|chance| u8::try_from(chance).ok()).unwrap_or(100);
+            let made = world.add_stage(pipeline, name, chance.min(100));
+            let shown = world.show_stages(&Query::default()).into_iter().find(|stage| stage["id"] == made);
+            Ok(Held::One(200, shown.unwrap_or_default()))
+        }
         ("v2", "GET", ["deals", "archived"]) => world.list(Kind::Deal, query, true).map(Held::Page),
         ("v2", "GET", [records]) => world.list(kind(records)?, query, false).map(Held::Page),
         ("v2", "POST", [records]) => {
