@@ -140,6 +140,11 @@ async fn a_deal_of_one_crm_is_made_in_the_other_with_its_person_and_edits_go_bot
     let person = both.pipedrive.with(|world| world.value(Kind::Contact, of, "name")).unwrap();
     assert_eq!(person, "Ana Ito");
 
+    // Pipedrive gave it an owner, as it must have one; nobody said so, here or in HubSpot.
+    assert!(both.in_pipedrive(twin, "owner_id").is_u64());
+    assert_eq!(both.ours()[0].as_opportunity().unwrap().owner, None);
+    assert_eq!(both.in_hubspot(deal, "hubspot_owner_id"), "");
+
     both.pipedrive
         .with(|world| world.update(Kind::Deal, twin, &json!({ "title": "Peel, twice" }), Change::Person))
         .unwrap();
