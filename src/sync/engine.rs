@@ -316,6 +316,10 @@ impl Engine {
     async fn page(&self, running: &mut Running, stream: &Stream) -> Result<Progress, EngineError> {
         self.keep_lease(running).await?;
         let progress = running.reconciler.poll(stream, &mut running.ahead).await?;
+        // Pages that hold the records themselves are worked on at once.
+        if progress.records > 0 {
+            self.ring_siblings();
+        }
         if running.unreadable.remove(&stream.name).is_some() && running.unreadable.is_empty() {
             self.remember(&mut running.row, Some(running.reconciler.epoch), ConnectionState::Active, None).await?;
         }
@@ -354,7 +358,7 @@ impl Engine {
         }
         match running.reconciler.batch(kind, due.clone(), Pageful::default(), Vec::new(), Lane::Propagate).await {
             Ok(()) => {
-                self.siblings.iter().for_each(|sibling| sibling.notify_one());
+                self.ring_siblings();
                 Ok(true)
             }
             Err(SyncError::Connector(error)) => {
@@ -389,6 +393,10 @@ impl Engine {
             running.discovered = elapsed;
         }
         Ok(())
+    }
+
+    fn ring_siblings(&self) {
+        self.siblings.iter().for_each(|sibling| sibling.notify_one());
     }
 
     /// Sees to it that the vendor tells us its news. Without them changes come by polling, so nothing stops.

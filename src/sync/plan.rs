@@ -266,7 +266,9 @@ impl Planner<'_, '_> {
             _ => values.iter().all(Value::is_blank),
         };
         let (ours, theirs) = (blank(&local), blank(&remote));
-        if self.row.same(&local, &remote, self.snapshot.context) {
+        // A row that the vendor fills in agrees with a blank of ours, and yet says something that we do not have.
+        let news = ours && !theirs && self.row.direction != Direction::Out;
+        if !news && self.row.same(&local, &remote, self.snapshot.context) {
             return self.rebase(local, remote);
         }
         match (self.row.direction, self.snapshot.on_first_link) {
@@ -357,8 +359,11 @@ impl Planner<'_, '_> {
                 let stated = stated.or_else(|| s.remote.version.updated_at.map(|at| at - s.skew));
                 // Of two that only meet now nothing is completed: a first import writes nothing back.
                 let agreed = s.link.is_some_and(|link| link.base.contains_key(&row.name));
-                if matches!(row.codec, Codec::Position | Codec::StatusPosition) && agreed {
-                    position::complete(&mut values, local, remote, stated.unwrap_or(s.now));
+                let at = stated.unwrap_or(s.now);
+                match row.codec {
+                    Codec::Position if agreed => position::complete(&mut values, local, remote, at),
+                    Codec::StatusPosition if agreed => drop(position::close(&mut values, at)),
+                    _ => {}
                 }
                 // A value that does not fit our own field is set aside, and the rest of the record goes on.
                 let trial = self.trial.get_or_insert_with(|| s.local.clone());

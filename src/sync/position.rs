@@ -63,16 +63,23 @@ pub(super) fn get(remote: &[Value], old: &[Value], directory: &Directory) -> Val
 /// was stated; one that was opened again is expected when it was before, not on the day it had been closed.
 pub fn complete(position: &mut [Value], old: &[Value], remote: &[Value], stated: DateTime<Utc>) {
     let [.., close_date, _] = remote else { return };
-    let status = position[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
-    if status.is_closed() {
-        if position[CLOSED_AT].is_blank() {
-            position[CLOSED_AT] = Value::Time(stated.trunc_subsecs(3));
-        }
-    } else if let (Value::Time(was), Value::Time(now)) = (&old[CLOSED_AT], close_date)
+    if close(position, stated) {
+        return;
+    }
+    if let (Value::Time(was), Value::Time(now)) = (&old[CLOSED_AT], close_date)
         && was.trunc_subsecs(3) == now.trunc_subsecs(3)
     {
         position[EXPECTED] = old[EXPECTED].clone();
     }
+}
+
+/// A record that was closed without a date was closed when that was stated. False for one that is open.
+pub fn close(position: &mut [Value], stated: DateTime<Utc>) -> bool {
+    let status = position[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
+    if status.is_closed() && position[CLOSED_AT].is_blank() {
+        position[CLOSED_AT] = Value::Time(stated.trunc_subsecs(3));
+    }
+    status.is_closed()
 }
 
 /// The lost reason a vendor without the status is given.

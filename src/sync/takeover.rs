@@ -116,7 +116,9 @@ impl Reconciler {
                 }
                 continue;
             }
-            let known = pipeline.stages.iter().find(|s| s.label.eq_ignore_ascii_case(&stage.label)).map(|s| s.id);
+            // A stage that means won is not one that only has its name.
+            let is_it = |ours: &&Stage| ours.kind == kind && ours.label.eq_ignore_ascii_case(&stage.label);
+            let known = pipeline.stages.iter().find(is_it).map(|ours| ours.id);
             let id = known.unwrap_or_else(|| {
                 let id = StageId(self.ids.next(now));
                 pipeline.stages.push(Stage { id, label: stage.label.clone(), probability: stage.probability, kind });

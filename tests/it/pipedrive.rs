@@ -410,7 +410,7 @@ async fn a_spent_day_stops_and_a_spent_window_only_waits() {
     let refused = refused.expect("the company's day is spent");
     let ConnectorError::RateLimited { retry_after: Some(wait), policy } = refused else { panic!("{refused}") };
     assert!(policy.contains("of the day"), "{policy}");
-    assert!(wait >= Duration::from_secs(1));
+    assert!(wait >= Duration::from_secs(900), "a spent day is not asked again after the window of two seconds");
 
     let company = self::company(Settings { burst: 20, ..Settings::default() }, Kind::Deal, |router| router, |_| {});
     let deal = company.make_deal(json!({ "title": "x" }));
@@ -480,4 +480,81 @@ async fn one_subscription_a_kind_is_kept_and_made_again_when_it_was_taken_away()
     }
     let asked = company.sandbox.with(|world| world.stats.by_route.clone());
     assert_eq!(asked["POST v1/webhooks"], 2, "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_who_was_edited_since_the_plan_is_planned_anew() {
+    let company = plain(Kind::Contact);
+    let body = json!({ "name": "Ana Ito", "emails": [{ "value": "b@example.com", "primary": true, "label": "work" }] });
+    let person = company.sandbox.with(|world| world.create(Kind::Contact, &body, Change::Person)).unwrap();
+    let op = WriteOp::Update {
+        id: id(person),
+        properties: BTreeMap::from([("email".to_owned(), Value::text("c@example.com"))]),
+        planned_on: BTreeMap::from([("email".to_owned(), Value::text("a@example.com"))]),
+        expected: Version::default(),
+    };
+    let write = Write { trace: "t".into(), kind: Kind::Contact, op };
+    let outcome = company.connector.push(CALL, &[write]).await.pop().unwrap();
+    assert!(matches!(outcome, Pushed::Failed(ConnectorError::Stale)), "{outcome:?}");
+    assert_eq!(company.sandbox.with(|world| world.stats.updated), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_within_one_second_keeps_its_order_whichever_way_the_changelog_runs() {
+    for changelog_oldest_first in [false, true] {
+        let settings = Settings { changelog_oldest_first, ..Settings::default() };
+        let company = company(settings, Kind::Deal, |router| router, |_| {});
+        let deal = company.make_deal(json!({ "title": "first" }));
+        for (text, by) in [("a person's", Change::Person), ("ours", Change::Api)] {
+            company.sandbox.with(|world| world.update(Kind::Deal, deal, &json!({ "title": text }), by)).unwrap();
+        }
+        let history = company.connector.history(CALL, Kind::Deal, &[id(deal)], &["title".to_owned()]).await.unwrap();
+        let said: Vec<&Value> =
+            history[0].as_ref().unwrap()["title"].iter().map(|statement| &statement.value).collect();
+        assert_eq!(said, [&Value::text("ours"), &Value::text("a person's")]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_field_that_was_removed_there_says_nothing_and_an_option_goes_by_its_label() {
+    let company = company(
+        Settings::default(),
+        Kind::Deal,
+        |router| router,
+        |options| {
+            let deal = options.select.get_mut(&Kind::Deal).unwrap();
+            deal.insert("Rounds".into(), PropertyType::Text);
+        },
+    );
+    let ids: Vec<u64> = company.sandbox.with(|world| {
+        world.add_field(Kind::Deal, "Rounds", "enum", &["sixty"]);
+        let first = world.add_option(Kind::Deal, "Rounds", "x").unwrap();
+        // A label that is the id of another option.
+        vec![first, world.add_option(Kind::Deal, "Rounds", &first.to_string()).unwrap()]
+    });
+    let code = company.sandbox.with(|world| world.field_code(Kind::Deal, "Rounds")).unwrap();
+    let deal = company.make_deal(json!({ "title": "x" }));
+    let outcome = company.update(deal, &[("Rounds", Value::text(&ids[0].to_string()))]).await;
+    assert!(matches!(outcome, Pushed::Written { .. }), "{outcome:?}");
+    assert_eq!(company.value(deal, &code), json!(ids[1]));
+    company.clock.sleep(Duration::from_secs(90)).await;
+    company.sandbox.with(|world| world.remove_field(Kind::Deal, "Rounds"));
+    let Fetched::Found(record) = company.read(deal).await else { panic!("it is there") };
+    assert_eq!(record.property("Rounds"), Value::Absent, "nobody emptied it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_only_reads_subscribes_to_nothing() {
+    let company = company(
+        Settings::default(),
+        Kind::Deal,
+        |router| router,
+        |options| {
+            options.webhook_login = Some(("pd-1".into(), Secret::new("long-random-secret")));
+            options.read_only = true;
+        },
+    );
+    let address = "https://tandem.example.com/webhooks/pipedrive".parse().unwrap();
+    company.connector.subscribe(CALL, &address).await.unwrap();
+    assert_eq!(company.sandbox.with(|world| world.webhooks()), 0);
 }

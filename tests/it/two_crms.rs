@@ -187,6 +187,12 @@ async fn a_company_that_has_been_at_work_is_taken_in_and_made_in_the_other_crm()
     both.pipedrive.with(|world| world.fill(Company { persons: 40, deals: 120 }));
     both.settle().await;
     assert_eq!(both.ours().len(), 120);
+    // What it filled in by itself it said all the same: nothing of it is missing here.
+    for contact in both.rig.store.all(&both.rig.account.name, Kind::Contact) {
+        let LocalRecord::Contact(contact) = contact else { panic!("a contact") };
+        assert!(contact.first_name.is_some() && contact.last_name.is_some(), "{contact:?}");
+        assert_eq!(contact.owner.as_deref(), Some("ines@example.com"));
+    }
     let failures = both.rig.store.failures(&both.rig.account.name, 500).await.unwrap();
     let unmapped = failures.iter().filter(|failure| failure.code == "unmapped_stage").count();
     // HubSpot has no pipeline of that name: nothing is guessed.

@@ -23,6 +23,7 @@ mod schema;
 mod secret;
 mod transport;
 mod value;
+mod vendor_clock;
 mod webhook;
 
 pub use clock::{Clock, SystemClock, TokioClock};
@@ -38,4 +39,5 @@ pub use schema::{CheckItem, Identity, OwnerInfo, PipelineInfo, PropertyInfo, Pro
 pub use secret::Secret;
 pub use transport::{HttpRequest, HttpResponse, ReqwestTransport, RouterTransport, Transport, TransportError};
 pub use value::Value;
+pub use vendor_clock::VendorClock;
 pub use webhook::{Hint, WebhookError, WebhookRequest};

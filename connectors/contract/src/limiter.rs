@@ -182,20 +182,22 @@ impl Limiter {
             (daily.day, daily.used) = (today, 0);
         }
         let Some(budget) = daily.budget else { return Ok(()) };
-        let share = match lane {
+        let share: u128 = match lane {
             Lane::Interactive | Lane::Propagate => 100,
             Lane::Poll => 95,
             Lane::Sweep => 85,
             Lane::Backfill => 70,
         };
-        if daily.used * 100 >= budget * share || daily.used + cost > budget {
+        // Headers may say any number.
+        let spent = u128::from(daily.used) * 100 >= u128::from(budget) * share;
+        if spent || daily.used.saturating_add(cost) > budget {
             let zone = daily.zone;
             return Err(ConnectorError::RateLimited {
                 retry_after: Some(until_tomorrow(zone, clock.now())),
                 policy: format!("daily budget of {budget}, {share} % for this kind of work"),
             });
         }
-        daily.used += cost;
+        daily.used = daily.used.saturating_add(cost);
         Ok(())
     }
 

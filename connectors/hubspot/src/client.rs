@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::Value as Json;
 use tandem_contract::{
-    Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport,
+    Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport, VendorClock,
 };
 use url::Url;
 
@@ -29,10 +29,6 @@ const REPEATS: u32 = 3;
 const LONGEST_WAIT: u64 = 86_400;
 /// HubSpot's status for an account that is being moved to another data centre.
 const MOVING: u16 = 477;
-/// A clock that is seen to jump further than this, in seconds, is believed at the second sight: some proxies answer for
-/// HubSpot, with clocks of their own.
-const JUMP: i64 = 60;
-
 pub struct Client {
     base_url: Url,
     transport: Arc<dyn Transport>,
@@ -43,15 +39,7 @@ pub struct Client {
     own_limit: bool,
     own_budget: Option<u64>,
     pub calls: AtomicU64,
-    offset: Mutex<Offset>,
-}
-
-/// HubSpot's clock minus ours: what is believed, and what the last answer said.
-#[derive(Default)]
-struct Offset {
-    believed: chrono::Duration,
-    last: chrono::Duration,
-    was_told: bool,
+    theirs: VendorClock,
 }
 
 /// A request, before budget and token.
@@ -103,24 +91,24 @@ impl Client {
             own_limit: options.rate_limit != floor,
             own_budget: (options.daily_budget != Options::DAILY_BUDGET).then_some(options.daily_budget),
             calls: AtomicU64::new(0),
-            offset: Mutex::default(),
+            theirs: VendorClock::default(),
             clock,
         }
     }
 
     /// HubSpot's clock now, from the `Date` header of its answers: what cursors are made of.
     pub fn vendor_now(&self) -> DateTime<Utc> {
-        self.clock.now() + self.offset()
+        self.theirs.now(&*self.clock)
     }
 
     /// Whether any answer said what time it is there.
     pub fn knows_the_time(&self) -> bool {
-        self.offset.lock().unwrap_or_else(PoisonError::into_inner).was_told
+        self.theirs.was_told()
     }
 
     /// HubSpot's clock minus ours.
     pub fn offset(&self) -> chrono::Duration {
-        self.offset.lock().unwrap_or_else(PoisonError::into_inner).believed
+        self.theirs.offset()
     }
 
     /// The account's days begin at midnight in this zone.
@@ -215,19 +203,7 @@ impl Client {
         {
             self.limiter.correct_daily(budget, left, self.own_budget, &*self.clock);
         }
-        let date = answer.headers.get(header::DATE).and_then(|date| date.to_str().ok());
-        if let Some(theirs) = date.and_then(|date| DateTime::parse_from_rfc2822(date).ok()) {
-            let offset = theirs.to_utc() - self.clock.now();
-            // The header has whole seconds: what is within one is no skew.
-            let offset = if offset.num_milliseconds().abs() < 1_500 { chrono::Duration::zero() } else { offset };
-            let mut known = self.offset.lock().unwrap_or_else(PoisonError::into_inner);
-            let near = |other: chrono::Duration| (offset - other).num_seconds().abs() <= JUMP;
-            if near(known.believed) || near(known.last) {
-                known.believed = offset;
-            }
-            known.last = offset;
-            known.was_told = true;
-        }
+        self.theirs.learn(&answer.headers, &*self.clock);
     }
 
     /// How long to leave a bucket alone. Source: "Usage guidelines" (policies and their windows); the waits are those

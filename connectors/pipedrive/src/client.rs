@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tandem_contract::{
-    Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport,
+    Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport, VendorClock,
 };
 use url::Url;
 
@@ -42,7 +42,7 @@ pub struct Client {
     timeout: Duration,
     own_limit: bool,
     pub calls: AtomicU64,
-    offset: Mutex<Option<chrono::Duration>>,
+    theirs: VendorClock,
 }
 
 /// Which generation of the API a call is of: some are only in the first.
@@ -142,24 +142,24 @@ impl Client {
             timeout: options.request_timeout,
             own_limit: options.rate_limit != Options::RATE_LIMIT,
             calls: AtomicU64::new(0),
-            offset: Mutex::default(),
+            theirs: VendorClock::default(),
             clock,
         }
     }
 
     /// Pipedrive's clock now, from the `Date` header of its answers: what cursors are made of.
     pub fn vendor_now(&self) -> DateTime<Utc> {
-        self.clock.now() + self.offset()
+        self.theirs.now(&*self.clock)
     }
 
     /// Whether any answer said what time it is there.
     pub fn knows_the_time(&self) -> bool {
-        self.offset.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.theirs.was_told()
     }
 
     /// Pipedrive's clock minus ours.
     pub fn offset(&self) -> chrono::Duration {
-        self.offset.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_default()
+        self.theirs.offset()
     }
 
     /// Sends, and answers the `data` of a success.
@@ -207,7 +207,7 @@ impl Client {
                     }
                     None => {
                         // The company's tokens are spent, whoever spent them.
-                        let wait = retry_after(&answer).unwrap_or(SPENT);
+                        let wait = retry_after(&answer).unwrap_or_default().max(SPENT);
                         self.limiter.penalise(GENERAL, wait, &*self.clock);
                         return Err(ConnectorError::RateLimited {
                             retry_after: Some(wait),
@@ -284,13 +284,7 @@ impl Client {
         {
             self.limiter.correct(GENERAL, Limit { requests, per: Options::RATE_LIMIT.per }, &*self.clock);
         }
-        let date = answer.headers.get(header::DATE).and_then(|date| date.to_str().ok());
-        if let Some(theirs) = date.and_then(|date| DateTime::parse_from_rfc2822(date).ok()) {
-            let offset = theirs.to_utc() - self.clock.now();
-            // The header has whole seconds: what is within one is no skew.
-            let offset = if offset.num_milliseconds().abs() < 1_500 { chrono::Duration::zero() } else { offset };
-            *self.offset.lock().unwrap_or_else(PoisonError::into_inner) = Some(offset);
-        }
+        self.theirs.learn(&answer.headers, &*self.clock);
     }
 }
 
@@ -313,7 +307,8 @@ fn burst_wait(answer: &HttpResponse) -> Option<Duration> {
 }
 
 fn retry_after(answer: &HttpResponse) -> Option<Duration> {
-    let seconds = number(answer, "retry-after").or_else(|| number(answer, "x-ratelimit-reset"))?;
+    // The other header, `x-ratelimit-reset`, tells of the window of two seconds.
+    let seconds = number(answer, "retry-after")?;
     Some(Duration::from_secs(seconds.clamp(1, 86_400)))
 }
 

@@ -133,7 +133,8 @@ impl Field {
     /// The option that the field does not have.
     pub fn write(&self, value: &Value) -> Result<Box<RawValue>, ConnectorError> {
         let id = |label: &str| {
-            let found = self.options.iter().find(|(id, known)| *known == label || *id == label);
+            let labelled = self.options.iter().find(|(_, known)| *known == label);
+            let found = labelled.or_else(|| self.options.get_key_value(label));
             found.map(|(id, _)| id.clone()).ok_or_else(|| ConnectorError::Rejected {
                 field: Some(self.name.clone()),
                 reason: "the field has no such option".into(),
@@ -145,6 +146,11 @@ impl Field {
                 let ids = labels.iter().map(|label| id(label)).collect::<Result<Vec<_>, _>>()?;
                 Ok(raw(format!("[{}]", ids.join(","))))
             }
+            // It wants a currency beside the amount, and ours is a number.
+            ("monetary", Value::Number(_)) => Err(ConnectorError::Rejected {
+                field: Some(self.name.clone()),
+                reason: "an amount with a currency of its own can be read only: set `direction = \"in\"` for it".into(),
+            }),
             // An empty list is refused.
             ("set", Value::Choices(_)) => Ok(raw("null".into())),
             _ => plain(value),
@@ -199,7 +205,7 @@ impl Book {
             let info = PropertyInfo {
                 label: field.name.clone(),
                 kind,
-                read_only: field.kind == "varchar_auto",
+                read_only: matches!(field.kind.as_str(), "varchar_auto" | "monetary"),
                 unique: false,
             };
             if self.named(&field.name).len() == 1 {
@@ -233,6 +239,13 @@ impl Pipedrive {
             Some((_, book)) => Ok(book),
             None => self.new_book(call, kind).await,
         }
+    }
+
+    /// How long ago the fields of a kind were read.
+    pub(crate) fn book_age(&self, kind: Kind) -> Duration {
+        let books = self.books.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = books.get(&kind).map_or(Duration::ZERO, |(since, _)| *since);
+        self.client.clock.elapsed().saturating_sub(since)
     }
 
     /// The fields as they are now.

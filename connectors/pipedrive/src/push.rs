@@ -53,7 +53,9 @@ async fn one(pipedrive: &Pipedrive, call: Call, write: &Write, deadline: Duratio
     }
     match &write.op {
         WriteOp::Create { marker, properties } => create(pipedrive, call, write.kind, marker, properties).await,
-        WriteOp::Update { id, properties, .. } => update(pipedrive, call, write.kind, id, properties).await,
+        WriteOp::Update { id, properties, planned_on, .. } => {
+            update(pipedrive, call, write.kind, id, properties, planned_on).await
+        }
         WriteOp::Archive { id } => {
             let path = format!("{}/{id}", plural(write.kind));
             let ask = Ask::change(Method::DELETE, Api::V2, path, 3, call.lane);
@@ -103,13 +105,23 @@ async fn update(
     kind: Kind,
     id: &ExternalId,
     properties: &BTreeMap<String, Value>,
+    planned_on: &BTreeMap<String, Value>,
 ) -> Result<Pushed, ConnectorError> {
     let path = format!("{}/{id}", plural(kind));
     let (mut emails, mut phones) = (Vec::new(), Vec::new());
-    if kind == Kind::Contact && ["email", "phone"].iter().any(|name| properties.contains_key(*name)) {
-        // A list is written whole: the other addresses of it stay as they are now.
+    if kind == Kind::Contact {
+        // Persons have no changelog: what was written since the plan was made is seen now or never. And a list is written
+        // whole: its other addresses stay as they are now.
         let now =
             pipedrive.client.data::<Item>(Ask::get(Api::V2, path.as_str(), 1, call.lane)).await.map_err(unsent)?;
+        let book = pipedrive.book(call, kind).await.map_err(unsent)?;
+        let stands = pipedrive.properties(kind, planned_on.keys().map(String::as_str), &now, &book);
+        let moved = |(name, was): (&String, &Value)| {
+            stands.get(name).is_some_and(|now| now != was && !(now.is_blank() && was.is_blank()))
+        };
+        if planned_on.iter().any(moved) {
+            return Err(ConnectorError::Stale);
+        }
         (emails, phones) = (now.items("emails"), now.items("phones"));
     }
     let body = body(pipedrive, call, kind, properties, &emails, &phones).await?;

@@ -3,7 +3,7 @@
 //! Lists are read from the main store and cost ten tokens for one row as for five hundred; a single read costs one. So a
 //! few ids are read one by one, many in one list, and nothing is ever searched for.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{
@@ -24,6 +24,8 @@ const IDS: usize = 100;
 const SINGLES: usize = 5;
 /// How far clocks may be apart when a create is looked for.
 const SKEW: TimeDelta = TimeDelta::minutes(5);
+/// How long a field that an answer leaves out is taken to be there still.
+const FIELDS_STAY: Duration = Duration::from_secs(60);
 /// Pages of a walk or a changelog that are read at most.
 const MOST_PAGES: usize = 50;
 
@@ -98,7 +100,7 @@ impl Pipedrive {
         if fields::system(kind).contains(&name) {
             return fields::read_system(name, item);
         }
-        match book.get(name) {
+        match book.get(name).filter(|_| item.raw("custom_fields").is_some()) {
             // Fields without a value may be left out; a field that does not exist is not stated.
             Some(field) => match custom.raw(&field.code) {
                 None | Some("null") => Value::Null,
@@ -142,7 +144,14 @@ impl Pipedrive {
     async fn book_for(&self, call: Call, kind: Kind, items: &[Item]) -> Result<Arc<Book>, ConnectorError> {
         let book = self.book(call, kind).await?;
         let names: Vec<&str> = self.selected(kind).filter(|name| !fields::system(kind).contains(name)).collect();
-        if items.iter().any(|item| book.is_outdated(&item.item("custom_fields"), &names)) {
+        let customs: Vec<Item> = items.iter().map(|item| item.item("custom_fields")).collect();
+        if customs.iter().any(|custom| book.is_outdated(custom, &names)) {
+            return self.new_book(call, kind).await;
+        }
+        // What is left out may have no value, or be gone: that is looked up, though not for every page.
+        let left_out =
+            |name: &&str| book.get(name).is_some_and(|field| customs.iter().any(|c| c.raw(&field.code).is_none()));
+        if names.iter().any(left_out) && self.book_age(kind) > FIELDS_STAY {
             return self.new_book(call, kind).await;
         }
         Ok(book)
@@ -318,9 +327,16 @@ fn statements(entries: &[Item], properties: &[String], book: &Book) -> History {
             // The first generation calls the owner the user.
             named.as_deref() == Some(key) || (key == "owner_id" && named.as_deref() == Some("user_id"))
         };
-        let mut said: Vec<Statement> = entries
-            .iter()
-            .filter(is_ours)
+        let mut lines: Vec<&Item> = entries.iter().filter(is_ours).collect();
+        // In which order they come is not documented, and within one second only their values tell: what one replaced is
+        // what the one before it said.
+        let follows = |earlier: &Item, later: &Item| earlier.text("new_value") == later.text("old_value");
+        let oldest_first = |two: &[&Item]| follows(two[0], two[1]) && !follows(two[1], two[0]);
+        if lines.windows(2).any(oldest_first) {
+            lines.reverse();
+        }
+        let mut said: Vec<Statement> = lines
+            .into_iter()
             .filter_map(|entry| {
                 let text = entry.text("new_value").filter(|text| !text.is_empty());
                 let value = match (&text, field) {
@@ -333,7 +349,7 @@ fn statements(entries: &[Item], properties: &[String], book: &Book) -> History {
                 Some(Statement { value, at: read_time(&entry.text("time")?)?, source })
             })
             .collect();
-        // Stable: of one second, the order of the answer stays, whichever way it runs.
+        // Stable: of one second, the order stays.
         said.sort_by_key(|statement| std::cmp::Reverse(statement.at));
         if !said.is_empty() {
             history.insert(name.clone(), said);

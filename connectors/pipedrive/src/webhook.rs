@@ -72,7 +72,7 @@ pub fn hints(login: Option<&(String, Secret)>, request: &WebhookRequest<'_>) -> 
 /// after three days, and a second one would bring every event twice.
 pub async fn subscribe(pipedrive: &Pipedrive, call: Call, address: &Url) -> Result<(), ConnectorError> {
     let Some((user, password)) = &pipedrive.options.webhook_login else { return Ok(()) };
-    if pipedrive.options.read_only && pipedrive.options.select.is_empty() {
+    if pipedrive.options.read_only {
         return Ok(());
     }
     let (there, _) = pipedrive.client.page::<Item>(Ask::get(Api::V1, "webhooks", 10, call.lane)).await?;

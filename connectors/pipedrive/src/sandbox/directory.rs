@@ -113,6 +113,11 @@ impl World {
         Some(id)
     }
 
+    /// Removes a custom field and what it held, as an administrator may.
+    pub fn remove_field(&mut self, kind: Kind, name: &str) {
+        self.fields.entry(kind).or_default().retain(|field| field.name != name);
+    }
+
     /// The key of the first custom field of this name.
     #[must_use]
     pub fn field_code(&self, kind: Kind, name: &str) -> Option<String> {
