@@ -558,3 +558,17 @@ async fn a_connection_that_only_reads_subscribes_to_nothing() {
     company.connector.subscribe(CALL, &address).await.unwrap();
     assert_eq!(company.sandbox.with(|world| world.webhooks()), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_person_who_is_there_already_is_not_made_again() {
+    let company = plain(Kind::Contact);
+    let emails = json!([{ "value": "Ana@example.com", "primary": false, "label": "home" }]);
+    let body = json!({ "name": "Ana Ito", "emails": emails });
+    let person = company.sandbox.with(|world| world.create(Kind::Contact, &body, Change::Person)).unwrap();
+    let ana = [("name", Value::text("Ana Ito")), ("email", Value::text("ana@example.com"))];
+    let outcome = company.create("tandem:1", &ana).await;
+    assert!(matches!(&outcome, Pushed::Exists { id: found, ours: false } if *found == id(person)), "{outcome:?}");
+    let bo = [("name", Value::text("Bo Lund")), ("email", Value::text("bo@example.com"))];
+    assert!(matches!(company.create("tandem:2", &bo).await, Pushed::Written { .. }));
+    assert_eq!(company.sandbox.with(|world| world.ids(Kind::Contact)).len(), 2);
+}

@@ -255,3 +255,26 @@ async fn a_word_of_a_merge_that_did_not_happen_changes_nothing() {
     both.engines()[1].once().await.unwrap();
     assert_eq!(both.ours().iter().filter(|deal| !deal.is_deleted()).count(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_companies_that_know_the_same_people_have_them_once() {
+    let both = Both::new(11);
+    for n in 0..30 {
+        let email = format!("person{n}@example.com");
+        let there = [("firstname", "Ana"), ("lastname", "Ito"), ("email", email.as_str())];
+        both.rig
+            .sandbox
+            .with(|world| world.create(Kind::Contact, &properties(&there), hubspot::Change::Person))
+            .unwrap();
+        let body = json!({ "name": "Ana Ito", "emails": [{ "value": email, "primary": true, "label": "work" }] });
+        both.pipedrive.with(|world| world.create(Kind::Contact, &body, Change::Person)).unwrap();
+    }
+    both.settle().await;
+    // What met by its address is looked at once more.
+    both.rig.clock.sleep(Duration::from_secs(1_800)).await;
+    both.settle().await;
+    let ours = both.rig.store.all(&both.rig.account.name, Kind::Contact);
+    assert_eq!(ours.iter().filter(|contact| !contact.is_deleted()).count(), 30);
+    assert_eq!(both.pipedrive.with(|world| world.ids(Kind::Contact)).len(), 30);
+    assert_eq!(both.rig.sandbox.with(|world| world.ids(Kind::Contact)).len(), 30);
+}

@@ -15,7 +15,7 @@ use crate::{
     fields::{self, plain},
     item::Item,
     marker, plural,
-    records::version,
+    records::{owner_of_email, version},
 };
 
 /// Properties that follow from others and cannot be written.
@@ -83,6 +83,13 @@ async fn create(
     properties: &BTreeMap<String, Value>,
 ) -> Result<Pushed, ConnectorError> {
     let code = marker::ensure(pipedrive, call, kind).await.map_err(unsent)?;
+    // Pipedrive makes a second person of one address without a word.
+    if kind == Kind::Contact
+        && let Some(email) = properties.get("email").and_then(Value::as_text).filter(|email| !email.trim().is_empty())
+        && let Some(id) = owner_of_email(pipedrive, call, email).await.map_err(unsent)?
+    {
+        return Ok(Pushed::Exists { id, ours: false });
+    }
     let mut body = body(pipedrive, call, kind, properties, &[], &[]).await?;
     let mut custom: Body =
         body.remove("custom_fields").and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();

@@ -357,3 +357,39 @@ fn statements(entries: &[Item], properties: &[String], book: &Book) -> History {
     }
     history
 }
+
+/// The person who has this address, among its primary and further ones. Search may lag, so that nobody is found proves
+/// nothing; who is found is read by id and compared.
+pub async fn owner_of_email(
+    pipedrive: &Pipedrive,
+    call: Call,
+    email: &str,
+) -> Result<Option<ExternalId>, ConnectorError> {
+    let email = email.trim().to_lowercase();
+    let ask = Ask::get(Api::V2, "persons/search", 20, call.lane)
+        .query("term", email.as_str())
+        .query("fields", "email")
+        .query("exact_match", "true");
+    let found: Item = match pipedrive.client.data(ask).await {
+        Ok(found) => found,
+        // Without the right to search, two persons of one address are what Pipedrive allows anyway.
+        Err(ConnectorError::Forbidden(_) | ConnectorError::Gone | ConnectorError::Rejected { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut ids: Vec<u64> = Vec::new();
+    ids.extend(found.items("items").iter().filter_map(|hit| hit.item("item").text("id")?.parse::<u64>().ok()));
+    ids.sort_unstable();
+    for id in ids.into_iter().take(SINGLES) {
+        let ask = Ask::get(Api::V2, format!("persons/{id}"), 1, call.lane);
+        let person = match pipedrive.client.data::<Item>(ask).await {
+            Ok(person) => person,
+            Err(ConnectorError::Gone | ConnectorError::Forbidden(_)) => continue,
+            Err(error) => return Err(error),
+        };
+        let has = |one: &Item| one.text("value").is_some_and(|known| known.trim().to_lowercase() == email);
+        if !is_deleted(&person) && person.items("emails").iter().any(has) {
+            return person.id().map(Some);
+        }
+    }
+    Ok(None)
+}

@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tandem_contract::Kind;
 
 use super::{
@@ -126,6 +126,22 @@ impl World {
             URL_SAFE_NO_PAD.encode(serde_json::to_vec(&after).unwrap_or_default())
         });
         Ok((rows.into_iter().map(|(_, id)| self.show(kind, id)).collect(), next))
+    }
+
+    /// The persons who have this e-mail address, as a search tells them.
+    pub(super) fn persons_with(&self, email: &str) -> Vec<Json> {
+        let live = self.all(Kind::Contact).filter(|object| object.deleted.is_none());
+        live.filter_map(|object| {
+            let emails: Vec<&str> =
+                object.values.get("emails")?.as_array()?.iter().filter_map(|one| one["value"].as_str()).collect();
+            let has = emails.iter().any(|known| known.eq_ignore_ascii_case(email));
+            has.then(|| {
+                json!({ "result_score": 1.0, "item": {
+                    "id": object.id, "type": "person", "name": object.values.get("name"), "emails": emails,
+                } })
+            })
+        })
+        .collect()
     }
 
     /// A page of something that is short.

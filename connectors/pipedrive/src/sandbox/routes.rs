@@ -388,6 +388,11 @@ fn dispatch(world: &mut World, asked: &Asked) -> Result<Held, Refusal> {
             Ok(Held::One(200, shown.unwrap_or_default()))
         }
         ("v2", "GET", ["deals", "archived"]) => world.list(Kind::Deal, query, true).map(Held::Page),
+        ("v2", "GET", ["persons", "search"]) => {
+            let term = query.text("term").filter(|term| !term.is_empty());
+            let term = term.ok_or_else(|| Refusal::invalid("term", "Required"))?;
+            Ok(Held::One(200, json!({ "items": world.persons_with(&term) })))
+        }
         ("v2", "GET", [records]) => world.list(kind(records)?, query, false).map(Held::Page),
         ("v2", "POST", [records]) => {
             let kind = kind(records)?;
