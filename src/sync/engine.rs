@@ -140,7 +140,7 @@ impl Engine {
         if row.state == ConnectionState::Paused {
             return Err(paused(row.reason));
         }
-        let identity = match self.connection.connector.check().await {
+        let identity = match self.connection.connector.identify().await {
             Ok(identity) => identity,
             Err(error) => {
                 if error.disposition() == Disposition::PauseConnection {

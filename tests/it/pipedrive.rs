@@ -572,3 +572,14 @@ async fn a_person_who_is_there_already_is_not_made_again() {
     assert!(matches!(company.create("tandem:2", &bo).await, Pushed::Written { .. }));
     assert_eq!(company.sandbox.with(|world| world.ids(Kind::Contact)).len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_waits_for_its_turn_costs_two_tokens_a_look() {
+    let company = plain(Kind::Deal);
+    company.connector.identify().await.unwrap();
+    company.sandbox.with(|world| world.clear_stats());
+    for _ in 0..10 {
+        assert_eq!(company.connector.identify().await.unwrap().remote_account, "5566");
+    }
+    assert_eq!(company.sandbox.with(|world| world.stats.tokens), 20);
+}

@@ -213,6 +213,15 @@ pub trait Connector: Send + Sync {
     /// [`ConnectorError`] if the vendor cannot be asked at all; a missing right is an item of the answer.
     async fn check(&self) -> Result<Identity, ConnectorError>;
 
+    /// Who are we connected to? As [`Connector::check`] without the items: asked at every start, also by an engine that
+    /// waits for another one's lease, so it is cheap where calls are.
+    ///
+    /// # Errors
+    /// As [`Connector::check`].
+    async fn identify(&self) -> Result<Identity, ConnectorError> {
+        self.check().await
+    }
+
     /// Pipelines, owners and properties.
     ///
     /// # Errors

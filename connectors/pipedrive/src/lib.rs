@@ -25,7 +25,7 @@ pub mod sandbox;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -108,6 +108,8 @@ pub struct Pipedrive {
     client: Client,
     options: Options,
     books: Books,
+    /// The currencies in use, once they were read.
+    currencies: Mutex<Option<Vec<String>>>,
 }
 
 impl Pipedrive {
@@ -123,7 +125,7 @@ impl Pipedrive {
     #[must_use]
     pub fn new(options: Options, transport: Arc<dyn Transport>, clock: Arc<dyn Clock>) -> Self {
         let client = Client::new(&options, transport, clock);
-        Self { client, options, books: Books::default() }
+        Self { client, options, books: Books::default(), currencies: Mutex::default() }
     }
 
     /// Sets where a changed refresh token is kept, before the access token that came with it is used.
@@ -177,6 +179,10 @@ impl Connector for Pipedrive {
 
     async fn check(&self) -> Result<Identity, ConnectorError> {
         schema::check(self).await
+    }
+
+    async fn identify(&self) -> Result<Identity, ConnectorError> {
+        schema::identify(self).await
     }
 
     async fn discover(&self) -> Result<Schema, ConnectorError> {

@@ -1,6 +1,6 @@
 //! Finding out about the company: who it is, which rights we have, its pipelines, people and fields.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::PoisonError};
 
 use tandem_contract::{
     Call, CheckItem, ConnectorError, Identity, Kind, Lane, OwnerInfo, PipelineInfo, PropertyInfo, PropertyType, Schema,
@@ -17,15 +17,37 @@ use crate::{
 
 const CALL: Call = Call { lane: Lane::Interactive };
 
-/// Who are we, may we read and write, is the clock right?
-pub async fn check(pipedrive: &Pipedrive) -> Result<Identity, ConnectorError> {
+/// Who are we? Two tokens, and twenty once for the currencies.
+pub async fn identify(pipedrive: &Pipedrive) -> Result<Identity, ConnectorError> {
     let me = pipedrive.client.data::<Item>(Ask::get(Api::V1, "users/me", 2, CALL.lane)).await?;
     let company = me.text("company_id").ok_or_else(|| ConnectorError::Malformed { path: "data.company_id".into() })?;
-    let mut items = vec![CheckItem {
-        name: "token".into(),
-        ok: true,
-        detail: format!("accepted; Pipedrive company {company}, as user {}", me.text("id").unwrap_or_default()),
-    }];
+    let known = pipedrive.currencies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let currencies = match known {
+        Some(currencies) => currencies,
+        None => currencies(pipedrive).await?,
+    };
+    *pipedrive.currencies.lock().unwrap_or_else(PoisonError::into_inner) = Some(currencies.clone());
+    let user = me.text("id").unwrap_or_default();
+    Ok(Identity {
+        remote_account: company.clone(),
+        timezone: me.text("timezone_name"),
+        currency: me.text("default_currency"),
+        currencies,
+        clock_offset: pipedrive.client.offset(),
+        items: vec![CheckItem {
+            name: "token".into(),
+            ok: true,
+            detail: format!("accepted; Pipedrive company {company}, as user {user}"),
+        }],
+    })
+}
+
+/// Who are we, may we read and write, is the clock right?
+pub async fn check(pipedrive: &Pipedrive) -> Result<Identity, ConnectorError> {
+    // A person asks: what was known is looked at again.
+    *pipedrive.currencies.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    let mut identity = identify(pipedrive).await?;
+    let items = &mut identity.items;
     for kind in pipedrive.options.select.keys().copied() {
         items.push(may_read(pipedrive, kind).await?);
         items.extend(of_fields(pipedrive, kind).await?);
@@ -51,14 +73,7 @@ pub async fn check(pipedrive: &Pipedrive) -> Result<Identity, ConnectorError> {
             "no webhook_user and webhook_password: webhooks are refused and changes arrive by polling only".into()
         },
     });
-    Ok(Identity {
-        remote_account: company,
-        timezone: me.text("timezone_name"),
-        currency: me.text("default_currency"),
-        currencies: currencies(pipedrive).await?,
-        clock_offset: offset,
-        items,
-    })
+    Ok(identity)
 }
 
 async fn may_read(pipedrive: &Pipedrive, kind: Kind) -> Result<CheckItem, ConnectorError> {
