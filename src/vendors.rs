@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tandem_contract::{Clock, Connector, KeepRefreshToken, Kind, Secret, Transport};
+use tandem_contract::{Clock, Connector, Credentials, KeepRefreshToken, Kind, Secret, Transport};
 use tandem_hubspot::HubSpot;
 use tandem_pipedrive::Pipedrive;
 use url::Url;
@@ -101,14 +101,6 @@ pub async fn connect(
     })
 }
 
-/// An OAuth grant as it is configured, or the newest one that came from it.
-struct Granted {
-    client_id: String,
-    client_secret: Secret,
-    refresh_token: Secret,
-    keeper: Arc<dyn KeepRefreshToken>,
-}
-
 struct Making<'a> {
     name: &'a Name,
     settings: &'a Settings,
@@ -151,43 +143,33 @@ impl Making<'_> {
         }
     }
 
-    async fn grant(&self) -> Result<Option<Granted>, SetupError> {
+    /// The token of this name, or the OAuth grant: the newest that came from the configured one, and who keeps the next.
+    async fn credentials(&self, token: &str) -> Result<(Credentials, Option<Arc<dyn KeepRefreshToken>>), SetupError> {
+        let given = self.secret(token)?;
         let (refresh, id, secret) =
             (self.secret("refresh_token")?, self.secret("client_id")?, self.secret("client_secret")?);
-        let (Some(configured), Some(id), Some(client_secret)) = (refresh, id, secret) else { return Ok(None) };
+        if let Some(token) = given {
+            return Ok((Credentials::Token(token), None));
+        }
+        let (Some(configured), Some(id), Some(client_secret)) = (refresh, id, secret) else {
+            let why = format!("needs {token}, or client_id, client_secret and refresh_token");
+            return Err(self.wrong("credentials", why).into());
+        };
         let (store, account) = (&self.parts.store, &self.account.name);
         let came_from = crate::model::digest(configured.expose().as_bytes());
         let newest = store.grant(account, self.name, &came_from).await?;
         let keeper =
             GrantKeeper { store: store.clone(), account: account.clone(), connection: self.name.clone(), came_from };
-        Ok(Some(Granted {
-            client_id: id.expose().to_owned(),
-            client_secret,
-            refresh_token: newest.unwrap_or(configured),
-            keeper: Arc::new(keeper),
-        }))
+        let refresh_token = newest.unwrap_or(configured);
+        let grant = Credentials::OAuth { client_id: id.expose().to_owned(), client_secret, refresh_token };
+        Ok((grant, Some(Arc::new(keeper))))
     }
 
     async fn hubspot(&self, lenses: &BTreeMap<Kind, Lens>) -> Result<HubSpot, SetupError> {
-        use tandem_hubspot::{Credentials, Options};
+        use tandem_hubspot::Options;
         let settings = self.settings;
         self.only_secrets(&["access_token", "client_id", "client_secret", "refresh_token"])?;
-        let mut keeper = None;
-        let credentials = match (self.secret("access_token")?, self.grant().await?) {
-            (Some(token), _) => Credentials::Token(token),
-            (None, Some(grant)) => {
-                keeper = Some(grant.keeper);
-                Credentials::OAuth {
-                    client_id: grant.client_id,
-                    client_secret: grant.client_secret,
-                    refresh_token: grant.refresh_token,
-                }
-            }
-            (None, None) => {
-                let why = "needs access_token, or client_id, client_secret and refresh_token".into();
-                return Err(self.wrong("credentials", why).into());
-            }
-        };
+        let (credentials, keeper) = self.credentials("access_token").await?;
         let mut options = Options::new(self.base(Options::BASE_URL)?, credentials);
         options.client_secret = self.secret("client_secret")?;
         options.token_url = self.address("token_url", settings.token_url.as_ref())?;
@@ -196,22 +178,12 @@ impl Making<'_> {
         if let Some(version) = &settings.api_version {
             options.api_version = version.parse().map_err(|error| self.wrong("api_version", format!("{error}")))?;
         }
-        if let Some(limit) = settings.rate_limit {
-            options.rate_limit = limit.into();
-        }
-        if let Some(limit) = settings.search_rate_limit {
-            options.search_rate_limit = limit.into();
-        }
-        if let Some(budget) = settings.daily_budget {
-            options.daily_budget = budget;
-        }
-        options.poll = settings.poll_seconds.map(|seconds| Duration::from_secs(seconds.max(1)));
-        if let Some(seconds) = settings.request_timeout_seconds {
-            options.request_timeout = Duration::from_secs(seconds.max(1));
-        }
-        if let Some(marker) = &settings.marker_property {
-            options.marker_property.clone_from(marker);
-        }
+        given(&mut options.rate_limit, settings.rate_limit);
+        given(&mut options.search_rate_limit, settings.search_rate_limit);
+        given(&mut options.daily_budget, settings.daily_budget);
+        options.poll = settings.poll_seconds.map(at_least_one);
+        given(&mut options.request_timeout, settings.request_timeout_seconds.map(at_least_one));
+        given(&mut options.marker_property, settings.marker_property.clone());
         options.installation = self.parts.installation.to_owned();
         options.read_only = settings.direction == Direction::In;
         let hubspot = HubSpot::new(options, self.parts.transport.clone(), self.parts.clock.clone());
@@ -222,7 +194,7 @@ impl Making<'_> {
     }
 
     async fn pipedrive(&self, lenses: &BTreeMap<Kind, Lens>) -> Result<Pipedrive, SetupError> {
-        use tandem_pipedrive::{Credentials, Options};
+        use tandem_pipedrive::Options;
         let settings = self.settings;
         let login = ["webhook_user", "webhook_password"];
         self.only_secrets(&["api_token", "client_id", "client_secret", "refresh_token", login[0], login[1]])?;
@@ -234,22 +206,7 @@ impl Making<'_> {
         if let Some((field, _)) = unfit.into_iter().find(|(_, given)| *given) {
             return Err(self.wrong(field, "is not a setting of pipedrive: take it out".into()).into());
         }
-        let mut keeper = None;
-        let credentials = match (self.secret("api_token")?, self.grant().await?) {
-            (Some(token), _) => Credentials::Token(token),
-            (None, Some(grant)) => {
-                keeper = Some(grant.keeper);
-                Credentials::OAuth {
-                    client_id: grant.client_id,
-                    client_secret: grant.client_secret,
-                    refresh_token: grant.refresh_token,
-                }
-            }
-            (None, None) => {
-                let why = "needs api_token, or client_id, client_secret and refresh_token".into();
-                return Err(self.wrong("credentials", why).into());
-            }
-        };
+        let (credentials, keeper) = self.credentials("api_token").await?;
         let mut options = Options::new(self.base(Options::BASE_URL)?, credentials);
         options.webhook_login = match (self.secret(login[0])?, self.secret(login[1])?) {
             (Some(user), Some(password)) => Some((user.expose().to_owned(), password)),
@@ -258,19 +215,11 @@ impl Making<'_> {
         };
         options.token_url = self.address("token_url", settings.token_url.as_ref())?;
         options.select = mapping::selection(lenses);
-        if let Some(limit) = settings.rate_limit {
-            options.rate_limit = limit.into();
-        }
-        if let Some(budget) = settings.daily_budget {
-            options.daily_budget = budget;
-        }
-        options.poll = settings.poll_seconds.map(|seconds| Duration::from_secs(seconds.max(1)));
-        if let Some(seconds) = settings.request_timeout_seconds {
-            options.request_timeout = Duration::from_secs(seconds.max(1));
-        }
-        if let Some(marker) = &settings.marker_property {
-            options.marker_field.clone_from(marker);
-        }
+        given(&mut options.rate_limit, settings.rate_limit);
+        given(&mut options.daily_budget, settings.daily_budget);
+        options.poll = settings.poll_seconds.map(at_least_one);
+        given(&mut options.request_timeout, settings.request_timeout_seconds.map(at_least_one));
+        given(&mut options.marker_field, settings.marker_property.clone());
         options.installation = self.parts.installation.to_owned();
         options.read_only = settings.direction == Direction::In;
         let pipedrive = Pipedrive::new(options, self.parts.transport.clone(), self.parts.clock.clone());
@@ -279,6 +228,17 @@ impl Making<'_> {
             None => pipedrive,
         })
     }
+}
+
+/// What is configured, in the place of the connector's own.
+fn given<T>(place: &mut T, configured: Option<impl Into<T>>) {
+    if let Some(value) = configured {
+        *place = value.into();
+    }
+}
+
+fn at_least_one(seconds: u64) -> Duration {
+    Duration::from_secs(seconds.max(1))
 }
 
 /// Keeps the grants that a vendor renews.

@@ -247,6 +247,15 @@ impl Engine {
         Ok(())
     }
 
+    async fn remember_running(
+        &self,
+        running: &mut Running,
+        state: ConnectionState,
+        reason: Option<String>,
+    ) -> Result<(), StoreError> {
+        self.remember(&mut running.row, Some(running.reconciler.epoch), state, reason).await
+    }
+
     /// Everything that can be done now: every stream to its end, every due record. Then what was left. A stream that
     /// cannot be read does not keep the others from it; the summary's state says so.
     ///
@@ -321,7 +330,7 @@ impl Engine {
             self.ring_siblings();
         }
         if running.unreadable.remove(&stream.name).is_some() && running.unreadable.is_empty() {
-            self.remember(&mut running.row, Some(running.reconciler.epoch), ConnectionState::Active, None).await?;
+            self.remember_running(running, ConnectionState::Active, None).await?;
         }
         if let Some(told) = &self.progress {
             told(stream, progress);
@@ -364,13 +373,7 @@ impl Engine {
             Err(SyncError::Connector(error)) => {
                 running.reconciler.put_off(kind, due, &error).await?;
                 if error.disposition() == Disposition::PauseConnection {
-                    self.remember(
-                        &mut running.row,
-                        Some(running.reconciler.epoch),
-                        ConnectionState::NeedsAuth,
-                        Some(error.to_string()),
-                    )
-                    .await?;
+                    self.remember_running(running, ConnectionState::NeedsAuth, Some(error.to_string())).await?;
                     return Err(EngineError::Paused(error.to_string()));
                 }
                 warn!(%error, "a batch is put off");
@@ -574,21 +577,14 @@ impl Engine {
     ) -> Result<(), EngineError> {
         match error.disposition() {
             Disposition::PauseConnection => {
-                self.remember(
-                    &mut running.row,
-                    Some(running.reconciler.epoch),
-                    ConnectionState::NeedsAuth,
-                    Some(error.to_string()),
-                )
-                .await?;
+                self.remember_running(running, ConnectionState::NeedsAuth, Some(error.to_string())).await?;
                 Err(EngineError::Paused(error.to_string()))
             }
             _ => {
                 warn!(stream = stream.name, %error, "a poll failed; it is repeated");
                 let reason = format!("{} cannot be read: {error}", stream.name);
                 running.unreadable.insert(stream.name.clone(), error);
-                self.remember(&mut running.row, Some(running.reconciler.epoch), ConnectionState::Active, Some(reason))
-                    .await?;
+                self.remember_running(running, ConnectionState::Active, Some(reason)).await?;
                 Ok(())
             }
         }

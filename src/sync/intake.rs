@@ -185,8 +185,8 @@ impl Reconciler {
     }
 }
 
-/// The marks for what a verified webhook names, and what it says of merges. Events of several of the vendor's accounts may share a delivery: those of
-/// another account than ours are left out.
+/// The marks for what a verified webhook names, and what it says of merges. Events of several of the vendor's accounts may
+/// share a delivery: those of another account than ours are left out.
 #[must_use]
 pub fn marks_of(connection: &Name, hints: Vec<Hint>, ours: Option<&str>, now: DateTime<Utc>) -> Vec<Op> {
     let is_ours = |hint: &Hint| match (&hint.remote_account, ours) {

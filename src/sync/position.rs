@@ -21,10 +21,38 @@ const LOST_REASON: usize = 3;
 const CLOSED_AT: usize = 4;
 const EXPECTED: usize = 5;
 
+fn status_of(local: &[Value]) -> Status {
+    local[STATUS].as_text().and_then(|word| word.parse().ok()).unwrap_or_default()
+}
+
+/// Our pipeline and stage.
+fn stands_on(local: &[Value]) -> Result<(PipelineId, StageId), Unfit> {
+    let place = (|| Some((local[PIPELINE].as_text()?.parse().ok()?, local[STAGE].as_text()?.parse().ok()?)))();
+    place.ok_or_else(|| Unfit::Park("no_stage", "the record stands on no stage: choose its pipeline and stage".into()))
+}
+
+/// Why it was lost, in the vendor's words.
+fn get_reason(status: Status, theirs: &Value) -> Value {
+    match status {
+        Status::Abandoned if theirs.as_text() == Some(ABANDONED) => Value::Null,
+        Status::Lost | Status::Abandoned => theirs.clone(),
+        Status::Open | Status::Won => Value::Null,
+    }
+}
+
+/// Why it was lost, in ours; of a record that was not, theirs is left as it is.
+fn put_reason(local: &[Value], status: Status, theirs: &Value) -> Value {
+    match status {
+        Status::Open | Status::Won => theirs.clone(),
+        Status::Abandoned if local[LOST_REASON].is_blank() => put_plain(&Value::Text(ABANDONED.into()), theirs),
+        Status::Lost | Status::Abandoned => put_plain(&local[LOST_REASON], theirs),
+    }
+}
+
 pub(super) fn get(remote: &[Value], old: &[Value], directory: &Directory) -> Values {
     let [pipeline, stage, close_date, reason] = remote else { return Err(bad_row()) };
     let map = stage_of(pipeline, stage, directory)?;
-    let was = old[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
+    let was = status_of(old);
     let same_stage = old[STAGE].as_text() == Some(map.stage.to_string().as_str());
     let status = match map.kind {
         _ if planted::has(Bug::StageWithoutStatus) => was,
@@ -43,17 +71,11 @@ pub(super) fn get(remote: &[Value], old: &[Value], directory: &Directory) -> Val
         };
         (Value::Null, day)
     };
-    let reason = match status {
-        Status::Lost => reason.clone(),
-        Status::Abandoned if reason.as_text() == Some(ABANDONED) => Value::Null,
-        Status::Abandoned => reason.clone(),
-        Status::Open | Status::Won => Value::Null,
-    };
     let mut position = vec![Value::Null; 6];
     position[PIPELINE] = Value::Text(map.pipeline.to_string());
     position[STAGE] = Value::Text(map.stage.to_string());
     position[STATUS] = Value::Text(status.as_str().into());
-    position[LOST_REASON] = reason;
+    position[LOST_REASON] = get_reason(status, reason);
     position[CLOSED_AT] = closed_at;
     position[EXPECTED] = expected;
     Ok(position)
@@ -75,7 +97,7 @@ pub fn complete(position: &mut [Value], old: &[Value], remote: &[Value], stated:
 
 /// A record that was closed without a date was closed when that was stated. False for one that is open.
 pub fn close(position: &mut [Value], stated: DateTime<Utc>) -> bool {
-    let status = position[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
+    let status = status_of(position);
     if status.is_closed() && position[CLOSED_AT].is_blank() {
         position[CLOSED_AT] = Value::Time(stated.trunc_subsecs(3));
     }
@@ -100,7 +122,7 @@ fn stage_of<'a>(pipeline: &Value, stage: &Value, directory: &'a Directory) -> Re
 
 pub(super) fn put(local: &[Value], remote: &[Value], directory: &Directory) -> Values {
     let [their_pipeline, their_stage, their_date, their_reason] = remote else { return Err(bad_row()) };
-    let status = local[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
+    let status = status_of(local);
     let (pipeline, stage) = stage_for(local, status, their_pipeline, their_stage, directory)?;
     let date = if status.is_closed() {
         match (&local[CLOSED_AT], their_date) {
@@ -113,13 +135,7 @@ pub(super) fn put(local: &[Value], remote: &[Value], directory: &Directory) -> V
     } else {
         put_day(&local[EXPECTED], their_date, directory.timezone)
     };
-    let reason = match status {
-        Status::Open | Status::Won => their_reason.clone(),
-        Status::Lost => put_plain(&local[LOST_REASON], their_reason),
-        Status::Abandoned if local[LOST_REASON].is_blank() => put_plain(&Value::Text(ABANDONED.into()), their_reason),
-        Status::Abandoned => put_plain(&local[LOST_REASON], their_reason),
-    };
-    Ok(vec![pipeline, stage, date, reason])
+    Ok(vec![pipeline, stage, date, put_reason(local, status, their_reason)])
 }
 
 /// A day, as an instant that is on that day for the vendor's people: noon, which is also that day for their neighbours.
@@ -144,10 +160,7 @@ fn stage_for(
     their_stage: &Value,
     directory: &Directory,
 ) -> Result<(Value, Value), Unfit> {
-    let key = (|| Some((local[PIPELINE].as_text()?.parse().ok()?, local[STAGE].as_text()?.parse().ok()?)))();
-    let Some((pipeline, stage)): Option<(PipelineId, StageId)> = key else {
-        return Err(Unfit::Park("no_stage", "the record stands on no stage: choose its pipeline and stage".into()));
-    };
+    let (pipeline, stage) = stands_on(local)?;
     let wanted = status.stage_kind();
     if let Some((remote_pipeline, remote_stage)) = directory.remote_stage(pipeline, stage) {
         let theirs = directory
@@ -189,7 +202,7 @@ fn no_stage_there(pipeline: PipelineId, stage: StageId, status: Status, director
 pub(super) fn get_with_status(remote: &[Value], old: &[Value], directory: &Directory) -> Values {
     let [pipeline, stage, word, expected, closed_at, reason] = remote else { return Err(bad_row()) };
     let map = stage_of(pipeline, stage, directory)?;
-    let was = old[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
+    let was = status_of(old);
     let status = match word.as_text() {
         _ if planted::has(Bug::StageWithoutStatus) => was,
         Some("won") => Status::Won,
@@ -211,12 +224,7 @@ pub(super) fn get_with_status(remote: &[Value], old: &[Value], directory: &Direc
     position[PIPELINE] = Value::Text(map.pipeline.to_string());
     position[STAGE] = Value::Text(stage.to_string());
     position[STATUS] = Value::Text(status.as_str().into());
-    position[LOST_REASON] = match status {
-        Status::Lost => reason.clone(),
-        Status::Abandoned if reason.as_text() == Some(ABANDONED) => Value::Null,
-        Status::Abandoned => reason.clone(),
-        Status::Open | Status::Won => Value::Null,
-    };
+    position[LOST_REASON] = get_reason(status, reason);
     position[CLOSED_AT] = match (status.is_closed(), &old[CLOSED_AT], closed_at) {
         (false, ..) => Value::Null,
         // Ours is finer than the vendor's whole seconds.
@@ -235,7 +243,7 @@ pub(super) fn put_with_status(local: &[Value], remote: &[Value], directory: &Dir
     let [their_pipeline, their_stage, their_word, their_expected, their_closed_at, their_reason] = remote else {
         return Err(bad_row());
     };
-    let status = local[STATUS].as_text().and_then(|word| word.parse::<Status>().ok()).unwrap_or_default();
+    let status = status_of(local);
     let (pipeline, stage) = open_stage_for(local, status, their_pipeline, their_stage, directory)?;
     let word = match status {
         Status::Open => "open",
@@ -250,11 +258,7 @@ pub(super) fn put_with_status(local: &[Value], remote: &[Value], directory: &Dir
         (true, Value::Time(ours), _) => Value::Time(ours.trunc_subsecs(0)),
         _ => their_closed_at.clone(),
     };
-    let reason = match status {
-        Status::Open | Status::Won => their_reason.clone(),
-        Status::Abandoned if local[LOST_REASON].is_blank() => put_plain(&Value::Text(ABANDONED.into()), their_reason),
-        Status::Lost | Status::Abandoned => put_plain(&local[LOST_REASON], their_reason),
-    };
+    let reason = put_reason(local, status, their_reason);
     Ok(vec![pipeline, stage, word, put_plain(&local[EXPECTED], their_expected), closed_at, reason])
 }
 
@@ -267,10 +271,7 @@ fn open_stage_for(
     their_stage: &Value,
     directory: &Directory,
 ) -> Result<(Value, Value), Unfit> {
-    let key = (|| Some((local[PIPELINE].as_text()?.parse().ok()?, local[STAGE].as_text()?.parse().ok()?)))();
-    let Some((pipeline, stage)): Option<(PipelineId, StageId)> = key else {
-        return Err(Unfit::Park("no_stage", "the record stands on no stage: choose its pipeline and stage".into()));
-    };
+    let (pipeline, stage) = stands_on(local)?;
     let theirs =
         directory.stage_map(their_pipeline.as_text().unwrap_or_default(), their_stage.as_text().unwrap_or_default());
     if theirs.is_some_and(|map| map.pipeline == pipeline && (status.is_closed() || map.stage == stage)) {

@@ -1,4 +1,5 @@
-//! An OAuth grant: a refresh token that is exchanged for access tokens, each before the last one ends.
+//! How we prove who we are: a token, or an OAuth grant, which is a refresh token that is exchanged for access tokens, each
+//! before the last one ends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,6 +7,68 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use crate::{Clock, ConnectorError, Secret, Transport};
+
+/// What an operator configures.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// A token that people made at the vendor; it does not expire.
+    Token(Secret),
+    /// An OAuth grant.
+    OAuth {
+        /// The app's id.
+        client_id: String,
+        /// The app's secret.
+        client_secret: Secret,
+        /// The grant.
+        refresh_token: Secret,
+    },
+}
+
+/// What calls are made with: a token, or a grant and the app that it was given to.
+pub enum Auth<A> {
+    /// The token, and what people are told when it is refused.
+    Token(Secret, &'static str),
+    /// The app and its grant.
+    OAuth(Box<(A, Grant)>),
+}
+
+impl<A: Exchange> Auth<A> {
+    /// From what is configured; `app` makes the app of its id and secret, `refused` is for people.
+    #[must_use]
+    pub fn new(credentials: &Credentials, refused: &'static str, app: impl FnOnce(String, Secret) -> A) -> Self {
+        match credentials {
+            Credentials::Token(token) => Self::Token(token.clone(), refused),
+            Credentials::OAuth { client_id, client_secret, refresh_token } => {
+                let app = app(client_id.clone(), client_secret.clone());
+                Self::OAuth(Box::new((app, Grant::new(refresh_token.clone()))))
+            }
+        }
+    }
+
+    /// Sets where a changed refresh token is kept.
+    pub fn keep_by(&mut self, keep: Arc<dyn KeepRefreshToken>) {
+        if let Self::OAuth(app) = self {
+            app.1.keep = Some(keep);
+        }
+    }
+
+    /// A token to call with. `refused` is one that was just answered 401: it is not handed out again.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Unauthorized`] for a configured token that was refused; else as [`Grant::token`].
+    pub async fn token(
+        &self,
+        refused: Option<&Secret>,
+        transport: &dyn Transport,
+        clock: &dyn Clock,
+    ) -> Result<Secret, ConnectorError> {
+        match self {
+            Self::Token(token, _) if refused.is_none() => Ok(token.clone()),
+            Self::Token(_, why) => Err(ConnectorError::Unauthorized((*why).into())),
+            Self::OAuth(app) => app.1.token(refused, &app.0, transport, clock).await,
+        }
+    }
+}
 
 /// What a vendor hands out for a refresh token.
 pub struct Renewed {
@@ -65,11 +128,6 @@ impl Grant {
     #[must_use]
     pub fn new(refresh_token: Secret) -> Self {
         Self { configured: refresh_token, current: Mutex::default(), keep: None }
-    }
-
-    /// Sets where a changed refresh token is kept, before the access token that came with it is used.
-    pub fn keep_by(&mut self, keep: Arc<dyn KeepRefreshToken>) {
-        self.keep = Some(keep);
     }
 
     /// A token to call with. `refused` is one that was just answered 401: it is not handed out again.

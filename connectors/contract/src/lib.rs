@@ -30,7 +30,7 @@ pub use clock::{Clock, SystemClock, TokioClock};
 pub use connector::{Call, Connector, Cursor, Guarantee, Page, Pushed, Seen, Sought, Stream, Write, WriteOp};
 pub use error::{ConnectorError, Disposition};
 pub use external_id::{ExternalId, ExternalIdError};
-pub use grant::{Exchange, Grant, KeepRefreshToken, Renewed};
+pub use grant::{Auth, Credentials, Exchange, Grant, KeepRefreshToken, Renewed};
 pub use kind::{Kind, UnknownKind};
 pub use limiter::{Bucket, Lane, Limit, Limiter};
 pub use record::{Fetched, History, Record, Statement, Version};

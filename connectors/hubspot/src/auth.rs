@@ -3,13 +3,11 @@
 //! Source: HubSpot developer documentation, "Manage OAuth tokens". Client credentials go in the body. A grant that
 //! is gone stops the connection; a mistake of our own configuration is said to be one; anything else passes.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::StatusCode;
-use tandem_contract::{
-    Clock, ConnectorError, Exchange, Grant, HttpRequest, KeepRefreshToken, Renewed, Secret, Transport,
-};
+use tandem_contract::{Auth, ConnectorError, Exchange, HttpRequest, Renewed, Secret, Transport};
 use url::Url;
 
 use crate::{
@@ -17,26 +15,8 @@ use crate::{
     wire::{ErrorEntry, Token},
 };
 
-/// How we prove who we are.
-#[derive(Clone, Debug)]
-pub enum Credentials {
-    /// A private app's token or a service key; it does not expire.
-    Token(Secret),
-    /// An OAuth grant.
-    OAuth {
-        /// The app's id.
-        client_id: String,
-        /// The app's secret.
-        client_secret: Secret,
-        /// The grant.
-        refresh_token: Secret,
-    },
-}
-
-pub enum Auth {
-    Token(Secret),
-    OAuth(Box<(App, Grant)>),
-}
+const REFUSED: &str = "HubSpot refuses this access token: it was rotated, deleted or mistyped; put a valid one into the \
+                       connection's credentials";
 
 /// The app that the grant was given to.
 pub struct App {
@@ -45,45 +25,12 @@ pub struct App {
     token_url: Option<Url>,
 }
 
-impl Auth {
-    pub fn new(options: &Options) -> Self {
-        match &options.credentials {
-            Credentials::Token(token) => Self::Token(token.clone()),
-            Credentials::OAuth { client_id, client_secret, refresh_token } => {
-                let beside = || options.base_url.join(&options.api_version.token()).ok();
-                let app = App {
-                    client_id: client_id.clone(),
-                    client_secret: client_secret.clone(),
-                    token_url: options.token_url.clone().or_else(beside),
-                };
-                Self::OAuth(Box::new((app, Grant::new(refresh_token.clone()))))
-            }
-        }
-    }
-
-    pub fn keep_by(&mut self, keep: Arc<dyn KeepRefreshToken>) {
-        if let Self::OAuth(app) = self {
-            app.1.keep_by(keep);
-        }
-    }
-
-    /// A token to call with. `refused` is one that was just answered 401: it is not handed out again.
-    pub async fn token(
-        &self,
-        refused: Option<&Secret>,
-        transport: &dyn Transport,
-        clock: &dyn Clock,
-    ) -> Result<Secret, ConnectorError> {
-        match self {
-            Self::Token(token) if refused.is_none() => Ok(token.clone()),
-            Self::Token(_) => Err(ConnectorError::Unauthorized(
-                "HubSpot refuses this access token: it was rotated, deleted or mistyped; put a valid one into the \
-                 connection's credentials"
-                    .into(),
-            )),
-            Self::OAuth(app) => app.1.token(refused, &app.0, transport, clock).await,
-        }
-    }
+/// What calls are made with: a private app's token or a service key, or a grant.
+pub fn auth(options: &Options) -> Auth<App> {
+    Auth::new(&options.credentials, REFUSED, |client_id, client_secret| {
+        let beside = || options.base_url.join(&options.api_version.token()).ok();
+        App { client_id, client_secret, token_url: options.token_url.clone().or_else(beside) }
+    })
 }
 
 #[async_trait]

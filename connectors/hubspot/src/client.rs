@@ -12,11 +12,16 @@ use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::Value as Json;
 use tandem_contract::{
-    Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport, VendorClock,
+    Auth, Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport,
+    VendorClock,
 };
 use url::Url;
 
-use crate::{Options, auth::Auth, wire::ErrorEntry};
+use crate::{
+    Options,
+    auth::{App, auth},
+    wire::ErrorEntry,
+};
 
 /// Limits HubSpot keeps apart. Source: "Usage guidelines", and the associations guide for the third.
 pub const GENERAL: Bucket = Bucket(0);
@@ -33,7 +38,7 @@ pub struct Client {
     base_url: Url,
     transport: Arc<dyn Transport>,
     pub clock: Arc<dyn Clock>,
-    pub auth: Auth,
+    pub auth: Auth<App>,
     limiter: Limiter,
     timeout: Duration,
     own_limit: bool,
@@ -85,7 +90,7 @@ impl Client {
         Self {
             base_url: options.base_url.clone(),
             transport,
-            auth: Auth::new(options),
+            auth: auth(options),
             limiter: Limiter::new(&[options.rate_limit, options.search_rate_limit, floor], Some(options.daily_budget)),
             timeout: options.request_timeout,
             own_limit: options.rate_limit != floor,

@@ -38,8 +38,8 @@ use tandem_contract::{
 };
 use url::Url;
 
-pub use auth::Credentials;
 pub use paths::ApiVersion;
+pub use tandem_contract::Credentials;
 pub use webhook::{sign_v1, sign_v3};
 
 use client::Client;

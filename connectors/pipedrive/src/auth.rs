@@ -5,7 +5,7 @@
 //! Basic authorisation; the answer names the company's own address.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -13,33 +13,13 @@ use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
-use tandem_contract::{
-    Clock, ConnectorError, Exchange, Grant, HttpRequest, KeepRefreshToken, Renewed, Secret, Transport,
-};
+use tandem_contract::{Auth, ConnectorError, Exchange, HttpRequest, Renewed, Secret, Transport};
 use url::Url;
 
 use crate::Options;
 
-/// How we prove who we are.
-#[derive(Clone, Debug)]
-pub enum Credentials {
-    /// A user's API token; it does not expire, and sees what that user sees.
-    Token(Secret),
-    /// An OAuth grant.
-    OAuth {
-        /// The app's id.
-        client_id: String,
-        /// The app's secret.
-        client_secret: Secret,
-        /// The grant. It ends after 60 days without use.
-        refresh_token: Secret,
-    },
-}
-
-pub enum Auth {
-    Token(Secret),
-    OAuth(Box<(App, Grant)>),
-}
+const REFUSED: &str = "Pipedrive refuses this API token: it was renewed, or its user left; put the one from Settings, Personal \
+                       preferences, API into the connection's credentials";
 
 /// The app that the grant was given to.
 pub struct App {
@@ -65,64 +45,31 @@ struct Refusal {
     error: Option<String>,
 }
 
-impl Auth {
-    pub fn new(options: &Options) -> Self {
-        match &options.credentials {
-            Credentials::Token(token) => Self::Token(token.clone()),
-            Credentials::OAuth { client_id, client_secret, refresh_token } => {
-                let token_url = options.token_url.clone().or_else(|| Options::TOKEN_URL.parse().ok());
-                let app = App {
-                    client_id: client_id.clone(),
-                    client_secret: client_secret.clone(),
-                    token_url,
-                    domain: Mutex::default(),
-                };
-                Self::OAuth(Box::new((app, Grant::new(refresh_token.clone()))))
-            }
-        }
-    }
+/// What calls are made with: a user's API token, which sees what that user sees, or a grant, which ends after 60 days
+/// without use.
+pub fn auth(options: &Options) -> Auth<App> {
+    Auth::new(&options.credentials, REFUSED, |client_id, client_secret| {
+        let token_url = options.token_url.clone().or_else(|| Options::TOKEN_URL.parse().ok());
+        App { client_id, client_secret, token_url, domain: Mutex::default() }
+    })
+}
 
-    pub fn keep_by(&mut self, keep: Arc<dyn KeepRefreshToken>) {
-        if let Self::OAuth(app) = self {
-            app.1.keep_by(keep);
-        }
-    }
+/// The header that carries a token.
+pub fn header_of(auth: &Auth<App>, token: &Secret) -> Option<(HeaderName, HeaderValue)> {
+    let (name, text) = match auth {
+        Auth::Token(..) => (HeaderName::from_static("x-api-token"), token.expose().to_owned()),
+        Auth::OAuth(_) => (header::AUTHORIZATION, format!("Bearer {}", token.expose())),
+    };
+    let mut value = HeaderValue::try_from(text).ok()?;
+    value.set_sensitive(true);
+    Some((name, value))
+}
 
-    /// A token to call with. `refused` is one that was just answered 401: it is not handed out again.
-    pub async fn token(
-        &self,
-        refused: Option<&Secret>,
-        transport: &dyn Transport,
-        clock: &dyn Clock,
-    ) -> Result<Secret, ConnectorError> {
-        match self {
-            Self::Token(token) if refused.is_none() => Ok(token.clone()),
-            Self::Token(_) => Err(ConnectorError::Unauthorized(
-                "Pipedrive refuses this API token: it was renewed, or its user left; put the one from Settings, Personal \
-                 preferences, API into the connection's credentials"
-                    .into(),
-            )),
-            Self::OAuth(app) => app.1.token(refused, &app.0, transport, clock).await,
-        }
-    }
-
-    /// The header that carries a token.
-    pub fn header(&self, token: &Secret) -> Option<(HeaderName, HeaderValue)> {
-        let (name, text) = match self {
-            Self::Token(_) => (HeaderName::from_static("x-api-token"), token.expose().to_owned()),
-            Self::OAuth(_) => (header::AUTHORIZATION, format!("Bearer {}", token.expose())),
-        };
-        let mut value = HeaderValue::try_from(text).ok()?;
-        value.set_sensitive(true);
-        Some((name, value))
-    }
-
-    /// The company's own address, once an exchange named it.
-    pub fn domain(&self) -> Option<Url> {
-        match self {
-            Self::Token(_) => None,
-            Self::OAuth(app) => app.0.domain.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-        }
+/// The company's own address, once an exchange named it.
+pub fn domain(auth: &Auth<App>) -> Option<Url> {
+    match auth {
+        Auth::Token(..) => None,
+        Auth::OAuth(app) => app.0.domain.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     }
 }
 

@@ -13,11 +13,15 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tandem_contract::{
-    Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport, VendorClock,
+    Auth, Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport,
+    VendorClock,
 };
 use url::Url;
 
-use crate::{Options, auth::Auth};
+use crate::{
+    Options,
+    auth::{App, auth, domain, header_of},
+};
 
 /// Limits Pipedrive keeps apart. Source: "Rate limiting".
 pub const GENERAL: Bucket = Bucket(0);
@@ -25,6 +29,10 @@ pub const SEARCH: Bucket = Bucket(1);
 
 /// Search calls in two seconds, on every plan. Source: "Rate limiting".
 const SEARCHES: Limit = Limit { requests: 10, per: Duration::from_secs(2) };
+/// Rows of a page of a list, at most; a page costs the same however many it has.
+pub const PAGE: &str = "500";
+/// Pages of a list, a walk or a changelog that are read at most.
+pub const MOST_PAGES: usize = 50;
 /// How often a call that was certainly not carried out (429 of the burst window) is repeated before the engine takes over.
 const REPEATS: u32 = 3;
 /// How long a company is left alone whose calls the gateway blocks: going on prolongs it.
@@ -37,7 +45,7 @@ pub struct Client {
     is_pipedrives: bool,
     transport: Arc<dyn Transport>,
     pub clock: Arc<dyn Clock>,
-    pub auth: Auth,
+    pub auth: Auth<App>,
     limiter: Limiter,
     timeout: Duration,
     own_limit: bool,
@@ -53,6 +61,7 @@ pub enum Api {
 }
 
 /// A request, before budget and token.
+#[derive(Clone)]
 pub struct Ask {
     method: Method,
     api: Api,
@@ -80,6 +89,14 @@ impl Ask {
     pub fn query(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.query.push((key, value.into()));
         self
+    }
+
+    /// The page that begins after a cursor; the first one without.
+    pub fn after(self, cursor: Option<&str>) -> Self {
+        match cursor {
+            Some(cursor) => self.query("cursor", cursor),
+            None => self,
+        }
     }
 
     pub fn body(mut self, body: Box<RawValue>) -> Self {
@@ -137,7 +154,7 @@ impl Client {
             base_url: options.base_url.clone(),
             is_pipedrives: options.base_url.as_str().trim_end_matches('/') == Options::BASE_URL,
             transport,
-            auth: Auth::new(options),
+            auth: auth(options),
             limiter: Limiter::new(&[options.rate_limit, SEARCHES], Some(options.daily_budget)),
             timeout: options.request_timeout,
             own_limit: options.rate_limit != Options::RATE_LIMIT,
@@ -177,6 +194,23 @@ impl Client {
     pub async fn page<T: DeserializeOwned>(&self, ask: Ask) -> Result<(Vec<T>, Option<String>), ConnectorError> {
         let (data, next) = self.ask(ask).await?;
         Ok((data.unwrap_or_default(), next))
+    }
+
+    /// Every page of a list, up to [`MOST_PAGES`].
+    ///
+    /// # Errors
+    /// As [`Client::data`].
+    pub async fn all<T: DeserializeOwned>(&self, ask: Ask) -> Result<Vec<T>, ConnectorError> {
+        let (mut all, mut cursor): (Vec<T>, Option<String>) = (Vec::new(), None);
+        for _ in 0..MOST_PAGES {
+            let (page, next) = self.page(ask.clone().query("limit", PAGE).after(cursor.as_deref())).await?;
+            all.extend(page);
+            if next.is_none() || next == cursor {
+                break;
+            }
+            cursor = next;
+        }
+        Ok(all)
     }
 
     async fn ask<T: DeserializeOwned>(&self, ask: Ask) -> Result<(Option<T>, Option<String>), ConnectorError> {
@@ -228,7 +262,7 @@ impl Client {
     }
 
     fn address(&self, ask: &Ask) -> Result<Url, ConnectorError> {
-        let domain = self.is_pipedrives.then(|| self.auth.domain()).flatten();
+        let domain = self.is_pipedrives.then(|| domain(&self.auth)).flatten();
         // Pipedrive's common address has no `api` before the first generation; the companies' have.
         let prefix = match (ask.api, self.is_pipedrives && domain.is_none()) {
             (Api::V2, _) => "api/v2",
@@ -251,9 +285,7 @@ impl Client {
     async fn send(&self, ask: &Ask, token: &Secret) -> Result<HttpResponse, ConnectorError> {
         let url = self.address(ask)?;
         let mut headers = HeaderMap::new();
-        let (name, value) = self
-            .auth
-            .header(token)
+        let (name, value) = header_of(&self.auth, token)
             .ok_or_else(|| ConnectorError::Unauthorized("the token holds characters no header may carry".into()))?;
         headers.insert(name, value);
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));

@@ -19,8 +19,6 @@ use crate::{
     singular,
 };
 
-/// Rows of a page of a list.
-pub const PAGE: &str = "500";
 /// How long a company's fields are taken to stay as they are; a look costs ten tokens.
 const FRESH: Duration = Duration::from_secs(3_600);
 
@@ -254,19 +252,9 @@ impl Pipedrive {
     /// [`ConnectorError`] as Pipedrive answers.
     pub(crate) async fn new_book(&self, call: Call, kind: Kind) -> Result<Arc<Book>, ConnectorError> {
         let path = format!("{}Fields", singular(kind));
-        let (mut fields, mut cursor): (Vec<Field>, Option<String>) = (Vec::new(), None);
-        loop {
-            let mut ask = Ask::get(Api::V2, path.as_str(), 10, call.lane).query("limit", PAGE);
-            if let Some(cursor) = &cursor {
-                ask = ask.query("cursor", cursor.as_str());
-            }
-            let (items, next) = self.client.page::<Item>(ask).await?;
-            fields.extend(items.iter().filter(|item| item.flag("is_custom_field")).filter_map(Field::of));
-            if next.is_none() || next == cursor {
-                break;
-            }
-            cursor = next;
-        }
+        let items = self.client.all::<Item>(Ask::get(Api::V2, path, 10, call.lane)).await?;
+        let mut fields: Vec<Field> =
+            items.iter().filter(|item| item.flag("is_custom_field")).filter_map(Field::of).collect();
         fields.sort_by(|a, b| a.code.cmp(&b.code));
         let book = Arc::new(Book(fields));
         let entry = (self.client.clock.elapsed(), book.clone());

@@ -37,7 +37,7 @@ use tandem_contract::{
 };
 use url::Url;
 
-pub use auth::Credentials;
+pub use tandem_contract::Credentials;
 
 use client::Client;
 use fields::Books;

@@ -75,6 +75,14 @@ fn unsent(error: ConnectorError) -> ConnectorError {
     }
 }
 
+/// An answer without a record is an answer all the same.
+fn done_unread(error: ConnectorError) -> ConnectorError {
+    match error {
+        ConnectorError::Malformed { path } => ConnectorError::OutcomeUnknown(format!("its answer lacks `{path}`")),
+        error => error,
+    }
+}
+
 async fn create(
     pipedrive: &Pipedrive,
     call: Call,
@@ -96,9 +104,7 @@ async fn create(
     custom.insert(code, plain(&Value::text(marker))?);
     body.insert("custom_fields".into(), object(&custom));
     let ask = Ask::change(Method::POST, Api::V2, plural(kind), 5, call.lane).body(object(&body));
-    let item = pipedrive.client.data::<Item>(ask).await.map_err(|error| match error {
-        // An answer without a record is an answer all the same.
-        ConnectorError::Malformed { path } => ConnectorError::OutcomeUnknown(format!("its answer lacks `{path}`")),
+    let item = pipedrive.client.data::<Item>(ask).await.map_err(|error| match done_unread(error) {
         // Nothing can be missing of what is being made.
         ConnectorError::Gone => ConnectorError::NotSent("something in between answered 404".into()),
         error => error,
@@ -122,7 +128,8 @@ async fn update(
         let now =
             pipedrive.client.data::<Item>(Ask::get(Api::V2, path.as_str(), 1, call.lane)).await.map_err(unsent)?;
         let book = pipedrive.book(call, kind).await.map_err(unsent)?;
-        let stands = pipedrive.properties(kind, planned_on.keys().map(String::as_str), &now, &book);
+        let stands =
+            pipedrive.properties(kind, planned_on.keys().map(String::as_str), &now, &now.item("custom_fields"), &book);
         let moved = |(name, was): (&String, &Value)| {
             stands.get(name).is_some_and(|now| now != was && !(now.is_blank() && was.is_blank()))
         };
@@ -136,10 +143,7 @@ async fn update(
         return Ok(Pushed::Written { id: id.clone(), properties: BTreeMap::new(), version: Version::default() });
     }
     let ask = Ask::change(Method::PATCH, Api::V2, path, 5, call.lane).body(object(&body));
-    let item = pipedrive.client.data::<Item>(ask).await.map_err(|error| match error {
-        ConnectorError::Malformed { path } => ConnectorError::OutcomeUnknown(format!("its answer lacks `{path}`")),
-        error => error,
-    })?;
+    let item = pipedrive.client.data::<Item>(ask).await.map_err(done_unread)?;
     written(pipedrive, call, kind, properties.keys().map(String::as_str), &item).await
 }
 
@@ -153,7 +157,7 @@ async fn written(
 ) -> Result<Pushed, ConnectorError> {
     let unknown = |error: ConnectorError| ConnectorError::OutcomeUnknown(error.to_string());
     let book = pipedrive.book(call, kind).await.map_err(unknown)?;
-    let properties = pipedrive.properties(kind, names, item, &book);
+    let properties = pipedrive.properties(kind, names, item, &item.item("custom_fields"), &book);
     Ok(Pushed::Written { id: item.id().map_err(unknown)?, properties, version: version(item) })
 }
 

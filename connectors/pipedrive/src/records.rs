@@ -12,8 +12,8 @@ use tandem_contract::{
 
 use crate::{
     Pipedrive,
-    client::{Api, Ask},
-    fields::{self, Book, PAGE},
+    client::{Api, Ask, MOST_PAGES, PAGE},
+    fields::{self, Book},
     item::{Item, read_time},
     marker, plural,
 };
@@ -26,8 +26,6 @@ const SINGLES: usize = 5;
 const SKEW: TimeDelta = TimeDelta::minutes(5);
 /// How long a field that an answer leaves out is taken to be there still.
 const FIELDS_STAY: Duration = Duration::from_secs(60);
-/// Pages of a walk or a changelog that are read at most.
-const MOST_PAGES: usize = 50;
 
 /// Which of the two lists of a kind: archived deals left the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,10 +75,7 @@ impl Listing {
         for (key, value) in &self.query {
             ask = ask.query(key, value.as_str());
         }
-        if let Some(cursor) = cursor {
-            ask = ask.query("cursor", cursor);
-        }
-        pipedrive.client.page::<Item>(ask).await
+        pipedrive.client.page::<Item>(ask.after(cursor)).await
     }
 }
 
@@ -110,17 +105,17 @@ impl Pipedrive {
         }
     }
 
-    /// The values of these properties.
+    /// The values of these properties; `custom` are the object's custom fields.
     pub(crate) fn properties<'a>(
         &self,
         kind: Kind,
         names: impl Iterator<Item = &'a str>,
         item: &Item,
+        custom: &Item,
         book: &Book,
     ) -> BTreeMap<String, Value> {
-        let custom = item.item("custom_fields");
         names
-            .map(|name| (name.to_owned(), self.property(kind, name, item, &custom, book)))
+            .map(|name| (name.to_owned(), self.property(kind, name, item, custom, book)))
             .filter(|(_, value)| *value != Value::Absent)
             .collect()
     }
@@ -130,12 +125,13 @@ impl Pipedrive {
     }
 
     fn record(&self, kind: Kind, item: &Item, book: &Book) -> Result<Record, ConnectorError> {
+        let custom = item.item("custom_fields");
         Ok(Record {
             id: item.id()?,
             version: version(item),
             created_at: item.time("add_time"),
-            properties: self.properties(kind, self.selected(kind), item, book),
-            marker: marker::of(self, book, &item.item("custom_fields")),
+            properties: self.properties(kind, self.selected(kind), item, &custom, book),
+            marker: marker::of(self, book, &custom),
             absorbed: Vec::new(),
         })
     }
@@ -226,10 +222,11 @@ pub async fn find(
 ) -> Result<Vec<Option<Record>>, ConnectorError> {
     let Some(since) = sought.iter().map(|one| one.since).min() else { return Ok(Vec::new()) };
     let since = since + pipedrive.client.offset() - SKEW;
-    let book = pipedrive.book(call, kind).await?;
-    if marker::fields(pipedrive, &book).is_empty()
-        && marker::fields(pipedrive, &*pipedrive.new_book(call, kind).await?).is_empty()
-    {
+    let mut book = pipedrive.book(call, kind).await?;
+    if marker::fields(pipedrive, &book).is_empty() {
+        book = pipedrive.new_book(call, kind).await?;
+    }
+    if marker::fields(pipedrive, &book).is_empty() {
         // The create was interrupted before the field itself was made: no record can carry it.
         return Ok(vec![None; sought.len()]);
     }
@@ -239,7 +236,6 @@ pub async fn find(
             break;
         }
         for item in walk_back(pipedrive, call, kind, shelf, since).await? {
-            let book = pipedrive.book(call, kind).await?;
             let record = pipedrive.record(kind, &item, &book)?;
             let Some(marker) = record.marker.clone() else { continue };
             let rank = (is_deleted(&item), record.id.as_str().parse().unwrap_or(u64::MAX));
@@ -290,31 +286,15 @@ pub async fn history(
     let book = pipedrive.book(call, kind).await?;
     let mut histories = Vec::with_capacity(ids.len());
     for id in ids {
-        histories.push(match changelog(pipedrive, call, id).await {
+        // In which order they come is not documented: all are read.
+        let ask = Ask::get(Api::V1, format!("deals/{id}/changelog"), 20, call.lane);
+        histories.push(match pipedrive.client.all::<Item>(ask).await {
             Ok(entries) => Some(statements(&entries, properties, &book)),
             Err(ConnectorError::Gone) => None,
             Err(error) => return Err(error),
         });
     }
     Ok(histories)
-}
-
-async fn changelog(pipedrive: &Pipedrive, call: Call, id: &ExternalId) -> Result<Vec<Item>, ConnectorError> {
-    let (mut entries, mut cursor): (Vec<Item>, Option<String>) = (Vec::new(), None);
-    // In which order they come is not documented: all are read.
-    for _ in 0..MOST_PAGES {
-        let mut ask = Ask::get(Api::V1, format!("deals/{id}/changelog"), 20, call.lane).query("limit", PAGE);
-        if let Some(cursor) = &cursor {
-            ask = ask.query("cursor", cursor.as_str());
-        }
-        let (items, next) = pipedrive.client.page::<Item>(ask).await?;
-        entries.extend(items);
-        if next.is_none() || next == cursor {
-            break;
-        }
-        cursor = next;
-    }
-    Ok(entries)
 }
 
 fn statements(entries: &[Item], properties: &[String], book: &Book) -> History {

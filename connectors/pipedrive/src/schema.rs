@@ -10,7 +10,7 @@ use tandem_contract::{
 use crate::{
     Pipedrive,
     client::{Api, Ask},
-    fields::{self, PAGE},
+    fields,
     item::Item,
     marker, plural,
 };
@@ -154,27 +154,12 @@ fn system_info(name: &str) -> PropertyInfo {
     }
 }
 
-async fn all(pipedrive: &Pipedrive, path: &'static str) -> Result<Vec<Item>, ConnectorError> {
-    let (mut items, mut cursor): (Vec<Item>, Option<String>) = (Vec::new(), None);
-    loop {
-        let mut ask = Ask::get(Api::V2, path, 5, CALL.lane).query("limit", PAGE);
-        if let Some(cursor) = &cursor {
-            ask = ask.query("cursor", cursor.as_str());
-        }
-        let (page, next) = pipedrive.client.page::<Item>(ask).await?;
-        items.extend(page);
-        if next.is_none() || next == cursor {
-            return Ok(items);
-        }
-        cursor = next;
-    }
-}
-
 /// Stages have no won or lost among them: that is a status of its own.
 async fn pipelines(pipedrive: &Pipedrive) -> Result<Vec<PipelineInfo>, ConnectorError> {
     let mut stages: BTreeMap<String, Vec<(i64, StageInfo)>> = BTreeMap::new();
+    let of_list = |path: &'static str| pipedrive.client.all::<Item>(Ask::get(Api::V2, path, 5, CALL.lane));
     let order = |item: &Item| item.text("order_nr").and_then(|place| place.parse().ok()).unwrap_or(0_i64);
-    for item in all(pipedrive, "stages").await?.iter().filter(|item| !item.flag("is_deleted")) {
+    for item in of_list("stages").await?.iter().filter(|item| !item.flag("is_deleted")) {
         let probability = item.text("deal_probability").and_then(|chance| chance.parse::<f64>().ok()).unwrap_or(0.0);
         let info = StageInfo {
             id: item.id()?.to_string(),
@@ -185,7 +170,7 @@ async fn pipelines(pipedrive: &Pipedrive) -> Result<Vec<PipelineInfo>, Connector
         stages.entry(item.text("pipeline_id").unwrap_or_default()).or_default().push((order(item), info));
     }
     let mut pipelines = Vec::new();
-    for item in all(pipedrive, "pipelines").await?.iter().filter(|item| !item.flag("is_deleted")) {
+    for item in of_list("pipelines").await?.iter().filter(|item| !item.flag("is_deleted")) {
         let id = item.id()?.to_string();
         let mut of_it = stages.remove(&id).unwrap_or_default();
         of_it.sort_by_key(|(place, _)| *place);
