@@ -36,7 +36,8 @@ pub async fn rows(vendor: &Vendor, site: &Site) -> Rows {
     site.ensure_filled(vendor).await?;
     let mut tasks = JoinSet::new();
     let address = site.serve(&mut tasks).await?;
-    vendor.sandbox.subscribe(&format!("http://{address}/webhooks/{}", site.names().1), &vendor.secret);
+    let hook = format!("http://{address}/webhooks/{}", site.names().1);
+    vendor.sandbox.with(|world| world.subscribe(&hook, &vendor.secret));
     tasks.spawn(vendor.sandbox.clone().deliver_webhooks(Arc::new(transport()?)));
     let engine = site.engine.clone();
     tasks.spawn(async move { engine.run().await });

@@ -56,7 +56,7 @@ pub async fn sandbox(size: Size, port: u16, webhooks: Option<String>) -> anyhow:
     let (sandbox, base) = start(size, port).await?;
     let settings = sandbox.with(|world| world.settings.clone());
     if let Some(target) = webhooks {
-        sandbox.subscribe(&target, &Secret::new(settings.client_secret.clone()));
+        sandbox.with(|world| world.subscribe(&target, &Secret::new(settings.client_secret.clone())));
     }
     let transport = Arc::new(ReqwestTransport::new().map_err(anyhow::Error::msg)?);
     let delivery = tokio::spawn(sandbox.clone().deliver_webhooks(transport.clone()));
@@ -103,7 +103,8 @@ pub async fn demo(size: Size, port: u16, seconds: Option<u64>) -> anyhow::Result
     let file = folder.join("tandem.toml");
     std::fs::write(&file, configuration(&base, port, &settings))?;
     let installation = Arc::new(Installation::open(Config::load(&file)?).await?);
-    sandbox.subscribe(&format!("http://127.0.0.1:{port}/webhooks/hubspot"), &Secret::new(settings.client_secret));
+    let hook = format!("http://127.0.0.1:{port}/webhooks/hubspot");
+    sandbox.with(|world| world.subscribe(&hook, &Secret::new(settings.client_secret)));
     let transport = Arc::new(ReqwestTransport::new().map_err(anyhow::Error::msg)?);
     let delivery = tokio::spawn(sandbox.clone().deliver_webhooks(transport));
     println!("Taking everything over into {} ...", folder.join("demo.db").display());

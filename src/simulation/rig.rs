@@ -212,7 +212,7 @@ impl Rig {
             wake: Mutex::default(),
             is_closed: AtomicBool::new(false),
         });
-        sandbox.subscribe(HOOK, &secret);
+        sandbox.with(|world| world.subscribe(HOOK, &secret));
         Self {
             sandbox,
             store,

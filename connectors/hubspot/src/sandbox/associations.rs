@@ -2,10 +2,10 @@
 
 use serde_json::{Value as Json, json};
 use tandem_contract::Kind;
+use tandem_sandbox::Query;
 
 use super::{
     objects::text_of,
-    routes::Query,
     world::{Change, Refusal, World, iso},
 };
 

@@ -4,10 +4,10 @@ use chrono::TimeDelta;
 use rand::Rng;
 use serde_json::{Value as Json, json};
 use tandem_contract::Kind;
+use tandem_sandbox::Query;
 
 use super::{
     objects::text_of,
-    routes::Query,
     world::{OwnerDef, PipelineDef, PropertyDef, Refusal, StageDef, World, iso},
 };
 

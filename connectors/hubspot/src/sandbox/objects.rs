@@ -3,10 +3,10 @@
 use rand::seq::SliceRandom;
 use serde_json::{Map, Value as Json, json};
 use tandem_contract::Kind;
+use tandem_sandbox::Query;
 
 use super::{
     limits::InBetween,
-    routes::Query,
     world::{Change, Object, Properties, Refusal, World, iso},
 };
 use crate::paths::modified_property;

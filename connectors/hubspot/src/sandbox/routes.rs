@@ -2,59 +2,21 @@
 
 use std::time::Duration;
 
-use axum::{
-    Json as JsonBody, Router,
-    body::Bytes,
-    extract::{Request, State},
-    response::{IntoResponse, Response},
-    routing::{get, post},
-};
-use chrono::DateTime;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use rand::Rng;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
+use rand::{Rng, rngs::StdRng};
 use serde_json::{Value as Json, json};
 use tandem_contract::Kind;
+use tandem_sandbox::{Delivery, Fate, Query, Simulated, http_date};
 
 use super::{
-    Faults, Sandbox, Settings,
+    Faults, Settings, Stats,
     limits::{Class, too_many},
+    webhooks::Batch,
     world::{CORRELATION, Refusal, World},
 };
-
-/// Longer than anyone waits: an answer that never comes.
-const NEVER: Duration = Duration::from_secs(3_600);
-
-/// Query or form parameters; a name may repeat.
-#[derive(Clone, Default)]
-pub struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn parse(text: &str) -> Self {
-        Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
-    }
-
-    pub fn text(&self, name: &str) -> Option<String> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
-    }
-
-    pub fn flag(&self, name: &str) -> bool {
-        self.text(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
-    }
-
-    pub fn number(&self, name: &str) -> Option<usize> {
-        self.text(name)?.parse().ok()
-    }
-
-    pub fn list(&self, name: &str) -> Vec<String> {
-        self.0
-            .iter()
-            .filter(|(key, _)| key == name)
-            .flat_map(|(_, value)| value.split(','))
-            .map(|value| value.trim().to_owned())
-            .filter(|value| !value.is_empty())
-            .collect()
-    }
-}
 
 pub fn kind_of(name: &str) -> Option<Kind> {
     match name {
@@ -65,61 +27,9 @@ pub fn kind_of(name: &str) -> Option<Kind> {
     }
 }
 
-/// Serves the account.
-pub fn router(sandbox: Sandbox) -> Router {
-    Router::new()
-        .route("/__faults", get(show_faults).post(set_faults))
-        .route("/__settings", post(set_settings))
-        .route("/__clock", get(show_clock))
-        .route("/__stats", get(show_stats).delete(clear_stats))
-        .fallback(answer)
-        .with_state(sandbox)
-}
-
-async fn show_faults(State(sandbox): State<Sandbox>) -> JsonBody<Faults> {
-    JsonBody(sandbox.with(|world| world.faults.clone()))
-}
-
-async fn set_faults(State(sandbox): State<Sandbox>, JsonBody(faults): JsonBody<Faults>) -> JsonBody<Faults> {
-    JsonBody(sandbox.with(|world| {
-        world.faults = faults;
-        world.faults.clone()
-    }))
-}
-
-/// Merges the given fields into the settings, so one number can be changed alone.
-async fn set_settings(State(sandbox): State<Sandbox>, JsonBody(change): JsonBody<Json>) -> Response {
-    let merged = sandbox.with(|world| {
-        let mut all = serde_json::to_value(&world.settings).unwrap_or_default();
-        for (name, value) in change.as_object().into_iter().flatten() {
-            all[name] = value.clone();
-        }
-        let settings = serde_json::from_value::<Settings>(all)?;
-        world.settings = settings.clone();
-        Ok::<_, serde_json::Error>(settings)
-    });
-    match merged {
-        Ok(settings) => JsonBody(settings).into_response(),
-        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
-    }
-}
-
-async fn show_clock(State(sandbox): State<Sandbox>) -> JsonBody<Json> {
-    JsonBody(json!({ "now": super::world::iso(sandbox.with(|world| world.now)) }))
-}
-
-async fn show_stats(State(sandbox): State<Sandbox>) -> JsonBody<Json> {
-    JsonBody(sandbox.with(|world| serde_json::to_value(&world.stats).unwrap_or_default()))
-}
-
-async fn clear_stats(State(sandbox): State<Sandbox>) -> StatusCode {
-    sandbox.with(World::clear_stats);
-    StatusCode::NO_CONTENT
-}
-
 /// A request, taken apart.
 #[derive(Clone)]
-struct Asked {
+pub struct Asked {
     method: Method,
     path: Vec<String>,
     query: Query,
@@ -179,23 +89,80 @@ fn canonical(path: &str) -> Vec<String> {
     canonical
 }
 
-async fn answer(State(sandbox): State<Sandbox>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let token = parts
-        .headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer ").map(str::to_owned));
-    let Ok(body) = axum::body::to_bytes(body, 16 * 1024 * 1024).await else {
-        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
-    };
-    let asked = Asked {
-        method: parts.method,
-        path: canonical(parts.uri.path()),
-        query: Query::parse(parts.uri.query().unwrap_or_default()),
-        token,
-        body,
-    };
-    with_faults(sandbox, asked).await
+impl Simulated for World {
+    type Settings = Settings;
+    type Faults = Faults;
+    type Stats = Stats;
+    type Asked = Asked;
+    type Refusal = Refusal;
+    type Sent = Batch;
+
+    fn new(settings: Settings, rng: StdRng, now: DateTime<Utc>) -> Self {
+        Self::furnished(settings, rng, now)
+    }
+
+    fn clock_ahead(settings: &Settings) -> TimeDelta {
+        TimeDelta::milliseconds(settings.clock_ahead_ms)
+    }
+
+    fn tell_time(&mut self, now: DateTime<Utc>, elapsed: Duration) {
+        (self.now, self.elapsed) = (now, elapsed);
+    }
+
+    fn time(&self) -> DateTime<Utc> {
+        self.now
+    }
+
+    fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
+    fn faults_mut(&mut self) -> &mut Faults {
+        &mut self.faults
+    }
+
+    fn stats_mut(&mut self) -> &mut Stats {
+        &mut self.stats
+    }
+
+    fn dice(&mut self) -> &mut StdRng {
+        &mut self.rng
+    }
+
+    fn take_apart(&mut self, parts: Parts, body: Bytes) -> Result<Asked, Response> {
+        let token = parts.headers.get(header::AUTHORIZATION);
+        let token = token.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer ").map(str::to_owned));
+        Ok(Asked {
+            method: parts.method,
+            path: canonical(parts.uri.path()),
+            query: Query::parse(parts.uri.query().unwrap_or_default()),
+            token,
+            body,
+        })
+    }
+
+    fn draw(&mut self, asked: &Asked) -> (Fate<Refusal>, Option<Duration>) {
+        draw(self, asked)
+    }
+
+    fn handle(&mut self, asked: &Asked) -> Response {
+        handle(self, asked)
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Response {
+        respond(self, Class::General, Err(refusal))
+    }
+
+    fn next_delivery(&mut self) -> Result<Delivery<Batch>, Option<Duration>> {
+        self.next_batch()
+    }
+
+    fn delivered(&mut self, batch: Batch, success: bool) {
+        match success {
+            true => self.stats.webhook_events += batch.len() as u64,
+            false => self.failed_delivery(batch),
+        }
+    }
 }
 
 fn pick(world: &mut World, statuses: &[u16]) -> u16 {
@@ -203,27 +170,18 @@ fn pick(world: &mut World, statuses: &[u16]) -> u16 {
     statuses[place]
 }
 
-/// What happens to this request, drawn once.
-enum Fate {
-    Answered,
-    Swallowed,
-    SwallowedAfterwards,
-    Late,
-    Refused(Refusal),
-    BrokenAfterwards(u16),
-    Truncated,
-}
-
-fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
+fn draw(world: &mut World, asked: &Asked) -> (Fate<Refusal>, Option<Duration>) {
+    let route = format!("{} {}", asked.method, route_name(asked));
+    world.stats.requests += 1;
+    *world.stats.by_route.entry(route.clone()).or_default() += 1;
     let faults = world.faults.clone();
     if faults == Faults::default() {
-        return (Fate::Answered, false);
+        return (Fate::Answered, None);
     }
     if faults.moving_seconds > 0 {
         let body = json!({ "status": "error", "message": "the account is being moved" });
-        return (Fate::Refused(Refusal { status: 477, body }), false);
+        return (Fate::Refused(Refusal { status: 477, body }), None);
     }
-    let route = format!("{} {}", asked.method, route_name(asked));
     let slow = world.struck("slow", faults.slow, &route);
     let gateway =
         |status: u16| Refusal { status, body: json!({ "status": "error", "message": "upstream is unavailable" }) };
@@ -233,7 +191,7 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
     } else if world.struck("lost_answer", faults.lost_answer, &route) {
         Fate::SwallowedAfterwards
     } else if asked.is_write() && world.struck("late_commit", faults.late_commit, &route) {
-        Fate::Late
+        Fate::Late(Duration::from_millis(faults.late_ms))
     } else if world.struck("too_many", faults.too_many, &route) {
         Fate::Refused(too_many("TEN_SECONDLY_ROLLING", "ten_secondly_rolling"))
     } else if asked.is_write() && world.struck("locked", faults.locked, &route) {
@@ -242,7 +200,8 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
         let status = pick(world, &[502, 503, 521, 523]);
         Fate::Refused(gateway(status))
     } else if world.struck("unavailable_after", faults.unavailable_after, &route) {
-        Fate::BrokenAfterwards(pick(world, &[502, 504, 524]))
+        let body = json!({ "status": "error", "message": "upstream timed out" });
+        Fate::BrokenAfterwards(Refusal { status: pick(world, &[502, 504, 524]), body })
     } else if !oauth && world.struck("unauthorized", faults.unauthorized, &route) {
         Fate::Refused(unauthorized())
     } else if world.struck("truncated", faults.truncated, &route) {
@@ -250,56 +209,7 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
     } else {
         Fate::Answered
     };
-    (fate, slow)
-}
-
-async fn with_faults(sandbox: Sandbox, asked: Asked) -> Response {
-    let (fate, slow) = sandbox.with(|world| {
-        world.stats.requests += 1;
-        let route = format!("{} {}", asked.method, route_name(&asked));
-        *world.stats.by_route.entry(route).or_default() += 1;
-        draw(world, &asked)
-    });
-    if slow {
-        let most = sandbox.with(|world| Duration::from_millis(world.faults.latency_ms));
-        let wait = sandbox.up_to(most);
-        sandbox.sleep(wait).await;
-    }
-    match fate {
-        Fate::Answered => sandbox.with(|world| handle(world, &asked)),
-        Fate::Refused(refusal) => sandbox.with(|world| respond(world, Class::General, Err(refusal))),
-        Fate::Swallowed => {
-            sandbox.sleep(NEVER).await;
-            StatusCode::GATEWAY_TIMEOUT.into_response()
-        }
-        Fate::SwallowedAfterwards => {
-            sandbox.with(|world| drop(handle(world, &asked)));
-            sandbox.sleep(NEVER).await;
-            StatusCode::GATEWAY_TIMEOUT.into_response()
-        }
-        Fate::Late => {
-            let most = sandbox.with(|world| Duration::from_millis(world.faults.late_ms));
-            let (wait, later) = (sandbox.up_to(most), sandbox.clone());
-            // Lives on when the caller hangs up: that is the fault.
-            tokio::spawn(async move {
-                later.sleep(wait).await;
-                later.with(|world| drop(handle(world, &asked)));
-            });
-            sandbox.sleep(NEVER).await;
-            StatusCode::GATEWAY_TIMEOUT.into_response()
-        }
-        Fate::BrokenAfterwards(status) => sandbox.with(|world| {
-            drop(handle(world, &asked));
-            let body = json!({ "status": "error", "message": "upstream timed out" });
-            respond(world, Class::General, Err(Refusal { status, body }))
-        }),
-        Fate::Truncated => {
-            let whole = sandbox.with(|world| handle(world, &asked));
-            let (parts, body) = whole.into_parts();
-            let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
-            Response::from_parts(parts, axum::body::Body::from(bytes.slice(..bytes.len() / 2)))
-        }
-    }
+    (fate, slow.then(|| Duration::from_millis(faults.latency_ms)))
 }
 
 /// The route with ids left out, for the counters.
@@ -470,10 +380,6 @@ fn respond(world: &World, class: Class, outcome: Result<(u16, Json), Refusal>) -
     }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json;charset=utf-8"));
     (status, headers, body.to_string()).into_response()
-}
-
-fn http_date(at: DateTime<chrono::Utc>) -> String {
-    at.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Every number of the simulated account, and the switchboard of its faults.
 
-use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
 /// How the account behaves when nothing is broken. Defaults are HubSpot's documented values; `[U]` marks what its
@@ -142,12 +141,6 @@ impl Default for Settings {
             clock_ahead_ms: 0,
             date_header: true,
         }
-    }
-}
-
-impl Settings {
-    pub(super) fn clock_offset(&self) -> TimeDelta {
-        TimeDelta::milliseconds(self.clock_ahead_ms)
     }
 }
 

@@ -1,20 +1,21 @@
 //! What the account tells its subscriber, when, how often and in which order.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use http::{HeaderMap, HeaderValue, Method, header};
 use rand::{Rng, seq::SliceRandom};
 use serde_json::{Value as Json, json};
-use tandem_contract::{HttpRequest, Kind, Secret, Transport};
+use tandem_contract::{HttpRequest, Kind, Secret};
+use tandem_sandbox::Delivery;
 use url::Url;
 
-use super::{
-    Sandbox,
-    world::{Change, World},
-};
+use super::world::{Change, World};
 use crate::webhook::{sign_v1, sign_v3};
+
+/// Events of one delivery, each with the number of tries before.
+pub type Batch = Vec<(Json, u32)>;
 
 /// Events that wait to be delivered.
 #[derive(Clone, Default)]
@@ -25,13 +26,12 @@ pub struct Outbox {
     event_id: u64,
 }
 
-impl Outbox {
-    pub fn subscribe(&mut self, target: String, secret: Secret) {
-        self.target = Some((target, secret));
-    }
-}
-
 impl World {
+    /// Sends webhooks to this address from now on, signed with this secret.
+    pub fn subscribe(&mut self, target_url: &str, secret: &Secret) {
+        self.outbox.target = Some((target_url.to_owned(), secret.clone()));
+    }
+
     pub(super) fn outbox_event(
         &mut self,
         kind: Kind,
@@ -79,7 +79,7 @@ impl World {
     }
 
     /// The next delivery: events that are due, or how long to wait for the first.
-    fn next_delivery(&mut self) -> Result<(Vec<(Json, u32)>, String, Secret), Option<Duration>> {
+    pub(super) fn next_batch(&mut self) -> Result<Delivery<Batch>, Option<Duration>> {
         let Some((target, secret)) = self.outbox.target.clone() else { return Err(None) };
         let mut batch = Vec::new();
         while batch.len() < self.settings.webhook_batch {
@@ -106,10 +106,32 @@ impl World {
                 first.map(|(at, _)| (*at - self.now).to_std().unwrap_or_default().max(Duration::from_millis(1)))
             );
         }
-        Ok((batch, target, secret))
+        let timeout = Duration::from_secs(self.settings.webhook_timeout);
+        Ok(Delivery { request: self.signed(&batch, &target, &secret), timeout, sent: batch })
     }
 
-    fn failed_delivery(&mut self, batch: Vec<(Json, u32)>) {
+    fn signed(&self, batch: &Batch, target: &str, secret: &Secret) -> Option<HttpRequest> {
+        let events: Vec<&Json> = batch.iter().map(|(event, _)| event).collect();
+        let body = Bytes::from(serde_json::to_vec(&events).unwrap_or_default());
+        let stamp = self.now.timestamp_millis();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut set = |name: &'static str, value: String| {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        };
+        set("x-hubspot-signature", sign_v1(secret, &body));
+        set("x-hubspot-signature-version", "v1".into());
+        if self.settings.webhook_v3 {
+            set("x-hubspot-signature-v3", sign_v3(secret, "POST", target, &body, stamp));
+            set("x-hubspot-request-timestamp", stamp.to_string());
+        }
+        let url = Url::parse(target).ok()?;
+        Some(HttpRequest { method: Method::POST, url, headers, body })
+    }
+
+    pub(super) fn failed_delivery(&mut self, batch: Batch) {
         for (mut event, attempt) in batch {
             if attempt < self.settings.webhook_retries {
                 let spread =
@@ -120,68 +142,4 @@ impl World {
             }
         }
     }
-}
-
-pub async fn deliver(sandbox: Sandbox, transport: Arc<dyn Transport>) {
-    loop {
-        let news = sandbox.0.news.notified();
-        match sandbox.with_quietly(World::next_delivery) {
-            Err(None) => news.await,
-            Err(Some(wait)) => {
-                tokio::select! {
-                    () = news => {}
-                    () = sandbox.sleep(wait) => {}
-                }
-            }
-            Ok((batch, target, secret)) => {
-                let timeout = Duration::from_secs(sandbox.with_quietly(|world| world.settings.webhook_timeout));
-                let sent = post(&sandbox, &batch, &target, &secret, &*transport, timeout).await;
-                sandbox.with_quietly(|world| {
-                    if sent {
-                        world.stats.webhook_events += batch.len() as u64;
-                    } else {
-                        world.failed_delivery(batch);
-                    }
-                });
-            }
-        }
-    }
-}
-
-impl Sandbox {
-    /// As [`Sandbox::with`], without waking the delivery task, which is the caller.
-    fn with_quietly<T>(&self, work: impl FnOnce(&mut World) -> T) -> T {
-        let mut world = self.0.world.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        world.now = self.0.clock.now() + world.settings.clock_offset();
-        work(&mut world)
-    }
-}
-
-async fn post(
-    sandbox: &Sandbox,
-    batch: &[(Json, u32)],
-    target: &str,
-    secret: &Secret,
-    transport: &dyn Transport,
-    timeout: Duration,
-) -> bool {
-    let events: Vec<&Json> = batch.iter().map(|(event, _)| event).collect();
-    let body = Bytes::from(serde_json::to_vec(&events).unwrap_or_default());
-    let (stamp, v3) = sandbox.with_quietly(|world| (world.now.timestamp_millis(), world.settings.webhook_v3));
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let mut set = |name: &'static str, value: String| {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(name, value);
-        }
-    };
-    set("x-hubspot-signature", sign_v1(secret, &body));
-    set("x-hubspot-signature-version", "v1".into());
-    if v3 {
-        set("x-hubspot-signature-v3", sign_v3(secret, "POST", target, &body, stamp));
-        set("x-hubspot-request-timestamp", stamp.to_string());
-    }
-    let Ok(url) = Url::parse(target) else { return false };
-    let request = HttpRequest { method: Method::POST, url, headers, body };
-    transport.send(request, timeout).await.is_ok_and(|answer| answer.status.is_success())
 }

@@ -170,7 +170,7 @@ pub fn iso(at: DateTime<Utc>) -> String {
 }
 
 impl World {
-    pub(super) fn new(settings: Settings, rng: StdRng, now: DateTime<Utc>) -> Self {
+    pub(super) fn furnished(settings: Settings, rng: StdRng, now: DateTime<Utc>) -> Self {
         let mut world = Self {
             refresh_token: Some(settings.refresh_token.clone()),
             settings,
@@ -209,7 +209,7 @@ impl World {
 
     /// Draws true with this probability.
     pub(super) fn chance(&mut self, probability: f64) -> bool {
-        probability > 0.0 && self.rng.random::<f64>() < probability
+        tandem_sandbox::chance(&mut self.rng, probability)
     }
 
     /// Ids of all records of a kind that are neither archived nor merged away.

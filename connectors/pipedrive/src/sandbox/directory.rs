@@ -5,11 +5,9 @@ use chrono::TimeDelta;
 use rand::Rng;
 use serde_json::{Value as Json, json};
 use tandem_contract::Kind;
+use tandem_sandbox::Query;
 
-use super::{
-    routes::Query,
-    world::{Refusal, World},
-};
+use super::world::{Refusal, World};
 
 /// A pipeline.
 #[derive(Clone, Debug)]

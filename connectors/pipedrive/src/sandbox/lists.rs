@@ -5,11 +5,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use tandem_contract::Kind;
+use tandem_sandbox::Query;
 
-use super::{
-    routes::Query,
-    world::{Object, Refusal, World},
-};
+use super::world::{Object, Refusal, World};
 use crate::item::read_time;
 
 /// Most ids of one list.

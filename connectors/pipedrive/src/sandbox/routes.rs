@@ -2,113 +2,26 @@
 
 use std::time::Duration;
 
-use axum::{
-    Json as JsonBody, Router,
-    body::Bytes,
-    extract::{Request, State},
-    response::{IntoResponse, Response},
-    routing::{get, post},
-};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use rand::Rng;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
+use rand::{Rng, rngs::StdRng};
 use serde_json::{Value as Json, json};
 use tandem_contract::Kind;
+use tandem_sandbox::{Delivery, Fate, Query, Simulated, http_date};
 
 use super::{
-    Faults, Sandbox, Settings,
+    Faults, Settings, Stats,
     limits::{cost, too_many},
     lists::Page,
+    webhooks::Sending,
     world::{Change, Refusal, World},
 };
-use crate::item::for_query;
-
-/// Longer than anyone waits: an answer that never comes.
-const NEVER: Duration = Duration::from_secs(3_600);
-
-/// Query or form parameters.
-#[derive(Clone, Default)]
-pub struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn parse(text: &str) -> Self {
-        Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
-    }
-
-    pub fn text(&self, name: &str) -> Option<String> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
-    }
-
-    pub fn number(&self, name: &str) -> Option<usize> {
-        self.text(name)?.parse().ok()
-    }
-
-    pub fn list(&self, name: &str) -> Vec<String> {
-        let text = self.text(name).unwrap_or_default();
-        text.split(',').map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned).collect()
-    }
-
-    /// Everything but one parameter, as text.
-    pub fn without(&self, name: &str) -> String {
-        let kept = self.0.iter().filter(|(key, _)| key != name);
-        kept.map(|(key, value)| format!("&{key}={value}")).collect()
-    }
-}
-
-/// Serves the company.
-pub fn router(sandbox: Sandbox) -> Router {
-    Router::new()
-        .route("/__faults", get(show_faults).post(set_faults))
-        .route("/__settings", post(set_settings))
-        .route("/__clock", get(show_clock))
-        .route("/__stats", get(show_stats).delete(clear_stats))
-        .fallback(answer)
-        .with_state(sandbox)
-}
-
-async fn show_faults(State(sandbox): State<Sandbox>) -> JsonBody<Faults> {
-    JsonBody(sandbox.with(|world| world.faults.clone()))
-}
-
-async fn set_faults(State(sandbox): State<Sandbox>, JsonBody(faults): JsonBody<Faults>) -> JsonBody<Faults> {
-    JsonBody(sandbox.with(|world| {
-        world.faults = faults;
-        world.faults.clone()
-    }))
-}
-
-/// Merges the given fields into the settings, so one number can be changed alone.
-async fn set_settings(State(sandbox): State<Sandbox>, JsonBody(change): JsonBody<Json>) -> Response {
-    let merged = sandbox.with(|world| {
-        let mut all = serde_json::to_value(&world.settings).unwrap_or_default();
-        for (name, value) in change.as_object().into_iter().flatten() {
-            all[name] = value.clone();
-        }
-        let settings = serde_json::from_value::<Settings>(all)?;
-        world.settings = settings.clone();
-        Ok::<_, serde_json::Error>(settings)
-    });
-    match merged {
-        Ok(settings) => JsonBody(settings).into_response(),
-        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
-    }
-}
-
-async fn show_clock(State(sandbox): State<Sandbox>) -> JsonBody<Json> {
-    JsonBody(json!({ "now": for_query(sandbox.with(|world| world.now)) }))
-}
-
-async fn show_stats(State(sandbox): State<Sandbox>) -> JsonBody<Json> {
-    JsonBody(sandbox.with(|world| serde_json::to_value(&world.stats).unwrap_or_default()))
-}
-
-async fn clear_stats(State(sandbox): State<Sandbox>) -> StatusCode {
-    sandbox.with(World::clear_stats);
-    StatusCode::NO_CONTENT
-}
 
 /// A request, taken apart.
 #[derive(Clone)]
-struct Asked {
+pub struct Asked {
     method: Method,
     version: &'static str,
     path: Vec<String>,
@@ -155,49 +68,95 @@ fn taken_apart(path: &str) -> Option<(&'static str, Vec<String>)> {
     Some((version, parts))
 }
 
-async fn answer(State(sandbox): State<Sandbox>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let authorization = header("authorization").unwrap_or_default();
-    let Ok(body) = axum::body::to_bytes(body, 16 * 1024 * 1024).await else {
-        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
-    };
-    let Some((version, path)) = taken_apart(parts.uri.path()) else {
-        return sandbox.with(|world| respond(world, Err(Refusal::not_found("Route"))));
-    };
-    let asked = Asked {
-        method: parts.method,
-        version,
-        path,
-        query: Query::parse(parts.uri.query().unwrap_or_default()),
-        api_token: header("x-api-token"),
-        bearer: authorization.strip_prefix("Bearer ").map(str::to_owned),
-        basic: authorization.strip_prefix("Basic ").map(str::to_owned),
-        body,
-    };
-    with_faults(sandbox, asked).await
+impl Simulated for World {
+    type Settings = Settings;
+    type Faults = Faults;
+    type Stats = Stats;
+    type Asked = Asked;
+    type Refusal = Refusal;
+    type Sent = Sending;
+
+    fn new(settings: Settings, rng: StdRng, now: DateTime<Utc>) -> Self {
+        Self::furnished(settings, rng, now)
+    }
+
+    fn clock_ahead(settings: &Settings) -> TimeDelta {
+        TimeDelta::milliseconds(settings.clock_ahead_ms)
+    }
+
+    fn tell_time(&mut self, now: DateTime<Utc>, elapsed: Duration) {
+        (self.now, self.elapsed) = (now, elapsed);
+    }
+
+    fn time(&self) -> DateTime<Utc> {
+        self.now
+    }
+
+    fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
+    fn faults_mut(&mut self) -> &mut Faults {
+        &mut self.faults
+    }
+
+    fn stats_mut(&mut self) -> &mut Stats {
+        &mut self.stats
+    }
+
+    fn dice(&mut self) -> &mut StdRng {
+        &mut self.rng
+    }
+
+    fn take_apart(&mut self, parts: Parts, body: Bytes) -> Result<Asked, Response> {
+        let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let authorization = header("authorization").unwrap_or_default();
+        let Some((version, path)) = taken_apart(parts.uri.path()) else {
+            return Err(respond(self, Err(Refusal::not_found("Route"))));
+        };
+        Ok(Asked {
+            version,
+            path,
+            query: Query::parse(parts.uri.query().unwrap_or_default()),
+            api_token: header("x-api-token"),
+            bearer: authorization.strip_prefix("Bearer ").map(str::to_owned),
+            basic: authorization.strip_prefix("Basic ").map(str::to_owned),
+            method: parts.method,
+            body,
+        })
+    }
+
+    fn draw(&mut self, asked: &Asked) -> (Fate<Refusal>, Option<Duration>) {
+        draw(self, asked)
+    }
+
+    fn handle(&mut self, asked: &Asked) -> Response {
+        handle(self, asked)
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Response {
+        respond(self, Err(refusal))
+    }
+
+    fn next_delivery(&mut self) -> Result<Delivery<Sending>, Option<Duration>> {
+        self.next_sending()
+    }
+
+    fn delivered(&mut self, sent: Sending, success: bool) {
+        self.was_sent(sent, success);
+    }
 }
 
-/// What happens to this request, drawn once.
-enum Fate {
-    Answered,
-    Swallowed,
-    SwallowedAfterwards,
-    Late,
-    Refused(Refusal),
-    BrokenAfterwards,
-    Truncated,
-    Blocked,
-}
-
-fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
+fn draw(world: &mut World, asked: &Asked) -> (Fate<Refusal>, Option<Duration>) {
+    let route = asked.route();
+    world.stats.requests += 1;
+    *world.stats.by_route.entry(route.clone()).or_default() += 1;
     let faults = world.faults.clone();
     if faults == Faults::default() {
-        return (Fate::Answered, false);
+        return (Fate::Answered, None);
     }
-    let route = asked.route();
     if faults.unpaid && asked.version != "oauth" {
-        return (Fate::Refused(Refusal::new(402, "Company account is not open")), false);
+        return (Fate::Refused(Refusal::new(402, "Company account is not open")), None);
     }
     let slow = world.struck("slow", faults.slow, &route);
     let fate = if world.struck("lost_request", faults.lost_request, &route) {
@@ -205,18 +164,19 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
     } else if world.struck("lost_answer", faults.lost_answer, &route) {
         Fate::SwallowedAfterwards
     } else if asked.is_write() && world.struck("late_commit", faults.late_commit, &route) {
-        Fate::Late
+        Fate::Late(Duration::from_millis(faults.late_ms.max(1)))
     } else if world.struck("too_many", faults.too_many, &route) {
         Fate::Refused(too_many())
     } else if world.struck("unavailable_before", faults.unavailable_before, &route) {
         Fate::Refused(Refusal::new(503, "Scheduled maintenance"))
     } else if world.struck("unavailable_after", faults.unavailable_after, &route) {
-        Fate::BrokenAfterwards
+        Fate::BrokenAfterwards(Refusal::new(500, "Internal server error"))
     } else if world.struck("false_success", faults.false_success, &route) {
         let body = json!({ "success": false, "data": null, "additional_data": null });
         Fate::Refused(Refusal { status: 200, body })
     } else if world.struck("blocked", faults.blocked, &route) {
-        Fate::Blocked
+        let page = "<!DOCTYPE html><html><title>Attention Required! | Cloudflare</title></html>";
+        Fate::Refused(Refusal { status: 403, body: page.into() })
     } else if asked.version != "oauth" && world.struck("unauthorized", faults.unauthorized, &route) {
         Fate::Refused(unauthorized())
     } else if world.struck("truncated", faults.truncated, &route) {
@@ -224,58 +184,7 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate, bool) {
     } else {
         Fate::Answered
     };
-    (fate, slow)
-}
-
-async fn with_faults(sandbox: Sandbox, asked: Asked) -> Response {
-    let (fate, slow) = sandbox.with_quietly(|world| {
-        world.stats.requests += 1;
-        *world.stats.by_route.entry(asked.route()).or_default() += 1;
-        draw(world, &asked)
-    });
-    if slow {
-        let most = sandbox.with_quietly(|world| Duration::from_millis(world.faults.latency_ms));
-        let wait = sandbox.up_to(most);
-        sandbox.sleep(wait).await;
-    }
-    match fate {
-        Fate::Answered => sandbox.with(|world| handle(world, &asked)),
-        Fate::Refused(refusal) => sandbox.with(|world| respond(world, Err(refusal))),
-        Fate::Swallowed => {
-            sandbox.sleep(NEVER).await;
-            StatusCode::GATEWAY_TIMEOUT.into_response()
-        }
-        Fate::SwallowedAfterwards => {
-            sandbox.with(|world| drop(handle(world, &asked)));
-            sandbox.sleep(NEVER).await;
-            StatusCode::GATEWAY_TIMEOUT.into_response()
-        }
-        Fate::Late => {
-            let most = sandbox.with_quietly(|world| Duration::from_millis(world.faults.late_ms.max(1)));
-            let wait = sandbox.up_to(most);
-            let later = sandbox.clone();
-            tokio::spawn(async move {
-                later.sleep(wait).await;
-                later.with(|world| drop(handle(world, &asked)));
-            });
-            sandbox.sleep(NEVER).await;
-            StatusCode::GATEWAY_TIMEOUT.into_response()
-        }
-        Fate::BrokenAfterwards => sandbox.with(|world| {
-            drop(handle(world, &asked));
-            respond(world, Err(Refusal::new(500, "Internal server error")))
-        }),
-        Fate::Blocked => {
-            let page = "<!DOCTYPE html><html><title>Attention Required! | Cloudflare</title></html>";
-            (StatusCode::FORBIDDEN, [(header::CONTENT_TYPE, "text/html")], page).into_response()
-        }
-        Fate::Truncated => {
-            let whole = sandbox.with(|world| handle(world, &asked));
-            let (parts, body) = whole.into_parts();
-            let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
-            Response::from_parts(parts, axum::body::Body::from(bytes.slice(..bytes.len() / 2)))
-        }
-    }
+    (fate, slow.then(|| Duration::from_millis(faults.latency_ms)))
 }
 
 fn unauthorized() -> Refusal {
@@ -455,16 +364,21 @@ fn respond(world: &World, outcome: Result<Held, Refusal>) -> Response {
         }
     }
     if world.settings.date_header
-        && let Ok(date) = HeaderValue::try_from(world.now.format("%a, %d %b %Y %H:%M:%S GMT").to_string())
+        && let Ok(date) = HeaderValue::try_from(http_date(world.now))
     {
         headers.insert(header::DATE, date);
     }
     if status == 401 {
         headers.insert("x-401-by-gw", HeaderValue::from_static("true"));
     }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, headers, body.to_string()).into_response()
+    let (media, text) = match body {
+        // A page of the gateway, in front of Pipedrive.
+        Json::String(page) => ("text/html", page),
+        body => ("application/json; charset=utf-8", body.to_string()),
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    (status, headers, text).into_response()
 }
 
 impl World {

@@ -1,6 +1,5 @@
 //! Every number of the simulated company, and the switchboard of its faults.
 
-use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
 /// How the company behaves when nothing is broken. Defaults are Pipedrive's documented values; `[U]` marks what its
@@ -136,12 +135,6 @@ impl Default for Settings {
             clock_ahead_ms: 0,
             date_header: true,
         }
-    }
-}
-
-impl Settings {
-    pub(super) fn clock_offset(&self) -> TimeDelta {
-        TimeDelta::milliseconds(self.clock_ahead_ms)
     }
 }
 

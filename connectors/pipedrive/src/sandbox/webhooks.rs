@@ -3,7 +3,7 @@
 //! Source: "Guide for webhooks v2". One delivery per event and subscription; a failed one is tried again after 3, 30 and
 //! 150 seconds; ten failed first tries ban a subscription, and what happens meanwhile is lost to it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -11,13 +11,11 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use http::{HeaderMap, HeaderValue, Method, header};
 use rand::Rng;
 use serde_json::{Map, Value as Json, json};
-use tandem_contract::{HttpRequest, Kind, Transport};
+use tandem_contract::{HttpRequest, Kind};
+use tandem_sandbox::Delivery;
 use url::Url;
 
-use super::{
-    Sandbox,
-    world::{Change, Refusal, World},
-};
+use super::world::{Change, Refusal, World};
 
 /// Waits before the second, third and fourth try, in seconds.
 const RETRIES: [i64; 3] = [3, 30, 150];
@@ -39,8 +37,9 @@ pub struct Hook {
     succeeded_at: DateTime<Utc>,
 }
 
+/// An event on its way to one subscription.
 #[derive(Clone, Debug)]
-struct Delivery {
+pub struct Sending {
     hook: u64,
     body: Json,
     attempt: usize,
@@ -50,7 +49,7 @@ struct Delivery {
 #[derive(Clone, Default)]
 pub struct Outbox {
     hooks: BTreeMap<u64, Hook>,
-    due: BTreeMap<(DateTime<Utc>, u64), Delivery>,
+    due: BTreeMap<(DateTime<Utc>, u64), Sending>,
     sequence: u64,
 }
 
@@ -171,7 +170,7 @@ impl World {
                 let (late, most) = (self.faults.webhook_late, self.faults.webhook_delay_ms);
                 let delay = if self.struck("webhook_late", late, "webhook") { self.draw_below(most) } else { 0 };
                 let delay = TimeDelta::milliseconds(i64::try_from(delay).unwrap_or(0));
-                self.queue(Delivery { hook, body: body.clone(), attempt: 0 }, delay);
+                self.queue(Sending { hook, body: body.clone(), attempt: 0 }, delay);
             }
         }
     }
@@ -198,48 +197,48 @@ impl World {
         shown
     }
 
-    fn queue(&mut self, delivery: Delivery, delay: TimeDelta) {
+    fn queue(&mut self, sending: Sending, delay: TimeDelta) {
         self.outbox.sequence += 1;
-        self.outbox.due.insert((self.now + delay, self.outbox.sequence), delivery);
+        self.outbox.due.insert((self.now + delay, self.outbox.sequence), sending);
     }
 
     /// The next delivery, or how long to wait for it.
-    fn next_delivery(&mut self) -> Result<(Delivery, Hook), Option<Duration>> {
+    pub(super) fn next_sending(&mut self) -> Result<Delivery<Sending>, Option<Duration>> {
         loop {
             let Some(entry) = self.outbox.due.first_entry() else { return Err(None) };
             let at = entry.key().0;
             if at > self.now {
                 return Err(Some((at - self.now).to_std().unwrap_or_default().max(Duration::from_millis(1))));
             }
-            let delivery = entry.remove();
-            if let Some(hook) = self.outbox.hooks.get(&delivery.hook) {
-                let hook = hook.clone();
-                return Ok((delivery, hook));
+            let sent = entry.remove();
+            if let Some(hook) = self.outbox.hooks.get(&sent.hook) {
+                let timeout = Duration::from_secs(self.settings.webhook_timeout);
+                return Ok(Delivery { request: request(&sent, hook), timeout, sent });
             }
         }
     }
 
-    fn delivered(&mut self, delivery: Delivery, success: bool) {
+    pub(super) fn was_sent(&mut self, sent: Sending, success: bool) {
         let (now, strikes, ban) = (self.now, self.settings.webhook_strikes, self.settings.webhook_ban_minutes);
-        let Some(hook) = self.outbox.hooks.get_mut(&delivery.hook) else { return };
+        let Some(hook) = self.outbox.hooks.get_mut(&sent.hook) else { return };
         if success {
             hook.succeeded_at = now;
             self.stats.webhook_events += 1;
             return;
         }
         if now - hook.succeeded_at > TimeDelta::days(DEAD_DAYS) {
-            self.outbox.hooks.remove(&delivery.hook);
+            self.outbox.hooks.remove(&sent.hook);
             return;
         }
-        if delivery.attempt == 0 {
+        if sent.attempt == 0 {
             hook.strikes += 1;
             if hook.strikes >= strikes {
                 hook.strikes = 0;
                 hook.banned_until = Some(now + TimeDelta::minutes(ban));
             }
         }
-        if let Some(wait) = RETRIES.get(delivery.attempt) {
-            let mut again = delivery;
+        if let Some(wait) = RETRIES.get(sent.attempt) {
+            let mut again = sent;
             again.attempt += 1;
             again.body["meta"]["attempt"] = (again.attempt + 1).into();
             self.queue(again, TimeDelta::seconds(*wait));
@@ -247,27 +246,7 @@ impl World {
     }
 }
 
-pub async fn deliver(sandbox: Sandbox, transport: Arc<dyn Transport>) {
-    loop {
-        let news = sandbox.0.news.notified();
-        match sandbox.with_quietly(World::next_delivery) {
-            Err(None) => news.await,
-            Err(Some(wait)) => {
-                tokio::select! {
-                    () = news => {}
-                    () = sandbox.sleep(wait) => {}
-                }
-            }
-            Ok((delivery, hook)) => {
-                let timeout = Duration::from_secs(sandbox.with_quietly(|world| world.settings.webhook_timeout));
-                let sent = post(&delivery, &hook, &*transport, timeout).await;
-                sandbox.with_quietly(|world| world.delivered(delivery, sent));
-            }
-        }
-    }
-}
-
-async fn post(delivery: &Delivery, hook: &Hook, transport: &dyn Transport, timeout: Duration) -> bool {
+fn request(sent: &Sending, hook: &Hook) -> Option<HttpRequest> {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if !hook.user.is_empty()
@@ -276,8 +255,6 @@ async fn post(delivery: &Delivery, hook: &Hook, transport: &dyn Transport, timeo
     {
         headers.insert(header::AUTHORIZATION, basic);
     }
-    let Ok(url) = Url::parse(&hook.url) else { return false };
-    let body = Bytes::from(delivery.body.to_string());
-    let request = HttpRequest { method: Method::POST, url, headers, body };
-    transport.send(request, timeout).await.is_ok_and(|answer| answer.status.is_success())
+    let url = Url::parse(&hook.url).ok()?;
+    Some(HttpRequest { method: Method::POST, url, headers, body: Bytes::from(sent.body.to_string()) })
 }

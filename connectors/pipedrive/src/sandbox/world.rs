@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
-use rand::{Rng, rngs::StdRng};
+use rand::rngs::StdRng;
 use serde_json::{Map, Value as Json, json};
 use tandem_contract::Kind;
 
@@ -111,7 +111,7 @@ pub struct World {
 }
 
 impl World {
-    pub(super) fn new(settings: Settings, rng: StdRng, now: DateTime<Utc>) -> Self {
+    pub(super) fn furnished(settings: Settings, rng: StdRng, now: DateTime<Utc>) -> Self {
         let mut world = Self {
             settings,
             faults: Faults::default(),
@@ -135,7 +135,7 @@ impl World {
     }
 
     pub(super) fn chance(&mut self, probability: f64) -> bool {
-        probability > 0.0 && self.rng.random::<f64>() < probability
+        tandem_sandbox::chance(&mut self.rng, probability)
     }
 
     pub(super) fn next_id(&mut self) -> u64 {
