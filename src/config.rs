@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tandem_contract::{Limit, Secret};
 
 use crate::{
-    model::{Name, Profile},
+    model::{Name, Profile, Trigger},
     sync::{
         connection::Filter,
         guard::Limits,
@@ -206,6 +206,9 @@ pub struct Account {
     /// ISO 4217 code.
     #[serde(default = "usd")]
     pub currency: crate::model::Currency,
+    /// `[accounts.NAME.sales_triggers.NAME]`: which sales close opportunities; any, where there is none.
+    #[serde(default)]
+    pub sales_triggers: BTreeMap<Name, Trigger>,
 }
 
 fn utc() -> chrono_tz::Tz {
@@ -239,7 +242,7 @@ impl From<RateLimit> for Limit {
 pub struct Connection {
     /// The account it belongs to.
     pub account: Name,
-    /// `hubspot` or `pipedrive`.
+    /// `hubspot`, `pipedrive` or `square`.
     pub connector: String,
     /// The vendor's own address if left out.
     #[serde(default)]

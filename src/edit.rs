@@ -6,15 +6,16 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use tandem_contract::{Kind, Value};
+use tandem_contract::{ExternalId, Kind, Value};
 
 use crate::{
     model::{
-        Account, Conflict, ConflictState, Failure, HoldKind, Ids, IntentState, Invalid, Key, LocalRecord, Mark, Name,
-        Pipeline, Position, Reason, RecordId, Stamp, Status, Winner,
+        Account, Conflict, ConflictState, Evidence, EvidenceState, Failure, HoldKind, Ids, IntentState, Invalid, Key,
+        LocalRecord, Mark, Name, Pipeline, Position, Reason, RecordId, Stamp, Status, Winner,
         ids::{RunId, StageId},
         link::Verdict,
     },
+    sales::{closing, matching::FoundBy},
     store::{By, Commit, Op, StoreError, SyncStore},
     sync::reconcile::{QUARANTINE, history_ops, slot},
 };
@@ -67,7 +68,7 @@ impl From<StoreError> for EditError {
     fn from(error: StoreError) -> Self {
         use crate::store::Taken;
         match error {
-            StoreError::Stale { .. } => Self::Stale,
+            StoreError::Stale { .. } | StoreError::Outdated(_) => Self::Stale,
             StoreError::Taken { what: Taken::ActivePlace } => Self::Second,
             StoreError::Taken { what: Taken::ExternalReference } => Self::ReferenceTaken,
             error => Self::Store(error),
@@ -248,6 +249,40 @@ impl Desk<'_> {
         }
         self.commit(ops).await?;
         Ok(conflict)
+    }
+
+    /// Says which opportunity a sale is of. The till's engine reads the sale again and does the rest: what it is worth now, and
+    /// whether it is still paid.
+    ///
+    /// # Errors
+    /// [`EditError`]; nothing is stored then.
+    pub async fn link_sale(
+        &self,
+        connection: &Name,
+        sale: &ExternalId,
+        opportunity: RecordId,
+    ) -> Result<Evidence, EditError> {
+        let stored = self.store.evidence(&self.account.name, connection, std::slice::from_ref(sale)).await?;
+        let mut evidence = stored.into_iter().next().ok_or(EditError::NotFound("sale"))?;
+        if matches!(evidence.state, EvidenceState::Live | EvidenceState::Ended) {
+            let why = "counts for an opportunity already, or did: give it back at the till first";
+            return Err(Invalid::new("sale", why).into());
+        }
+        let record = self.load(Kind::Deal, opportunity).await?;
+        closing::attach(&mut evidence, record.id(), FoundBy::Person.as_str());
+        evidence.state = EvidenceState::Waiting;
+        evidence.why = "linked by a person; the till is asked how it stands".into();
+        evidence.version += 1;
+        let priority = Reason::Operator.priority();
+        let mark = Mark {
+            connection: connection.clone(),
+            kind: Kind::Sale,
+            key: Key::External(sale.clone()),
+            due_at: self.now,
+            priority,
+        };
+        self.commit(vec![Op::PutEvidence(evidence.clone()), Op::Mark(mark)]).await?;
+        Ok(evidence)
     }
 
     /// Tries a record that failed again now: its rows on hold for a refused value come off it.

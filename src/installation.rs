@@ -101,6 +101,7 @@ impl Installation {
                     profile: account.profile,
                     timezone: account.timezone,
                     currency: account.currency,
+                    triggers: account.sales_triggers.clone(),
                 };
                 (name.clone(), account)
             })

@@ -1,7 +1,7 @@
 //! Tandem keeps a business's sales opportunities in step between its own store and the systems its people use.
 //!
 //! Floors, each knowing only those below it: [`model`] (pure types and rules), [`store`] (the only rooms with SQL),
-//! [`sync`] (the reconciler), [`edit`] (people's edits), then the doors. `docs/ARCHITECTURE.md` has the picture.
+//! [`sales`] (what a sale at the till means), [`sync`] (the reconciler), [`edit`] (people's edits), then the doors. `docs/ARCHITECTURE.md` has the picture.
 
 pub mod api;
 pub mod command;
@@ -9,6 +9,7 @@ pub mod config;
 pub mod edit;
 pub mod installation;
 pub mod model;
+pub mod sales;
 pub mod simulation;
 pub mod store;
 pub mod sync;

@@ -75,6 +75,9 @@ enum Command {
     /// What was set aside for a person.
     #[command(subcommand)]
     Failures(FailureCommand),
+    /// Sales at the till.
+    #[command(subcommand)]
+    Sales(SalesCommand),
     /// What the mass-change guard holds.
     #[command(subcommand)]
     Guard(GuardCommand),
@@ -120,6 +123,19 @@ enum Command {
         /// Without these faults, such as slow,locked.
         #[arg(long, value_delimiter = ',')]
         without: Vec<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum SalesCommand {
+    /// Sales that no one opportunity is known for.
+    Unmatched,
+    /// Say which opportunity a sale is of.
+    Link {
+        /// The sale, as `sales unmatched` names it.
+        sale: String,
+        /// Our id of the opportunity.
+        opportunity: String,
     },
 }
 
@@ -300,6 +316,10 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
                 command::desk::resolve(global, &id, take).await
             }
         },
+        Command::Sales(SalesCommand::Unmatched) => command::sales::unmatched(global).await,
+        Command::Sales(SalesCommand::Link { sale, opportunity }) => {
+            command::sales::link(global, &sale, &opportunity).await
+        }
         Command::Failures(FailureCommand::List) => command::desk::failures(global).await,
         Command::Failures(FailureCommand::Retry { id }) => command::desk::retry(global, &id).await,
         Command::Guard(GuardCommand::List) => command::desk::guard_list(global).await,

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use tandem_contract::{Clock, Connector, Credentials, KeepRefreshToken, Kind, Secret, Transport};
 use tandem_hubspot::HubSpot;
 use tandem_pipedrive::Pipedrive;
+use tandem_square::Square;
 use url::Url;
 
 use crate::{
@@ -21,9 +22,10 @@ use crate::{
 };
 
 /// The connectors by name, each with the mapping it comes with.
-pub const CONNECTORS: [(&str, &str); 2] = [
+pub const CONNECTORS: [(&str, &str); 3] = [
     ("hubspot", include_str!("../config/mappings/hubspot.toml")),
     ("pipedrive", include_str!("../config/mappings/pipedrive.toml")),
+    ("square", include_str!("../config/mappings/square.toml")),
 ];
 
 /// What every connection of an installation is made with.
@@ -83,6 +85,7 @@ pub async fn connect(
     };
     let connector: Arc<dyn Connector> = match settings.connector.as_str() {
         "pipedrive" => Arc::new(making.pipedrive(&lenses).await?),
+        "square" => Arc::new(making.square(&lenses, hook.as_ref()).await?),
         _ => Arc::new(making.hubspot(&lenses).await?),
     };
     Ok(Connection {
@@ -126,6 +129,24 @@ impl Making<'_> {
     fn only_secrets(&self, known: &[&str]) -> Result<(), ConfigError> {
         match self.settings.credentials.keys().find(|field| !known.contains(&field.as_str())) {
             Some(field) => Err(self.wrong("credentials", format!("`{field}` is not one of {}", known.join(", ")))),
+            None => Ok(()),
+        }
+    }
+
+    /// No settings that are only some vendors', but these.
+    fn only_settings(&self, known: &[&str]) -> Result<(), ConfigError> {
+        let settings = self.settings;
+        let given = [
+            ("api_version", settings.api_version.is_some()),
+            ("search_rate_limit", settings.search_rate_limit.is_some()),
+            ("accept_v1_signature", settings.accept_v1_signature),
+            ("marker_property", settings.marker_property.is_some() && settings.connector == "square"),
+            ("token_url", settings.token_url.is_some() && settings.connector == "square"),
+        ];
+        match given.into_iter().find(|(field, given)| *given && !known.contains(field)) {
+            Some((field, _)) => {
+                Err(self.wrong(field, format!("is not a setting of {}: take it out", settings.connector)))
+            }
             None => Ok(()),
         }
     }
@@ -198,14 +219,7 @@ impl Making<'_> {
         let settings = self.settings;
         let login = ["webhook_user", "webhook_password"];
         self.only_secrets(&["api_token", "client_id", "client_secret", "refresh_token", login[0], login[1]])?;
-        let unfit = [
-            ("api_version", settings.api_version.is_some()),
-            ("search_rate_limit", settings.search_rate_limit.is_some()),
-            ("accept_v1_signature", settings.accept_v1_signature),
-        ];
-        if let Some((field, _)) = unfit.into_iter().find(|(_, given)| *given) {
-            return Err(self.wrong(field, "is not a setting of pipedrive: take it out".into()).into());
-        }
+        self.only_settings(&[])?;
         let (credentials, keeper) = self.credentials("api_token").await?;
         let mut options = Options::new(self.base(Options::BASE_URL)?, credentials);
         options.webhook_login = match (self.secret(login[0])?, self.secret(login[1])?) {
@@ -226,6 +240,31 @@ impl Making<'_> {
         Ok(match keeper {
             Some(keeper) => pipedrive.keep_refresh_token(keeper),
             None => pipedrive,
+        })
+    }
+
+    async fn square(&self, lenses: &BTreeMap<Kind, Lens>, hook: Option<&Url>) -> Result<Square, SetupError> {
+        use tandem_square::Options;
+        let settings = self.settings;
+        let keys = ["signature_key", "old_signature_key"];
+        self.only_secrets(&["access_token", "client_id", "client_secret", "refresh_token", keys[0], keys[1]])?;
+        self.only_settings(&[])?;
+        let (credentials, keeper) = self.credentials("access_token").await?;
+        let mut options = Options::new(self.base(Options::BASE_URL)?, credentials);
+        for key in keys {
+            options.signature_keys.extend(self.secret(key)?);
+        }
+        options.notification_url = hook.map(ToString::to_string);
+        options.select = mapping::selection(lenses);
+        given(&mut options.rate_limit, settings.rate_limit);
+        options.daily_budget = settings.daily_budget;
+        options.poll = settings.poll_seconds.map(at_least_one);
+        given(&mut options.request_timeout, settings.request_timeout_seconds.map(at_least_one));
+        options.read_only = settings.direction == Direction::In;
+        let square = Square::new(options, self.parts.transport.clone(), self.parts.clock.clone());
+        Ok(match keeper {
+            Some(keeper) => square.keep_refresh_token(keeper),
+            None => square,
         })
     }
 }

@@ -104,6 +104,7 @@ fn directory() -> anyhow::Result<Directory> {
     let pipeline = Pipeline {
         id: PipelineId(Uuid::from_u128(1)),
         label: "Sales".into(),
+        version: 1,
         stages: vec![
             stage(2, "Qualified to buy", 40, StageKind::Open),
             stage(3, "Closed won", 100, StageKind::Won),

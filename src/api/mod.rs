@@ -7,6 +7,7 @@ mod health;
 mod inbox;
 mod opportunities;
 mod problem;
+mod sales;
 mod values;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -81,6 +82,8 @@ fn described() -> OpenApiRouter<Door> {
         .routes(routes!(connections::resolve))
         .routes(routes!(connections::failures))
         .routes(routes!(connections::retry))
+        .routes(routes!(sales::list))
+        .routes(routes!(sales::link))
         .routes(routes!(inbox::receive))
         .routes(routes!(inbox::receive_at_segment))
 }

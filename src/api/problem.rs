@@ -38,7 +38,7 @@ impl From<StoreError> for Problem {
             StoreError::Stale { .. } => {
                 Self::new(StatusCode::PRECONDITION_FAILED, "stale", "the record changed meanwhile: read it again")
             }
-            StoreError::StaleConnection(_) => Self::new(StatusCode::CONFLICT, "stale", error.to_string()),
+            StoreError::Outdated(_) => Self::new(StatusCode::CONFLICT, "stale", error.to_string()),
             StoreError::Taken { what } => Self::new(StatusCode::CONFLICT, "taken", format!("{what} is already taken")),
             StoreError::Fenced => Self::new(StatusCode::SERVICE_UNAVAILABLE, "fenced", error.to_string()),
             StoreError::Unavailable(_) | StoreError::Corrupt { .. } => {

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod desk;
 pub mod export;
 pub mod plan;
+pub mod sales;
 pub mod serve;
 pub mod sync;
 pub mod upkeep;

@@ -1,8 +1,10 @@
 //! An account and the policy that makes one engine serve businesses that disagree (FEATURES section 2).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{ids::Name, money::Currency};
+use super::{ids::Name, money::Currency, trigger::Trigger};
 
 /// How many active opportunities a contact may have in one pipeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,4 +67,6 @@ pub struct Account {
     pub timezone: chrono_tz::Tz,
     /// Its currency where a vendor states none.
     pub currency: Currency,
+    /// Which sales close opportunities; any, where there is none.
+    pub triggers: BTreeMap<Name, Trigger>,
 }

@@ -13,6 +13,13 @@ use super::{
     stamp::Stamp,
 };
 
+/// The last seven digits of a telephone number, however it is written; `None` if it has fewer.
+#[must_use]
+pub fn phone_tail(phone: &str) -> Option<String> {
+    let digits: Vec<char> = phone.chars().filter(char::is_ascii_digit).collect();
+    digits.len().checked_sub(7).map(|from| digits[from..].iter().collect())
+}
+
 /// A contact of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contact {
@@ -82,6 +89,12 @@ impl Contact {
     #[must_use]
     pub fn email_key(&self) -> Option<String> {
         self.email.as_deref().map(|email| email.trim().to_lowercase()).filter(|email| !email.is_empty())
+    }
+
+    /// The last digits of the telephone number, by which it is looked for before it is compared.
+    #[must_use]
+    pub fn phone_tail(&self) -> Option<String> {
+        phone_tail(self.phone.as_deref()?)
     }
 
     /// The value of a field; absent for a field it does not have.

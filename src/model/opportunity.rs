@@ -187,6 +187,10 @@ pub struct Opportunity {
     /// Who closed it (VX-06): `person`, or the connection that said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_by: Option<String>,
+    /// True while it is won by a sale, and no person said so as well: what somebody typed without knowing of the sale does
+    /// not lower it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub won_by_sale: bool,
 }
 
 impl Opportunity {
@@ -213,6 +217,7 @@ impl Opportunity {
             quarantined: false,
             created_by: None,
             closed_by: None,
+            won_by_sale: false,
         }
     }
 
@@ -229,6 +234,7 @@ impl Opportunity {
         } else {
             self.closed_by = None;
         }
+        self.won_by_sale &= self.position.status == Status::Won;
     }
 
     /// Ends a quarantine that has no reason any more: what is closed, deleted or nobody's takes no place.

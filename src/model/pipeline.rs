@@ -50,6 +50,9 @@ pub struct Pipeline {
     pub label: String,
     /// In display order.
     pub stages: Vec<Stage>,
+    /// Raised by one with every change; 0 while it is not stored.
+    #[serde(default)]
+    pub version: i64,
 }
 
 impl Pipeline {
@@ -116,6 +119,7 @@ mod tests {
                 stage(3, "Inquiry", 10, StageKind::Open),
                 stage(4, "Sold", 100, StageKind::Won),
             ],
+            version: 1,
         };
         assert_eq!(pipeline.default_stage().map(|stage| stage.label.as_str()), Some("Inquiry"));
     }

@@ -23,8 +23,8 @@ use tokio::sync::Notify;
 
 use crate::{
     model::{
-        Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, IntentState, Link, LocalRecord, Name, Pipeline,
-        RecordId, StageMap, ids::ConflictId,
+        Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, IntentState, Link,
+        LocalRecord, Name, Pipeline, RecordId, StageMap, ids::ConflictId,
     },
     store::{By, Commit, GuardEvent, Op, StoreError, SyncStore, memory::MemoryStore},
 };
@@ -221,6 +221,7 @@ fn purpose(commit: &Commit) -> &'static str {
             Op::PutIntent(intent) if intent.state == IntentState::Sent => (5, "intents"),
             Op::PutIntent(_) => (4, "plans"),
             Op::PutConnection(_) | Op::PutPipeline(..) | Op::PutStageMap(_) => (3, "connection"),
+            Op::PutEvidence(_) => (5, "evidence"),
             Op::PutRecord { .. } => (2, "records"),
             Op::PutLink { .. } | Op::UpdateLink(_) | Op::RemoveLink { .. } | Op::PutAlias { .. } => (1, "links"),
             _ => (0, "marks"),
@@ -320,6 +321,22 @@ impl SyncStore for GatedStore {
     async fn contacts_by_email(&self, account: &Name, emails: &[String]) -> Stored<Vec<(String, RecordId)>> {
         self.read("contacts_by_email").await?;
         self.inner.contacts_by_email(account, emails).await
+    }
+    async fn contacts_by_phone(&self, account: &Name, tail: &str) -> Stored<Vec<RecordId>> {
+        self.read("contacts_by_phone").await?;
+        self.inner.contacts_by_phone(account, tail).await
+    }
+    async fn evidence(&self, account: &Name, connection: &Name, sales: &[ExternalId]) -> Stored<Vec<Evidence>> {
+        self.read("evidence").await?;
+        self.inner.evidence(account, connection, sales).await
+    }
+    async fn evidence_for(&self, account: &Name, opportunity: RecordId) -> Stored<Vec<Evidence>> {
+        self.read("evidence_for").await?;
+        self.inner.evidence_for(account, opportunity).await
+    }
+    async fn evidence_in(&self, account: &Name, state: EvidenceState, limit: usize) -> Stored<Vec<Evidence>> {
+        self.read("evidence_in").await?;
+        self.inner.evidence_in(account, state, limit).await
     }
     async fn intents(&self, account: &Name, connection: &Name, kind: Kind, locals: &[RecordId]) -> Stored<Vec<Intent>> {
         self.read("intents").await?;

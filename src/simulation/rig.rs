@@ -61,6 +61,7 @@ pub fn account(name: &str, profile: Profile) -> Account {
         profile,
         timezone: chrono_tz::America::Phoenix,
         currency: Currency::new("USD").expect("a currency"),
+        triggers: std::collections::BTreeMap::new(),
     }
 }
 

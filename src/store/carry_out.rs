@@ -97,11 +97,11 @@ pub(super) async fn put_records(
     }
     let done = if kind == Kind::Contact {
         on_tx!(tx, c, Db => {
-            let mut q = QueryBuilder::<Db>::new("INSERT INTO contact (account, id, version, email, deleted, updated_at, body) ");
+            let mut q = QueryBuilder::<Db>::new("INSERT INTO contact (account, id, version, email, phone, deleted, updated_at, body) ");
             q.push_values(&rows, |mut b, (record, _, _, body)| {
                 let LocalRecord::Contact(contact) = record else { return };
                 b.push_bind(account).push_bind(contact.id.0).push_bind(contact.version).push_bind(contact.email_key())
-                    .push_bind(contact.deleted_at.is_some()).push_bind(contact.updated_at).push_bind(body.as_str());
+                    .push_bind(contact.phone_tail()).push_bind(contact.deleted_at.is_some()).push_bind(contact.updated_at).push_bind(body.as_str());
             });
             q.build().execute(&mut **c).await.map(|_| ())
         })
@@ -131,14 +131,14 @@ type Update<'a> = (&'a LocalRecord, i64, &'a Option<String>, String);
 async fn update_records(tx: &mut Tx, account: &str, kind: Kind, rows: &[Update<'_>]) -> Result<(), StoreError> {
     let hit = if kind == Kind::Contact {
         on_tx!(tx, c, Db => {
-            let mut q = QueryBuilder::<Db>::new("WITH next (id, expected, version, email, deleted, updated_at, body) AS (");
+            let mut q = QueryBuilder::<Db>::new("WITH next (id, expected, version, email, phone, deleted, updated_at, body) AS (");
             q.push_values(rows, |mut b, (record, expected, _, body)| {
                 let LocalRecord::Contact(contact) = record else { return };
                 b.push_bind(contact.id.0).push_bind(*expected).push_bind(contact.version).push_bind(contact.email_key())
-                    .push_bind(contact.deleted_at.is_some()).push_bind(contact.updated_at).push_bind(body.as_str());
+                    .push_bind(contact.phone_tail()).push_bind(contact.deleted_at.is_some()).push_bind(contact.updated_at).push_bind(body.as_str());
             });
             q.push(
-                ") UPDATE contact SET version = next.version, email = next.email, deleted = next.deleted,
+                ") UPDATE contact SET version = next.version, email = next.email, phone = next.phone, deleted = next.deleted,
                           updated_at = next.updated_at, body = next.body
                     FROM next WHERE contact.id = next.id AND contact.version = next.expected AND contact.account = ",
             )
@@ -419,13 +419,19 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), S
             }
         },
         Op::PutPipeline(pipeline, place) => {
-            run!(
-                "INSERT INTO pipeline (account, id, place, body) VALUES ($1, $2, $3, $4)
-                 ON CONFLICT (account, id) DO UPDATE SET place = excluded.place, body = excluded.body",
+            let hit = run!(
+                "INSERT INTO pipeline (account, id, place, version, body) VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (account, id) DO UPDATE SET place = excluded.place, version = excluded.version,
+                  body = excluded.body
+                  WHERE pipeline.version = excluded.version - 1",
                 pipeline.id.0,
                 *place,
+                pipeline.version,
                 json(pipeline)?
             )?;
+            if hit == 0 {
+                return Err(StoreError::Outdated(format!("pipeline {}", pipeline.label)));
+            }
         }
         Op::PutStageMap(map) => {
             run!(
@@ -444,7 +450,27 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), S
                 json(row)?
             )?;
             if hit == 0 {
-                return Err(StoreError::StaleConnection(row.name.clone()));
+                return Err(StoreError::Outdated(format!("connection {}", row.name)));
+            }
+        }
+        Op::PutEvidence(evidence) => {
+            let hit = run!(
+                "INSERT INTO evidence (account, connection, sale, version, state, opportunity, sold_at, body)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+                 ON CONFLICT (account, connection, sale) DO UPDATE SET version = excluded.version,
+                  state = excluded.state, opportunity = excluded.opportunity, sold_at = excluded.sold_at,
+                  body = excluded.body
+                  WHERE evidence.version = excluded.version - 1",
+                evidence.connection.as_str(),
+                evidence.sale.as_str(),
+                evidence.version,
+                evidence.state.as_str(),
+                evidence.opportunity.map(|id| id.0),
+                evidence.sold_at,
+                json(evidence)?
+            )?;
+            if hit == 0 {
+                return Err(StoreError::Outdated(format!("sale {}", evidence.id())));
             }
         }
         Op::PutGuard(event) => {

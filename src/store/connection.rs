@@ -24,7 +24,7 @@ pub async fn change_connection(
         let ops = vec![Op::PutConnection(next.clone())];
         match store.commit(&Commit { account: row.account.clone(), fence: fence.clone(), ops }).await {
             // Each time round, somebody else got further.
-            Err(StoreError::StaleConnection(_)) => {}
+            Err(StoreError::Outdated(_)) => {}
             done => return done.map(|()| next),
         }
     }

@@ -15,8 +15,8 @@ use tandem_contract::{
 
 use super::{By, Commit, GuardEvent, Op, StoreError, SyncStore, Taken};
 use crate::model::{
-    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Key, Link, LocalRecord, Name, Pipeline, RecordId,
-    StageMap,
+    Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, Key, Link, LocalRecord,
+    Name, Pipeline, RecordId, StageMap,
     ids::{ConflictId, FailureId, IntentId, PipelineId},
 };
 
@@ -47,6 +47,7 @@ struct State {
     connections: BTreeMap<Owned, ConnectionRow>,
     epochs: BTreeMap<Owned, i64>,
     guards: BTreeMap<(Owned, String), GuardEvent>,
+    evidence: BTreeMap<(Owned, ExternalId), Evidence>,
     leases: BTreeMap<i64, (String, i64, DateTime<Utc>)>,
 }
 
@@ -245,7 +246,13 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
             }
         }
         Op::PutPipeline(pipeline, place) => {
-            put!(state, undo, pipelines, (account.clone(), pipeline.id), (place, pipeline))
+            let key = (account.clone(), pipeline.id);
+            let stored = state.pipelines.get(&key).map_or(0, |(_, stored)| stored.version);
+            let mut others = state.pipelines.iter().filter(|((of, id), _)| of == account && *id != pipeline.id);
+            if stored != pipeline.version - 1 || others.any(|(_, (taken, _))| *taken == place) {
+                return Err(StoreError::Outdated(format!("pipeline {}", pipeline.label)));
+            }
+            put!(state, undo, pipelines, key, (place, pipeline));
         }
         Op::PutStageMap(map) => {
             let key = (owned(&map.connection), map.remote_pipeline.clone(), map.remote_stage.clone());
@@ -254,9 +261,16 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
         Op::PutConnection(row) => {
             let key = (account.clone(), row.name.clone());
             if state.connections.get(&key).is_some_and(|stored| stored.version != row.version - 1) {
-                return Err(StoreError::StaleConnection(row.name));
+                return Err(StoreError::Outdated(format!("connection {}", row.name)));
             }
             put!(state, undo, connections, key, row);
+        }
+        Op::PutEvidence(evidence) => {
+            let key = (owned(&evidence.connection), evidence.sale.clone());
+            if state.evidence.get(&key).map_or(0, |stored| stored.version) != evidence.version - 1 {
+                return Err(StoreError::Outdated(format!("sale {}", evidence.id())));
+            }
+            put!(state, undo, evidence, key, evidence);
         }
         Op::PutGuard(event) => put!(state, undo, guards, (owned(&event.connection), event.class.clone()), event),
     }
@@ -455,6 +469,50 @@ impl SyncStore for MemoryStore {
             })
             .filter(|(email, _)| emails.contains(email))
             .collect())
+    }
+
+    async fn contacts_by_phone(&self, account: &Name, tail: &str) -> Result<Vec<RecordId>, StoreError> {
+        let state = self.lock();
+        let contacts = state.records.iter().filter(|((a, kind, _), _)| a == account && *kind == Kind::Contact);
+        let has = |record: &LocalRecord| match record {
+            LocalRecord::Contact(contact) => {
+                contact.deleted_at.is_none() && contact.phone_tail().as_deref() == Some(tail)
+            }
+            LocalRecord::Deal(_) => false,
+        };
+        Ok(contacts.filter(|(_, record)| has(record)).map(|((.., id), _)| *id).collect())
+    }
+
+    async fn evidence(
+        &self,
+        account: &Name,
+        connection: &Name,
+        sales: &[ExternalId],
+    ) -> Result<Vec<Evidence>, StoreError> {
+        let state = self.lock();
+        let owned = (account.clone(), connection.clone());
+        Ok(sales.iter().filter_map(|sale| state.evidence.get(&(owned.clone(), sale.clone())).cloned()).collect())
+    }
+
+    async fn evidence_for(&self, account: &Name, opportunity: RecordId) -> Result<Vec<Evidence>, StoreError> {
+        let state = self.lock();
+        let all =
+            state.evidence.iter().filter(|(((a, _), _), one)| a == account && one.opportunity == Some(opportunity));
+        Ok(all.map(|(_, one)| one.clone()).collect())
+    }
+
+    async fn evidence_in(
+        &self,
+        account: &Name,
+        state: EvidenceState,
+        limit: usize,
+    ) -> Result<Vec<Evidence>, StoreError> {
+        let stored = self.lock();
+        let all = stored.evidence.iter().filter(|(((a, _), _), one)| a == account && one.state == state);
+        let mut all: Vec<Evidence> = all.map(|(_, one)| one.clone()).collect();
+        all.sort_by(|a, b| b.sold_at.cmp(&a.sold_at).then_with(|| a.sale.cmp(&b.sale)));
+        all.truncate(limit);
+        Ok(all)
     }
 
     async fn intents(

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use tandem_contract::{Cursor, ExternalId, Kind};
 
 use crate::model::{
-    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Key, Link, LocalRecord, Mark, Name, Pipeline,
-    RecordId, StageMap,
+    Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, Key, Link, LocalRecord,
+    Mark, Name, Pipeline, RecordId, StageMap,
     ids::{ConflictId, IntentId},
 };
 
@@ -39,9 +39,9 @@ pub enum StoreError {
         /// Which record.
         id: RecordId,
     },
-    /// A connection's row changed since it was read; nothing of the commit was stored.
-    #[error("connection {0} changed meanwhile; read it again")]
-    StaleConnection(Name),
+    /// A connection, a pipeline or a sale changed since it was read; nothing of the commit was stored.
+    #[error("{0} changed meanwhile; read it again")]
+    Outdated(String),
     /// Something that must be unique is taken; nothing of the commit was stored.
     #[error("{what} is already taken")]
     Taken {
@@ -186,7 +186,7 @@ pub enum Op {
         /// Which row; `None` for all.
         row: Option<String>,
     },
-    /// Stores a pipeline at this place of the order.
+    /// Stores a pipeline, its version already raised, at this place of the order, which no other may have.
     PutPipeline(Pipeline, i64),
     /// Stores which vendor stage stands for which of ours.
     PutStageMap(StageMap),
@@ -194,6 +194,8 @@ pub enum Op {
     PutConnection(ConnectionRow),
     /// Stores an event of the mass-change guard.
     PutGuard(GuardEvent),
+    /// Stores a sale, its version already raised.
+    PutEvidence(Evidence),
 }
 
 /// Operations on one account that happen together.
@@ -304,6 +306,28 @@ pub trait SyncStore: Send + Sync {
     /// Contacts that are not deleted, by the key of their e-mail address.
     async fn contacts_by_email(&self, account: &Name, emails: &[String])
     -> Result<Vec<(String, RecordId)>, StoreError>;
+
+    /// Contacts that are not deleted, by the last digits of their telephone number.
+    async fn contacts_by_phone(&self, account: &Name, tail: &str) -> Result<Vec<RecordId>, StoreError>;
+
+    /// Sales of a till, by the vendor's ids.
+    async fn evidence(
+        &self,
+        account: &Name,
+        connection: &Name,
+        sales: &[ExternalId],
+    ) -> Result<Vec<Evidence>, StoreError>;
+
+    /// The sales that are evidence for an opportunity, in order of till and id.
+    async fn evidence_for(&self, account: &Name, opportunity: RecordId) -> Result<Vec<Evidence>, StoreError>;
+
+    /// Sales in this state, newest first.
+    async fn evidence_in(
+        &self,
+        account: &Name,
+        state: EvidenceState,
+        limit: usize,
+    ) -> Result<Vec<Evidence>, StoreError>;
 
     /// Open intents of these records.
     async fn intents(

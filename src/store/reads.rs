@@ -14,8 +14,8 @@ use super::{
     sql::{ROWS, SqlStore, Tx, on_pool, on_tx, parse, refused},
 };
 use crate::model::{
-    Conflict, ConnectionRow, Dirty, Failure, HistoryEntry, Intent, Link, LocalRecord, Name, Pipeline, RecordId,
-    StageMap, ids::ConflictId,
+    Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, Link, LocalRecord, Name,
+    Pipeline, RecordId, StageMap, ids::ConflictId,
 };
 
 /// Whose rows are asked for.
@@ -275,6 +275,57 @@ impl SyncStore for SqlStore {
         rows.sort_unstable_by_key(|(_, id, _)| *id);
         let live = rows.into_iter().filter(|(.., deleted)| !deleted);
         Ok(live.map(|(email, id, _)| (email, RecordId(id))).collect())
+    }
+
+    async fn contacts_by_phone(&self, account: &Name, tail: &str) -> Result<Vec<RecordId>, StoreError> {
+        let rows: Vec<(Uuid, bool)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT id, deleted FROM contact WHERE account = $1 AND phone = $2 ORDER BY id")
+                .bind(account.as_str()).bind(tail).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        Ok(rows.into_iter().filter(|(_, deleted)| !deleted).map(|(id, _)| RecordId(id)).collect())
+    }
+
+    async fn evidence(
+        &self,
+        account: &Name,
+        connection: &Name,
+        sales: &[ExternalId],
+    ) -> Result<Vec<Evidence>, StoreError> {
+        let mut all = Vec::with_capacity(sales.len());
+        for sale in sales {
+            let row: Option<(String,)> = on_pool!(self, pool, Db => {
+                sqlx::query_as("SELECT body FROM evidence WHERE account = $1 AND connection = $2 AND sale = $3")
+                    .bind(account.as_str()).bind(connection.as_str()).bind(sale.as_str()).fetch_optional(pool).await
+            })
+            .map_err(refused)?;
+            all.extend(row.map(|(body,)| parse("evidence", sale, &body)).transpose()?);
+        }
+        Ok(all)
+    }
+
+    async fn evidence_for(&self, account: &Name, opportunity: RecordId) -> Result<Vec<Evidence>, StoreError> {
+        let rows: Vec<(String, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT sale, body FROM evidence WHERE account = $1 AND opportunity = $2 ORDER BY connection, sale")
+                .bind(account.as_str()).bind(opportunity.0).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(sale, body)| parse("evidence", sale, &body)).collect()
+    }
+
+    async fn evidence_in(
+        &self,
+        account: &Name,
+        state: EvidenceState,
+        limit: usize,
+    ) -> Result<Vec<Evidence>, StoreError> {
+        let rows: Vec<(String, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT sale, body FROM evidence WHERE account = $1 AND state = $2 ORDER BY sold_at DESC, sale LIMIT $3")
+                .bind(account.as_str()).bind(state.as_str()).bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(sale, body)| parse("evidence", sale, &body)).collect()
     }
 
     async fn intents(

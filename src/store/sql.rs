@@ -108,6 +108,8 @@ pub(super) fn refused(error: sqlx::Error) -> StoreError {
             Some(Taken::ExternalId)
         } else if text.contains("intent") {
             Some(Taken::Intent)
+        } else if text.contains("pipeline") {
+            return StoreError::Outdated("the list of pipelines".into());
         } else {
             None
         };

@@ -364,7 +364,11 @@ impl Reconciler {
                 warn!(field = invalid.field, "a planned value does not fit");
             }
         }
-        !plan.takes.is_empty()
+        let confirms = plan.also_won;
+        if let (true, LocalRecord::Deal(deal)) = (confirms, &mut *local) {
+            deal.won_by_sale = false;
+        }
+        confirms || !plan.takes.is_empty()
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one transaction, each used once")]

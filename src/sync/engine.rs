@@ -20,6 +20,7 @@ use super::{
     lens::Directory,
     preview::PlannedWrite,
     reconcile::{BATCH, Pageful, Reconciler, SyncError},
+    sales::SALES,
     summary::Summary,
 };
 use crate::{
@@ -270,8 +271,11 @@ impl Engine {
         let mut summary = running.reconciler.summary.lock().unwrap_or_else(PoisonError::into_inner).clone();
         summary.calls = self.connection.connector.calls();
         summary.seconds = (self.shared.clock.elapsed() - began).as_secs_f64();
-        let next = self.shared.store.next_due(&self.connection.account.name, &self.connection.name).await?;
-        summary.waiting = u64::from(next.is_some());
+        // Sales that are nobody's are looked at again for days; that is no work left undone.
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let left =
+            self.shared.store.due(account, name, None, self.shared.clock.now() + TimeDelta::days(400), 1).await?;
+        summary.waiting = u64::from(left.iter().any(|dirty| dirty.kind != Kind::Sale));
         if let Some(state) = unreadable(&running.unreadable) {
             summary.state = state.into();
         }
@@ -360,12 +364,19 @@ impl Engine {
             }
             running.row = row;
         }
-        let due = self.shared.store.due(account, name, None, self.shared.clock.now(), BATCH).await?;
+        let mut due = self.shared.store.due(account, name, None, self.shared.clock.now(), BATCH).await?;
         let Some(kind) = due.first().map(|dirty| dirty.kind) else { return Ok(false) };
+        if kind == Kind::Sale {
+            due.truncate(SALES);
+        }
         if let Some(ahead) = &mut running.ahead {
             ahead.forget(kind, &due);
         }
-        match running.reconciler.batch(kind, due.clone(), Pageful::default(), Vec::new(), Lane::Propagate).await {
+        let worked = match kind {
+            Kind::Sale => running.reconciler.sales(due.clone()).await,
+            kind => running.reconciler.batch(kind, due.clone(), Pageful::default(), Vec::new(), Lane::Propagate).await,
+        };
+        match worked {
             Ok(()) => {
                 self.ring_siblings();
                 Ok(true)

@@ -39,6 +39,8 @@ pub enum Rule {
     Highest,
     /// A person.
     Ask,
+    /// Ours, which a sale at the till won: no mapping names it, and it goes before any that does.
+    Evidence,
 }
 
 impl Rule {
@@ -53,6 +55,7 @@ impl Rule {
             Self::Union => "union",
             Self::Highest => "highest",
             Self::Ask => "ask",
+            Self::Evidence => "evidence",
         }
     }
 }

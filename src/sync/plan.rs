@@ -119,6 +119,8 @@ pub struct FieldPlan {
     pub unread: bool,
     /// True if what was taken in is to be answered: the record is to be planned once more.
     pub unsaid: bool,
+    /// True if people at the vendor say that it is won, as a sale says here.
+    pub also_won: bool,
 }
 
 /// Plans one pair.
@@ -244,7 +246,10 @@ impl Planner<'_, '_> {
         };
         match (ours_moved, theirs_moved) {
             (false, false) => {}
-            _ if self.row.same(&local, &remote, self.snapshot.context) && ours_moved => self.rebase(local, remote),
+            _ if self.row.same(&local, &remote, self.snapshot.context) && ours_moved => {
+                self.plan.also_won |= theirs_moved && is_position(self.row) && is_won_by_sale(self.snapshot.local);
+                self.rebase(local, remote);
+            }
             // One way only: what the other side said is replaced, and kept in a conflict.
             (_, true) if self.row.direction == Direction::Out => {
                 self.decide(Rule::PreferLocal, base.0.clone(), local, remote)
@@ -293,9 +298,14 @@ impl Planner<'_, '_> {
             Ok(theirs) => theirs,
             Err(unfit) => return self.unfit(unfit, &local, &remote),
         };
+        let rule = if lowers_a_sale(row, s.local, &theirs) { Rule::Evidence } else { rule };
+        if rule == Rule::Evidence && row.direction == Direction::In {
+            // It is not to be told there.
+            return self.rebase(local, remote);
+        }
         let mut joined = None;
         let winner = match rule {
-            Rule::PreferLocal => Winner::Local,
+            Rule::PreferLocal | Rule::Evidence => Winner::Local,
             Rule::PreferRemote => Winner::Remote,
             Rule::Ask => Winner::Nobody,
             Rule::ForwardOnly if s.context.directory.is_further(&theirs, &local) => Winner::Remote,
@@ -439,6 +449,20 @@ impl Planner<'_, '_> {
     }
 }
 
+fn is_position(row: &Row) -> bool {
+    matches!(row.codec, Codec::Position | Codec::StatusPosition)
+}
+
+fn is_won_by_sale(local: &LocalRecord) -> bool {
+    local.as_opportunity().is_some_and(|deal| deal.won_by_sale)
+}
+
+/// True if theirs, which both sides came to without knowing of one another, would open or lose what a sale won: it was said
+/// of the record as it stood before. Who knows of the sale and opens the record again changes what both agree on.
+fn lowers_a_sale(row: &Row, local: &LocalRecord, theirs: &[Value]) -> bool {
+    is_position(row) && is_won_by_sale(local) && !position::is_won(theirs)
+}
+
 /// The latest statement of a row's properties.
 fn latest<'h>(row: &Row, history: &'h History) -> Option<&'h Statement> {
     row.properties.iter().filter_map(|(name, _)| history.get(name)?.first()).max_by_key(|statement| statement.at)
@@ -536,7 +560,8 @@ pub fn overwrites(
         let theirs = mapped.unwrap_or_else(|_| foreign.clone());
         let mut joined = None;
         let ours_at = local.stamped(&row.fields).map(|stamp| stamp.at);
-        let winner = match row.rule {
+        let rule = if is_mapped && lowers_a_sale(row, local, &theirs) { Rule::Evidence } else { row.rule };
+        let winner = match rule {
             _ if !is_mapped => Winner::Local,
             Rule::Ask => Winner::Nobody,
             Rule::Union => match (&written.local[0], &theirs[0]) {
@@ -563,7 +588,7 @@ pub fn overwrites(
                 local: written.local.clone(),
                 remote: theirs.clone(),
                 winner,
-                rule: row.rule.as_str(),
+                rule: rule.as_str(),
             },
             // Only while we still say what we wrote: a later edit of ours stands on its own.
             revert: match winner {

@@ -25,6 +25,11 @@ fn status_of(local: &[Value]) -> Status {
     local[STATUS].as_text().and_then(|word| word.parse().ok()).unwrap_or_default()
 }
 
+/// True if these values of ours are those of a record that is won.
+pub fn is_won(local: &[Value]) -> bool {
+    local.len() > STATUS && status_of(local) == Status::Won
+}
+
 /// Our pipeline and stage.
 fn stands_on(local: &[Value]) -> Result<(PipelineId, StageId), Unfit> {
     let place = (|| Some((local[PIPELINE].as_text()?.parse().ok()?, local[STAGE].as_text()?.parse().ok()?)))();

@@ -15,7 +15,7 @@ use crate::{
         ConnectionRow, Currency, Key, Mark, Pipeline, Reason, Stage, StageKind, StageMap,
         ids::{PipelineId, StageId},
     },
-    store::{By, Op},
+    store::{By, Op, StoreError},
 };
 
 impl Reconciler {
@@ -26,16 +26,23 @@ impl Reconciler {
     pub async fn discover(&self, row: &ConnectionRow) -> Result<Schema, SyncError> {
         let schema = self.connection.connector.discover().await?;
         let (account, name) = (&self.connection.account, &self.connection.name);
-        let mut pipelines = self.store.pipelines(&account.name).await?;
-        let mut maps = self.store.stage_maps(&account.name, name).await?;
-        let mut ops = Vec::new();
-        for theirs in &schema.pipelines {
-            self.take_over(theirs, &mut pipelines, &mut maps, &mut ops);
-        }
-        let news = ops.iter().any(|op| matches!(op, Op::PutStageMap(_)));
-        if !ops.is_empty() {
-            self.store.commit(&self.commit_of(ops)).await?;
-        }
+        let (pipelines, maps, news) = loop {
+            let mut pipelines = self.store.pipelines(&account.name).await?;
+            let mut maps = self.store.stage_maps(&account.name, name).await?;
+            let mut ops = Vec::new();
+            for theirs in &schema.pipelines {
+                self.take_over(theirs, &mut pipelines, &mut maps, &mut ops);
+            }
+            let news = ops.iter().any(|op| matches!(op, Op::PutStageMap(_)));
+            if !ops.is_empty() {
+                match self.store.commit(&self.commit_of(ops)).await {
+                    // The account's other connections take theirs over as well. Each time round, one got further.
+                    Err(StoreError::Outdated(_)) => continue,
+                    done => done?,
+                }
+            }
+            break (pipelines, maps, news);
+        };
         let timezone: Tz = row.timezone.as_deref().and_then(|zone| zone.parse().ok()).unwrap_or(account.timezone);
         let currency = row.currency.as_deref().and_then(|code| Currency::new(code).ok()).unwrap_or(account.currency);
         let directory = Directory::new(self.connection.connector.system(), timezone, currency, row.currencies.clone())
@@ -95,6 +102,7 @@ impl Reconciler {
                 id: PipelineId(self.ids.next(now)),
                 label: theirs.label.clone(),
                 stages: Vec::new(),
+                version: 0,
             });
             pipelines.len() - 1
         });
@@ -143,7 +151,8 @@ impl Reconciler {
                 pipeline.stages.push(Stage { id, label: label.into(), probability, kind });
             }
         }
-        if *pipeline != before || before.stages.is_empty() {
+        if *pipeline != before || before.version == 0 {
+            pipeline.version += 1;
             ops.push(Op::PutPipeline(pipeline.clone(), i64::try_from(place).unwrap_or(i64::MAX)));
         }
     }

@@ -30,6 +30,7 @@ fn pipeline() -> Pipeline {
     Pipeline {
         id: PipelineId(Uuid::from_u128(1)),
         label: "Sales".into(),
+        version: 1,
         stages: vec![
             stage(10, "Enquiry", 10, StageKind::Open),
             stage(11, "Offer", 60, StageKind::Open),

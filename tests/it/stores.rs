@@ -291,7 +291,7 @@ mod behaviour {
         store.commit(&put(1, "first")).await.unwrap();
         store.commit(&put(2, "second")).await.unwrap();
         let late = store.commit(&put(2, "also from the first")).await;
-        assert!(matches!(late, Err(StoreError::StaleConnection(of)) if of == name("hubspot")));
+        assert!(matches!(late, Err(StoreError::Outdated(what)) if what == "connection hubspot"));
         let stored = store.connection(&name("a"), &name("hubspot")).await.unwrap().unwrap();
         assert_eq!((stored.version, stored.reason.as_deref()), (2, Some("second")));
     }

@@ -35,7 +35,10 @@ fn forbids(folder: &str, words: &[&str]) {
 
 #[test]
 fn every_room_knows_only_those_below_it() {
-    forbids("connectors/contract/src", &["tandem_hubspot", "tandem_pipedrive", "tandem::", "sqlx"]);
+    forbids("connectors/contract/src", &["tandem_hubspot", "tandem_pipedrive", "tandem_square", "tandem::", "sqlx"]);
+    forbids("connectors/sandbox/src", &["tandem_hubspot", "tandem_pipedrive", "tandem_square", "tandem::", "sqlx"]);
+    forbids("connectors/square/src", &["tandem::", "tandem_hubspot", "tandem_pipedrive", "sqlx"]);
+    forbids("src/sales", &["crate::sync", "crate::store", "crate::api", "sqlx", "async ", "Clock"]);
     forbids("connectors/hubspot/src", &["tandem::", "tandem_pipedrive", "sqlx"]);
     forbids("connectors/pipedrive/src", &["tandem::", "tandem_hubspot", "sqlx"]);
     forbids(

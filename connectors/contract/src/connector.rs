@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::{
-    ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, Record, Schema, Value, Version,
+    ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, Record, SaleRead, Schema, Value, Version,
     WebhookError, WebhookRequest,
 };
 
@@ -275,6 +275,16 @@ pub trait Connector: Send + Sync {
     /// One outcome per write, in the order given. Sending the same create again does not write twice, where the vendor
     /// refuses twins.
     async fn push(&self, call: Call, writes: &[Write]) -> Vec<Pushed>;
+
+    /// Sales by id, in the order asked: what vendors with a till are asked for what their feeds and webhooks of
+    /// [`Kind::Sale`] name. A vendor without one is never asked.
+    ///
+    /// # Errors
+    /// [`ConnectorError`] if the batch as a whole could not be read.
+    async fn sales(&self, call: Call, ids: &[ExternalId]) -> Result<Vec<SaleRead>, ConnectorError> {
+        let _ = call;
+        Ok(ids.iter().map(|_| SaleRead::NotYet).collect())
+    }
 
     /// Makes sure that the vendor sends its news to this address, where that is a call and not a setting that people make
     /// at the vendor. Asked at the start and from time to time, since vendors take subscriptions away.

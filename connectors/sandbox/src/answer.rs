@@ -102,7 +102,7 @@ async fn answer<W: Simulated>(State(sandbox): State<Sandbox<W>>, request: Reques
     let Ok(body) = axum::body::to_bytes(body, LARGEST).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
-    let asked = match sandbox.with(|world| world.take_apart(parts, body)) {
+    let asked = match sandbox.with_quietly(|world| world.take_apart(parts, body)) {
         Ok(asked) => asked,
         Err(answer) => return answer,
     };

@@ -1,0 +1,110 @@
+//! A sale at the till, read whole: what was sold, what was paid, who bought.
+
+use chrono::{DateTime, Utc};
+
+use crate::ExternalId;
+
+/// How far a sale has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaleState {
+    /// Nothing is paid for good: a cart, a link that nobody followed, a payment that is only authorised.
+    Unpaid,
+    /// Something is paid, and something is due.
+    PartlyPaid,
+    /// Paid in full, or nothing was to be paid.
+    Paid,
+    /// Called off before it was paid.
+    Void,
+    /// Goods or money that went back; never a sale itself.
+    Return,
+}
+
+/// What a line of a sale is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineKind {
+    /// A thing or a treatment.
+    Goods,
+    /// Money for later: nothing is sold yet.
+    GiftCard,
+}
+
+/// A line of a sale. Money is in minor units of the sale's currency.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SaleLine {
+    /// What it is of.
+    pub kind: LineKind,
+    /// What the till calls it, by name and by id: the item, its variation.
+    pub names: Vec<String>,
+    /// The categories it is in, and those above them, by name and by id.
+    pub categories: Vec<String>,
+    /// With tax, after discounts.
+    pub total: i64,
+    /// Tax in it.
+    pub tax: i64,
+}
+
+/// Somebody who may have bought: what the till knows of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Buyer {
+    /// The vendor's record of them.
+    pub id: Option<ExternalId>,
+    /// What we, or another system, wrote on that record.
+    pub reference: Option<String>,
+    /// E-mail address.
+    pub email: Option<String>,
+    /// Telephone number, as the till has it.
+    pub phone: Option<String>,
+}
+
+/// Where it was sold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Location {
+    /// The vendor's id.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// IANA time zone: what day it was.
+    pub timezone: Option<String>,
+    /// ISO 3166 code of two letters: how telephone numbers are read.
+    pub country: Option<String>,
+}
+
+/// A sale. Money is in minor units of its currency.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sale {
+    /// The vendor's id of the order.
+    pub id: ExternalId,
+    /// How far it has come.
+    pub state: SaleState,
+    /// Where.
+    pub location: Location,
+    /// When the goods changed hands; for a sale that was made offline long before it was reported.
+    pub sold_at: DateTime<Utc>,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// What it came to, with tax and tip, after discounts and whatever was exchanged; may be negative.
+    pub total: i64,
+    /// Tip in it.
+    pub tip: i64,
+    /// Tax in it.
+    pub tax: i64,
+    /// What was given back of it since.
+    pub refunded: i64,
+    /// What was sold.
+    pub lines: Vec<SaleLine>,
+    /// Texts that may name an opportunity: references, notes.
+    pub mentions: Vec<String>,
+    /// Who may have bought, best first.
+    pub buyers: Vec<Buyer>,
+    /// The sales that this one takes something back of.
+    pub returns: Vec<ExternalId>,
+}
+
+/// What reading a sale came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SaleRead {
+    /// Here it is.
+    Found(Box<Sale>),
+    /// Not to be read yet: the till shows a sale with several payments only after the last one.
+    NotYet,
+}

@@ -1,0 +1,426 @@
+//! Sales: orders with their payments and whoever bought, read whole; and the windows in which they changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Deserializer};
+use serde_json::json;
+use tandem_contract::{
+    Buyer, Call, ConnectorError, ExternalId, LineKind, Location, Sale, SaleLine, SaleRead, SaleState, Seen, Version,
+};
+
+use crate::{
+    Square,
+    catalog::Catalog,
+    client::Ask,
+    customers::{Customer, by_id, for_query},
+};
+
+/// Locations of one search, and orders of one batch. Source: `SearchOrders`, `BatchRetrieveOrders`.
+const LOCATIONS: usize = 10;
+const ORDERS: usize = 100;
+
+/// Null is as good as nothing.
+fn or_none<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Amount {
+    amount: i64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Total {
+    amount: i64,
+    currency: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Order {
+    id: String,
+    location_id: String,
+    reference_id: Option<String>,
+    customer_id: Option<String>,
+    metadata: Option<BTreeMap<String, String>>,
+    #[serde(deserialize_with = "or_none")]
+    line_items: Vec<LineItem>,
+    #[serde(deserialize_with = "or_none")]
+    tenders: Vec<Tender>,
+    #[serde(deserialize_with = "or_none")]
+    returns: Vec<Return>,
+    #[serde(deserialize_with = "or_none")]
+    fulfillments: Vec<Fulfillment>,
+    state: Option<String>,
+    total_money: Option<Total>,
+    total_tip_money: Option<Amount>,
+    total_tax_money: Option<Amount>,
+    net_amounts: Option<NetAmounts>,
+    net_amount_due_money: Option<Amount>,
+    created_at: Option<DateTime<Utc>>,
+    updated_at: Option<DateTime<Utc>>,
+    closed_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct NetAmounts {
+    total_money: Option<Amount>,
+    tip_money: Option<Amount>,
+    tax_money: Option<Amount>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct LineItem {
+    name: Option<String>,
+    variation_name: Option<String>,
+    catalog_object_id: Option<String>,
+    item_type: Option<String>,
+    total_money: Option<Amount>,
+    total_tax_money: Option<Amount>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Tender {
+    id: Option<String>,
+    payment_id: Option<String>,
+    customer_id: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Return {
+    source_order_id: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Fulfillment {
+    pickup_details: Option<Recipient>,
+    shipment_details: Option<Recipient>,
+    delivery_details: Option<Recipient>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Recipient {
+    recipient: Option<CustomerId>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct CustomerId {
+    customer_id: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Payment {
+    id: String,
+    order_id: Option<String>,
+    customer_id: Option<String>,
+    status: Option<String>,
+    reference_id: Option<String>,
+    note: Option<String>,
+    buyer_email_address: Option<String>,
+    total_money: Option<Amount>,
+    refunded_money: Option<Amount>,
+    created_at: Option<DateTime<Utc>>,
+    updated_at: Option<DateTime<Utc>>,
+    offline_payment_details: Option<Offline>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Offline {
+    client_created_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Refund {
+    order_id: Option<String>,
+    updated_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Orders {
+    #[serde(deserialize_with = "or_none")]
+    orders: Vec<Order>,
+    cursor: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Payments {
+    #[serde(deserialize_with = "or_none")]
+    payments: Vec<Payment>,
+    cursor: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Refunds {
+    #[serde(deserialize_with = "or_none")]
+    refunds: Vec<Refund>,
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct OnePayment {
+    payment: Payment,
+}
+
+type Rows = Result<(Vec<Seen>, Option<String>), ConnectorError>;
+
+fn hint(order: Option<&str>, at: Option<DateTime<Utc>>) -> Option<Seen> {
+    let id = ExternalId::new(order?).ok()?;
+    Some(Seen::Hint { id, version: Version { token: None, updated_at: at } })
+}
+
+/// One page of the orders that changed in a window, or whose payments or refunds did, and how many steps a window has.
+pub async fn changed(
+    square: &Square,
+    call: Call,
+    (since, until): (DateTime<Utc>, DateTime<Utc>),
+    step: usize,
+    after: Option<&str>,
+) -> Result<(Rows, usize), ConnectorError> {
+    let locations = square.locations(call).await?;
+    let groups: Vec<&[Location]> = locations.chunks(LOCATIONS).collect();
+    let steps = groups.len() + locations.len() + 1;
+    if let Some(group) = groups.get(step) {
+        let ids: Vec<&str> = group.iter().map(|location| location.id.as_str()).collect();
+        let range = json!({ "updated_at": { "start_at": for_query(since), "end_at": for_query(until) } });
+        let mut body = json!({
+            "location_ids": ids, "limit": 500,
+            "query": {
+                "filter": { "date_time_filter": range, "state_filter": { "states": ["OPEN", "COMPLETED", "CANCELED"] } },
+                "sort": { "sort_field": "UPDATED_AT", "sort_order": "ASC" },
+            },
+        });
+        if let Some(after) = after {
+            body["cursor"] = after.into();
+        }
+        let page = square.client.ask::<Orders>(&Ask::search("orders/search", call.lane, body)).await;
+        let rows = page.map(|page| {
+            let seen = page.orders.iter().filter_map(|order| hint(Some(&order.id), order.updated_at)).collect();
+            (seen, page.cursor)
+        });
+        return Ok((rows, steps));
+    }
+    let ask = |path: &str| {
+        Ask::get(path, call.lane)
+            .query("updated_at_begin_time", for_query(since))
+            .query("updated_at_end_time", for_query(until))
+            .query("sort_field", "UPDATED_AT")
+            .query("sort_order", "ASC")
+            .query("limit", "100")
+            .after(after)
+    };
+    let rows = match locations.get(step - groups.len()) {
+        Some(location) => {
+            let page = square.client.ask::<Payments>(&ask("payments").query("location_id", &location.id)).await;
+            page.map(|page| {
+                let seen = page.payments.iter().filter_map(|one| hint(one.order_id.as_deref(), one.updated_at));
+                (seen.collect(), page.cursor)
+            })
+        }
+        None => square.client.ask::<Refunds>(&ask("refunds")).await.map(|page| {
+            let seen = page.refunds.iter().filter_map(|one| hint(one.order_id.as_deref(), one.updated_at));
+            (seen.collect(), page.cursor)
+        }),
+    };
+    Ok((rows, steps))
+}
+
+/// Sales by id, in the order asked.
+pub async fn sales(square: &Square, call: Call, ids: &[ExternalId]) -> Result<Vec<SaleRead>, ConnectorError> {
+    let mut orders: BTreeMap<String, Order> = BTreeMap::new();
+    for ids in ids.chunks(ORDERS) {
+        let body = json!({ "order_ids": ids.iter().map(ExternalId::as_str).collect::<Vec<_>>() });
+        let page: Orders = square.client.ask(&Ask::search("orders/batch-retrieve", call.lane, body)).await?;
+        orders.extend(page.orders.into_iter().map(|order| (order.id.clone(), order)));
+    }
+    if orders.is_empty() {
+        return Ok(ids.iter().map(|_| SaleRead::NotYet).collect());
+    }
+    let locations = square.locations(call).await?;
+    let catalog = square.catalog(call).await?;
+    let mut payments: BTreeMap<String, Vec<Payment>> = BTreeMap::new();
+    for order in orders.values() {
+        let mut of = Vec::new();
+        for tender in order.tenders.iter().filter(|tender| tender.kind.as_deref() != Some("NO_SALE")) {
+            let Some(id) = tender.payment_id.as_deref().or(tender.id.as_deref()) else { continue };
+            match square.client.ask::<OnePayment>(&Ask::get(format!("payments/{id}"), call.lane)).await {
+                Ok(one) => of.push(one.payment),
+                // A tender of another kind than a payment.
+                Err(ConnectorError::Gone) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        payments.insert(order.id.clone(), of);
+    }
+    let mut wanted: BTreeSet<ExternalId> = BTreeSet::new();
+    for order in orders.values() {
+        wanted.extend(customers_of(order, payments.get(&order.id).map_or(&[], Vec::as_slice)));
+    }
+    let wanted: Vec<ExternalId> = wanted.into_iter().collect();
+    let customers = by_id(square, call, &wanted).await?;
+    let reads = ids.iter().map(|id| match orders.get(id.as_str()) {
+        Some(order) => {
+            let place = locations.iter().find(|location| location.id == order.location_id);
+            let place =
+                place.cloned().unwrap_or_else(|| Location { id: order.location_id.clone(), ..Location::default() });
+            let of = payments.get(&order.id).map_or(&[] as &[Payment], Vec::as_slice);
+            SaleRead::Found(Box::new(sale(id.clone(), order, of, place, &catalog, &customers)))
+        }
+        None => SaleRead::NotYet,
+    });
+    Ok(reads.collect())
+}
+
+/// Everybody whom an order or its payments name, best first.
+fn customers_of(order: &Order, payments: &[Payment]) -> Vec<ExternalId> {
+    let recipients = order.fulfillments.iter().flat_map(|one| {
+        [&one.pickup_details, &one.shipment_details, &one.delivery_details]
+            .into_iter()
+            .filter_map(|details| details.as_ref()?.recipient.as_ref()?.customer_id.clone())
+    });
+    let named = order
+        .customer_id
+        .iter()
+        .cloned()
+        .chain(order.tenders.iter().filter_map(|tender| tender.customer_id.clone()))
+        .chain(payments.iter().filter_map(|payment| payment.customer_id.clone()))
+        .chain(recipients);
+    let mut all: Vec<ExternalId> = Vec::new();
+    for id in named.filter_map(|id| ExternalId::new(id).ok()) {
+        if !all.contains(&id) {
+            all.push(id);
+        }
+    }
+    all
+}
+
+fn amount(money: Option<&Amount>) -> i64 {
+    money.map_or(0, |money| money.amount)
+}
+
+fn sale(
+    id: ExternalId,
+    order: &Order,
+    payments: &[Payment],
+    location: Location,
+    catalog: &Catalog,
+    customers: &BTreeMap<String, Customer>,
+) -> Sale {
+    let net = order.net_amounts.clone().unwrap_or_default();
+    let gross = order.total_money.clone().unwrap_or_default();
+    let total = net.total_money.map_or(gross.amount, |net| net.amount);
+    let tip = net.tip_money.map_or(amount(order.total_tip_money.as_ref()), |tip| tip.amount);
+    let tax = net.tax_money.map_or(amount(order.total_tax_money.as_ref()), |tax| tax.amount);
+    let is = |payment: &&Payment, status: &str| payment.status.as_deref() == Some(status);
+    let completed: Vec<&Payment> = payments.iter().filter(|payment| is(payment, "COMPLETED")).collect();
+    let offline = completed.iter().filter_map(|one| one.offline_payment_details.as_ref()?.client_created_at).max();
+    let sold_at = offline
+        .or(order.closed_at)
+        .or_else(|| completed.iter().filter_map(|payment| payment.created_at).max())
+        .or(order.created_at)
+        .or(order.updated_at)
+        .unwrap_or_default();
+    let buyers = customers_of(order, payments)
+        .into_iter()
+        .map(|id| {
+            let known = customers.get(id.as_str());
+            let text = |name: &str| known.and_then(|customer| customer.text(name)).map(str::to_owned);
+            Buyer {
+                reference: text("reference_id"),
+                email: text("email_address"),
+                phone: text("phone_number"),
+                id: Some(id),
+            }
+        })
+        // Where the receipt was sent to.
+        .chain(
+            payments
+                .iter()
+                .filter_map(|payment| payment.buyer_email_address.clone())
+                .map(|email| Buyer { email: Some(email), ..Buyer::default() }),
+        );
+    let metadata = order.metadata.as_ref().and_then(|all| all.get("opportunity_id").cloned());
+    let of_payments = payments.iter().flat_map(|payment| [payment.reference_id.clone(), payment.note.clone()]);
+    Sale {
+        id,
+        state: state(order, payments, &completed, gross.amount - total),
+        location,
+        sold_at,
+        currency: gross.currency,
+        total,
+        tip,
+        tax,
+        refunded: completed.iter().map(|payment| amount(payment.refunded_money.as_ref())).sum(),
+        lines: order.line_items.iter().map(|line| sale_line(line, catalog)).collect(),
+        mentions: order.reference_id.iter().cloned().chain(metadata).chain(of_payments.flatten()).collect(),
+        buyers: buyers.collect(),
+        returns: order.returns.iter().filter_map(|back| ExternalId::new(back.source_order_id.clone()?).ok()).collect(),
+    }
+}
+
+/// How far an order has come. Completed is not paid, and paid is not completed: what counts is what is still due.
+fn state(order: &Order, payments: &[Payment], completed: &[&Payment], returned: i64) -> SaleState {
+    if !order.returns.is_empty() && order.line_items.is_empty() {
+        return SaleState::Return;
+    }
+    if order.state.as_deref() == Some("CANCELED") {
+        return SaleState::Void;
+    }
+    let paid: i64 = completed.iter().map(|payment| amount(payment.total_money.as_ref())).sum();
+    // Part-paid invoices were seen without a total and with less than nothing due: then the payments are summed.
+    let total = order.total_money.as_ref().map(|total| total.amount);
+    let due = match (total, order.net_amount_due_money) {
+        (Some(_), Some(due)) if due.amount >= 0 => Some(due.amount),
+        (Some(total), _) => Some(total - returned - paid),
+        (None, _) => None,
+    };
+    let is_held = payments.iter().any(|one| matches!(one.status.as_deref(), Some("APPROVED" | "PENDING")));
+    match due {
+        Some(due) if due <= 0 && !is_held => match (completed.is_empty(), total) {
+            (false, _) => SaleState::Paid,
+            // A gift: nothing was to be paid.
+            (true, Some(total)) if total <= returned && order.state.as_deref() == Some("COMPLETED") => SaleState::Paid,
+            (true, _) => SaleState::Unpaid,
+        },
+        _ if completed.is_empty() => SaleState::Unpaid,
+        _ => SaleState::PartlyPaid,
+    }
+}
+
+fn sale_line(line: &LineItem, catalog: &Catalog) -> SaleLine {
+    let known = line.catalog_object_id.as_deref().and_then(|id| catalog.of(id));
+    let (mut names, categories) = known.unwrap_or_default();
+    // The order keeps the names of what the catalog has no more.
+    for name in [&line.name, &line.variation_name, &line.catalog_object_id].into_iter().flatten() {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    SaleLine {
+        kind: match line.item_type.as_deref() {
+            Some("GIFT_CARD") => LineKind::GiftCard,
+            _ => LineKind::Goods,
+        },
+        names,
+        categories,
+        total: amount(line.total_money.as_ref()),
+        tax: amount(line.total_tax_money.as_ref()),
+    }
+}

@@ -1,0 +1,207 @@
+//! Locations, categories, items and their variations.
+
+use serde_json::{Value as Json, json};
+
+use super::world::{World, iso};
+
+/// A place where the seller sells.
+#[derive(Clone, Debug)]
+pub struct LocationDef {
+    pub id: String,
+    pub name: String,
+    pub timezone: String,
+    pub country: String,
+    pub currency: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct CategoryDef {
+    pub id: String,
+    pub name: String,
+    pub parent: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct VariationDef {
+    pub id: String,
+    pub name: String,
+    pub price: i64,
+    pub deleted: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct ItemDef {
+    pub id: String,
+    pub name: String,
+    pub category: Option<String>,
+    pub variations: Vec<VariationDef>,
+}
+
+/// What is sold.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    pub categories: Vec<CategoryDef>,
+    pub items: Vec<ItemDef>,
+}
+
+impl World {
+    /// Two locations in two zones, treatments in categories, and retail.
+    pub(super) fn furnish(&mut self) {
+        let location = |id: &str, name: &str, timezone: &str| LocationDef {
+            id: id.into(),
+            name: name.into(),
+            timezone: timezone.into(),
+            country: "US".into(),
+            currency: "USD".into(),
+        };
+        self.locations = vec![
+            location("LDOWNTOWN00001", "Downtown", "America/Phoenix"),
+            location("LUPTOWN0000002", "Uptown", "America/New_York"),
+        ];
+        let category = |id: &str, name: &str, parent: Option<&str>| CategoryDef {
+            id: id.into(),
+            name: name.into(),
+            parent: parent.map(str::to_owned),
+        };
+        self.catalog.categories = vec![
+            category("CTREATMENTS001", "Treatments", None),
+            category("CINJECTABLE001", "Injectables", Some("CTREATMENTS001")),
+            category("CRETAIL0000001", "Retail", None),
+        ];
+        let item = |id: &str, name: &str, category: &str, variation: &str, price: i64| ItemDef {
+            id: format!("I{id}"),
+            name: name.into(),
+            category: Some(category.into()),
+            variations: vec![VariationDef { id: format!("V{id}"), name: variation.into(), price, deleted: false }],
+        };
+        self.catalog.items = vec![
+            item("NEUROTOXIN0001", "Neurotoxin treatment", "CINJECTABLE001", "50 units", 65_000),
+            item("LASER000000001", "Laser course", "CTREATMENTS001", "6 sessions", 120_000),
+            item("CONSULT0000001", "Consultation", "CTREATMENTS001", "30 minutes", 10_000),
+            item("SERUM000000001", "Serum", "CRETAIL0000001", "30 ml", 4_500),
+        ];
+    }
+
+    /// Opens another location; answers its id.
+    pub fn add_location(&mut self, name: &str, timezone: &str, country: &str, currency: &str) -> String {
+        let id = self.next_id("L");
+        self.locations.push(LocationDef {
+            id: id.clone(),
+            name: name.into(),
+            timezone: timezone.into(),
+            country: country.into(),
+            currency: currency.into(),
+        });
+        id
+    }
+
+    /// The id of a location by its name.
+    #[must_use]
+    pub fn location_id(&self, name: &str) -> Option<String> {
+        self.locations.iter().find(|location| location.name == name).map(|location| location.id.clone())
+    }
+
+    /// The variation of an item by the item's name.
+    #[must_use]
+    pub fn variation_id(&self, item: &str) -> Option<String> {
+        let item = self.catalog.items.iter().find(|known| known.name == item)?;
+        item.variations.first().map(|variation| variation.id.clone())
+    }
+
+    /// Moves an item to another category, by names.
+    pub fn move_item(&mut self, item: &str, category: &str) {
+        let to = self.catalog.categories.iter().find(|known| known.name == category).map(|known| known.id.clone());
+        if let Some(item) = self.catalog.items.iter_mut().find(|known| known.name == item) {
+            item.category = to;
+        }
+        self.tell(
+            "catalog.version.updated",
+            "catalog_version",
+            "catalog",
+            json!({ "updated_at": iso(self.now) }),
+            "ITEMS_READ",
+        );
+    }
+
+    /// Takes an item's variations out of the catalog; old orders still name them.
+    pub fn delete_variations(&mut self, item: &str) {
+        for variation in
+            self.catalog.items.iter_mut().filter(|known| known.name == item).flat_map(|i| &mut i.variations)
+        {
+            variation.deleted = true;
+        }
+    }
+
+    pub(super) fn variation(&self, id: &str) -> Option<(&ItemDef, &VariationDef)> {
+        self.catalog
+            .items
+            .iter()
+            .find_map(|item| Some((item, item.variations.iter().find(|variation| variation.id == id)?)))
+    }
+
+    pub(super) fn location(&self, id: &str) -> Option<&LocationDef> {
+        self.locations.iter().find(|location| location.id == id)
+    }
+
+    pub(super) fn show_locations(&self) -> Json {
+        let all: Vec<Json> = self
+            .locations
+            .iter()
+            .map(|location| {
+                json!({
+                    "id": location.id, "name": location.name, "timezone": location.timezone, "status": "ACTIVE",
+                    "currency": location.currency, "country": location.country, "type": "PHYSICAL",
+                    "merchant_id": self.settings.merchant_id, "created_at": "2024-01-09T17:00:00Z",
+                    "capabilities": ["CREDIT_CARD_PROCESSING"],
+                })
+            })
+            .collect();
+        json!({ "locations": all })
+    }
+
+    /// Categories and items, as lists show them.
+    pub(super) fn show_catalog(&self, types: &[String], deleted: bool) -> Vec<Json> {
+        let wants = |name: &str| types.is_empty() || types.iter().any(|wanted| wanted == name);
+        let object = |kind: &str, id: &str, gone: bool| {
+            json!({
+                "type": kind, "id": id, "version": 1_746_180_000_000_i64, "is_deleted": gone,
+                "updated_at": "2026-05-02T10:00:00.000Z", "present_at_all_locations": true,
+            })
+        };
+        let mut all = Vec::new();
+        for category in self.catalog.categories.iter().filter(|_| wants("CATEGORY")) {
+            let mut shown = object("CATEGORY", &category.id, false);
+            shown["category_data"] = json!({ "name": category.name, "is_top_level": category.parent.is_none() });
+            if let Some(parent) = &category.parent {
+                shown["category_data"]["parent_category"] = json!({ "id": parent });
+            }
+            all.push(shown);
+        }
+        for item in self.catalog.items.iter().filter(|_| wants("ITEM")) {
+            let gone = item.variations.iter().all(|variation| variation.deleted);
+            if gone && !deleted {
+                continue;
+            }
+            let mut shown = object("ITEM", &item.id, gone);
+            let variations: Vec<Json> = item
+                .variations
+                .iter()
+                .map(|variation| {
+                    let mut shown = object("ITEM_VARIATION", &variation.id, variation.deleted);
+                    shown["item_variation_data"] = json!({
+                        "item_id": item.id, "name": variation.name, "pricing_type": "FIXED_PRICING",
+                        "price_money": { "amount": variation.price, "currency": "USD" },
+                    });
+                    shown
+                })
+                .collect();
+            shown["item_data"] = json!({ "name": item.name, "product_type": "REGULAR", "variations": variations });
+            if let Some(category) = &item.category {
+                shown["item_data"]["categories"] = json!([{ "id": category, "ordinal": 1 }]);
+                shown["item_data"]["reporting_category"] = json!({ "id": category, "ordinal": 1 });
+            }
+            all.push(shown);
+        }
+        all
+    }
+}

@@ -1,0 +1,142 @@
+//! What evidence does to its opportunity: raises it to won, and lowers it when the last of it is gone.
+//!
+//! Winning is idempotent per opportunity and sale: a sale raises once, when it becomes live. Whoever opens the opportunity
+//! again afterwards has the last word.
+
+use chrono::{DateTime, Utc};
+
+use crate::model::{
+    Before, Evidence, EvidenceState, Money, Name, OnRefund, Opportunity, Pipeline, RecordId, Stamp, Status, field,
+};
+
+/// The sum of what live evidence counts for; `None` where currencies differ, or there is none.
+#[must_use]
+pub fn total<'a>(evidence: impl IntoIterator<Item = &'a Evidence>) -> Option<Money> {
+    let mut live = evidence.into_iter().filter(|one| one.state == EvidenceState::Live).filter_map(|one| one.amount);
+    let first = live.next()?;
+    live.try_fold(first, |sum, next| {
+        (sum.currency == next.currency)
+            .then(|| Money { minor: sum.minor.saturating_add(next.minor), currency: sum.currency })
+    })
+}
+
+/// Who says so, and when it was heard.
+pub struct Word<'a> {
+    /// The till.
+    pub by: &'a Name,
+    /// When.
+    pub now: DateTime<Utc>,
+}
+
+impl Word<'_> {
+    fn stamp(&self, deal: &mut Opportunity, fields: &[&str]) {
+        for name in fields {
+            let stamp = Stamp { at: self.now, by: self.by.to_string() };
+            deal.stamps.insert((*name).to_owned(), stamp);
+        }
+    }
+}
+
+/// A sale became live: the opportunity is won, and worth what its sales come to. `evidence` is this sale's, which keeps what
+/// the opportunity was before; `others` are its other sales.
+pub fn raise(
+    deal: &mut Opportunity,
+    pipeline: Option<&Pipeline>,
+    evidence: &mut Evidence,
+    others: &[Evidence],
+    word: &Word<'_>,
+) {
+    let before = Before { position: deal.position.clone(), value: deal.value };
+    if deal.position.status != Status::Won {
+        deal.position.status = Status::Won;
+        deal.position.lost_reason = None;
+        deal.position.closed_at = Some(evidence.sold_at);
+        if let Some(pipeline) = pipeline {
+            deal.position.settle(pipeline, true, evidence.sold_at);
+        }
+        deal.won_by_sale = true;
+        deal.closed_by = Some(word.by.to_string());
+        deal.end_quarantine();
+        evidence.before = Some(before);
+        word.stamp(deal, &field::POSITION);
+    }
+    if let Some(value) = total(others.iter().chain([&*evidence])) {
+        say_worth(deal, value, word);
+    }
+}
+
+/// What a sale counts for changed: so does the opportunity's value, unless somebody changed it since.
+pub fn revalue(deal: &mut Opportunity, was: Option<Money>, is: Option<Money>, word: &Word<'_>) {
+    if let (Some(was), Some(is)) = (was, is)
+        && deal.value == Some(was)
+    {
+        say_worth(deal, is, word);
+    }
+}
+
+fn say_worth(deal: &mut Opportunity, value: Money, word: &Word<'_>) {
+    if deal.value != Some(value) {
+        deal.value = Some(value);
+        word.stamp(deal, &field::VALUE);
+    }
+}
+
+/// The last live sale of an opportunity is gone.
+pub fn lower(
+    deal: &mut Opportunity,
+    pipeline: Option<&Pipeline>,
+    evidence: &Evidence,
+    on_refund: OnRefund,
+    word: &Word<'_>,
+) {
+    let is_ours = deal.won_by_sale && deal.position.status == Status::Won;
+    deal.won_by_sale = false;
+    // A person won it as well, or opened it since: theirs is the last word.
+    if !is_ours {
+        return;
+    }
+    match on_refund {
+        OnRefund::Keep => return,
+        OnRefund::Reopen => {
+            let Some(before) = &evidence.before else { return };
+            let here = deal.position.pipeline;
+            deal.position = before.position.clone();
+            if here != before.position.pipeline
+                && let Some(pipeline) = pipeline
+            {
+                // It was moved meanwhile: it stands where that one begins.
+                deal.position.stage = None;
+                deal.position.settle(pipeline, true, word.now);
+            }
+            if before.value.is_some() {
+                deal.value = before.value;
+                word.stamp(deal, &field::VALUE);
+            }
+        }
+        OnRefund::Lost => {
+            deal.position.status = Status::Lost;
+            deal.position.closed_at = Some(word.now);
+            if let Some(pipeline) = pipeline {
+                deal.position.settle(pipeline, true, word.now);
+            }
+            deal.position.lost_reason = Some("Refunded".into());
+        }
+    }
+    if !deal.position.status.is_closed() {
+        deal.closed_by = None;
+    }
+    word.stamp(deal, &field::POSITION);
+}
+
+/// True if none of these still wins the opportunity.
+#[must_use]
+pub fn is_last(others: &[Evidence]) -> bool {
+    !others.iter().any(|one| one.state == EvidenceState::Live)
+}
+
+/// Ties a waiting sale to an opportunity.
+pub fn attach(evidence: &mut Evidence, opportunity: RecordId, found_by: &str) {
+    evidence.opportunity = Some(opportunity);
+    evidence.found_by = Some(found_by.to_owned());
+    evidence.candidates.clear();
+}

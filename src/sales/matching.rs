@@ -1,0 +1,198 @@
+//! Which opportunity a sale is evidence for. Never guessed: of two that may be meant, none is taken.
+
+use chrono::TimeDelta;
+use tandem_contract::Sale;
+
+use super::meaning::{Standing, standing};
+use crate::model::{Name, Opportunity, Pipeline, RecordId, Status, Trigger};
+
+/// How far apart a person's word that an opportunity is won and the sale that won it may be, to be about the same thing.
+const SAME_SALE: TimeDelta = TimeDelta::hours(24);
+
+/// By what the buyer was found. What comes first is trusted most, and ends the search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundBy {
+    /// A reference names the opportunity itself.
+    Reference,
+    /// The till's customer is a contact of ours.
+    Customer,
+    /// Our reference on the till's customer names a contact.
+    Marker,
+    /// E-mail address.
+    Email,
+    /// Telephone number.
+    Phone,
+    /// A person said so.
+    Person,
+}
+
+impl FoundBy {
+    /// The word of the store and the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Customer => "customer",
+            Self::Marker => "marker",
+            Self::Email => "email",
+            Self::Phone => "phone",
+            Self::Person => "person",
+        }
+    }
+}
+
+/// Whom a sale may be of.
+#[derive(Clone, Debug, Default)]
+pub struct Meant {
+    /// Opportunities that the sale names by id.
+    pub named: Vec<Opportunity>,
+    /// Contacts who may have bought: those that each way of finding any came to, most trusted way first.
+    pub buyers: Vec<Buyers>,
+}
+
+/// Contacts who may have bought.
+#[derive(Clone, Debug)]
+pub struct Buyers {
+    /// By what they were found.
+    pub found_by: FoundBy,
+    /// They; nobody who was found in a better way.
+    pub contacts: Vec<RecordId>,
+    /// Their opportunities.
+    pub theirs: Vec<Opportunity>,
+}
+
+/// What a sale is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Evidence for this opportunity.
+    For {
+        /// Which.
+        opportunity: RecordId,
+        /// By what it was found.
+        found_by: FoundBy,
+        /// By which trigger, where the account has any.
+        trigger: Option<Name>,
+    },
+    /// Nobody's, as far as is known.
+    Unmatched {
+        /// Why, for people.
+        why: &'static str,
+        /// Those that may be meant.
+        candidates: Vec<RecordId>,
+    },
+    /// Not paid yet.
+    NotYet(&'static str),
+    /// No sale of an opportunity.
+    PassedOver(&'static str),
+}
+
+/// Finds the opportunity that a sale is evidence for.
+#[must_use]
+pub fn judge(sale: &Sale, triggers: &[(Option<&Name>, &Trigger)], pipelines: &[Pipeline], meant: &Meant) -> Verdict {
+    // A sale that names its opportunity is of that one, whatever was sold (GYM-20); payment is what counts.
+    if let [deal] = meant.named.as_slice() {
+        let any = Trigger { for_nothing: true, ..Trigger::default() };
+        let (trigger, rules) = triggers
+            .iter()
+            .find(|(_, rules)| standing(sale, rules) == Standing::Counts)
+            .map_or((None, &any), |(name, rules)| (*name, *rules));
+        let free = Trigger { won_on: rules.won_on, for_nothing: true, ..Trigger::default() };
+        return match standing(sale, &free) {
+            Standing::Counts => {
+                Verdict::For { opportunity: deal.id, found_by: FoundBy::Reference, trigger: trigger.cloned() }
+            }
+            Standing::NotYet(why) => Verdict::NotYet(why),
+            Standing::Never(why) => Verdict::PassedOver(why),
+        };
+    }
+    let standings: Vec<Standing> = triggers.iter().map(|(_, trigger)| standing(sale, trigger)).collect();
+    let counting: Vec<_> = triggers
+        .iter()
+        .zip(&standings)
+        .filter(|(_, standing)| **standing == Standing::Counts)
+        .map(|(t, _)| t)
+        .collect();
+    if counting.is_empty() {
+        let waits = standings.iter().find_map(|standing| match standing {
+            Standing::NotYet(why) => Some(*why),
+            _ => None,
+        });
+        let never = standings.iter().find_map(|standing| match standing {
+            Standing::Never(why) => Some(*why),
+            _ => None,
+        });
+        return match waits {
+            Some(why) => Verdict::NotYet(why),
+            None => Verdict::PassedOver(never.unwrap_or("no trigger of this account is about this till")),
+        };
+    }
+    if meant.buyers.is_empty() {
+        let why = if sale.buyers.is_empty() {
+            "the till does not say who bought"
+        } else {
+            "nobody of ours is known by what the till says of the buyer"
+        };
+        return Verdict::Unmatched { why, candidates: Vec::new() };
+    }
+    // The till's own customer is a contact of ours too, and may be all that is known of somebody whose opportunity hangs on
+    // another: the next way of finding them is tried while the better ones come to nothing.
+    for (is_meant, buyers) in
+        [is_open, is_won_by_a_person].into_iter().flat_map(|is| meant.buyers.iter().map(move |b| (is, b)))
+    {
+        let mut chosen: Vec<(RecordId, Option<&Name>)> = Vec::new();
+        for (name, trigger) in &counting {
+            let theirs = buyers.theirs.iter().filter(|deal| is_meant(deal, sale) && is_in(deal, trigger, pipelines));
+            for deal in theirs {
+                if !chosen.iter().any(|(id, _)| *id == deal.id) {
+                    chosen.push((deal.id, *name));
+                }
+            }
+        }
+        match (chosen.as_slice(), buyers.contacts.len()) {
+            ([], _) => {}
+            ([(opportunity, trigger)], 1) => {
+                return Verdict::For {
+                    opportunity: *opportunity,
+                    found_by: buyers.found_by,
+                    trigger: trigger.cloned(),
+                };
+            }
+            (several, contacts) => {
+                let why = match contacts {
+                    1 => "the buyer has several opportunities that it could close",
+                    _ => "several contacts of ours may be the buyer",
+                };
+                return Verdict::Unmatched { why, candidates: several.iter().map(|(id, _)| *id).collect() };
+            }
+        }
+    }
+    Verdict::Unmatched { why: "the buyer has no open opportunity that it can close", candidates: Vec::new() }
+}
+
+fn is_live(deal: &Opportunity) -> bool {
+    deal.deleted_at.is_none() && !deal.quarantined
+}
+
+/// Open, and there when the sale was made: what was begun afterwards is about something else.
+fn is_open(deal: &Opportunity, sale: &Sale) -> bool {
+    is_live(deal) && deal.position.status == Status::Open && deal.created_at <= sale.sold_at
+}
+
+/// A person said it is won at about the time of the sale, and no sale did: it is the sale they meant.
+fn is_won_by_a_person(deal: &Opportunity, sale: &Sale) -> bool {
+    let at_that_time = |closed_at| sale.sold_at.signed_duration_since(closed_at).abs() <= SAME_SALE;
+    is_live(deal)
+        && deal.position.status == Status::Won
+        && !deal.won_by_sale
+        && deal.position.closed_at.is_some_and(at_that_time)
+}
+
+fn is_in(deal: &Opportunity, trigger: &Trigger, pipelines: &[Pipeline]) -> bool {
+    trigger.pipelines.is_empty()
+        || deal.position.pipeline.is_some_and(|id| {
+            let label = pipelines.iter().find(|pipeline| pipeline.id == id).map(|pipeline| pipeline.label.as_str());
+            trigger.pipelines.iter().any(|wanted| {
+                *wanted == id.to_string() || label.is_some_and(|label| wanted.eq_ignore_ascii_case(label))
+            })
+        })
+}

@@ -1,0 +1,115 @@
+//! What a sale means: whether it counts for a trigger, and how much it is worth.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use rust_decimal::Decimal;
+use tandem_contract::{LineKind, Sale, SaleLine, SaleState};
+
+use crate::model::{Currency, Money, Name, Trigger, WonOn, Worth};
+
+/// Whether a sale counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does.
+    Counts,
+    /// It may, once it is paid; the reason is for people.
+    NotYet(&'static str),
+    /// It does not, and will not.
+    Never(&'static str),
+}
+
+/// The triggers a sale is held against: the account's, or the one that admits everything where it has none.
+pub fn triggers<'a>(
+    all: impl Iterator<Item = (&'a Name, &'a Trigger)>,
+    connection: &Name,
+    any: &'a Trigger,
+) -> Vec<(Option<&'a Name>, &'a Trigger)> {
+    let all: Vec<_> = all.collect();
+    if all.is_empty() {
+        return vec![(None, any)];
+    }
+    let is_ours = |trigger: &Trigger| trigger.connections.is_empty() || trigger.connections.contains(connection);
+    all.into_iter().filter(|(_, trigger)| is_ours(trigger)).map(|(name, trigger)| (Some(name), trigger)).collect()
+}
+
+/// Whether a sale counts for a trigger, payment first.
+#[must_use]
+pub fn standing(sale: &Sale, trigger: &Trigger) -> Standing {
+    let goods = sale.lines.iter().any(|line| line.kind == LineKind::Goods);
+    let for_nothing = sale.total - sale.tip <= 0;
+    match sale.state {
+        SaleState::Return => Standing::Never("goods or money that went back are no sale"),
+        SaleState::Void => Standing::Never("it was called off"),
+        _ if !sale.lines.is_empty() && !goods => Standing::Never("a gift card is money for later, not a sale"),
+        SaleState::Unpaid => Standing::NotYet("it is not paid"),
+        SaleState::PartlyPaid if trigger.won_on == WonOn::FullPayment => Standing::NotYet("it is not paid in full"),
+        _ if for_nothing && !trigger.for_nothing => Standing::Never("it came to nothing"),
+        SaleState::PartlyPaid | SaleState::Paid => match meets(sale, trigger) {
+            true => Standing::Counts,
+            false => Standing::Never("no trigger names what was sold, where, or for how much"),
+        },
+    }
+}
+
+fn named(wanted: &std::collections::BTreeSet<String>, names: &[String]) -> bool {
+    wanted.is_empty() || names.iter().any(|name| wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)))
+}
+
+fn matches(line: &SaleLine, trigger: &Trigger) -> bool {
+    line.kind == LineKind::Goods && named(&trigger.items, &line.names) && named(&trigger.categories, &line.categories)
+}
+
+fn meets(sale: &Sale, trigger: &Trigger) -> bool {
+    let place = [sale.location.id.clone(), sale.location.name.clone()];
+    let about_lines = !trigger.items.is_empty() || !trigger.categories.is_empty();
+    let lines = !about_lines || sale.lines.iter().any(|line| matches(line, trigger));
+    let in_range = match worth(sale, trigger) {
+        Some(worth) => {
+            let major = worth.to_major();
+            let above = trigger.at_least.is_none_or(|least: Decimal| major >= least);
+            above && trigger.at_most.is_none_or(|most: Decimal| major <= most)
+        }
+        None => trigger.at_least.is_none() && trigger.at_most.is_none(),
+    };
+    lines && in_range && named(&trigger.locations, &place)
+}
+
+/// What a sale is worth to an opportunity, before anything was given back: without the tip and, unless asked for, without
+/// tax. `None` in a currency that is not known.
+#[must_use]
+pub fn worth(sale: &Sale, trigger: &Trigger) -> Option<Money> {
+    let currency = Currency::new(&sale.currency).ok()?;
+    let tax = |tax: i64| if trigger.with_tax { 0 } else { tax };
+    let minor = match trigger.worth {
+        Worth::Order => {
+            let tip = if trigger.with_tip { 0 } else { sale.tip };
+            sale.total.saturating_sub(tip).saturating_sub(tax(sale.tax))
+        }
+        Worth::MatchedLines => {
+            let lines = sale.lines.iter().filter(|line| matches(line, trigger));
+            lines.fold(0_i64, |sum, line| sum.saturating_add(line.total.saturating_sub(tax(line.tax))))
+        }
+    };
+    Some(Money { minor, currency })
+}
+
+/// What is left of a sale's worth after what was given back.
+#[must_use]
+pub fn net(sale: &Sale, trigger: &Trigger) -> Option<Money> {
+    let mut worth = worth(sale, trigger)?;
+    let is_whole = sale.refunded > 0 && sale.refunded >= sale.total;
+    worth.minor = if is_whole { 0 } else { worth.minor.saturating_sub(sale.refunded).max(worth.minor.min(0)) };
+    Some(worth)
+}
+
+/// True if all of it was given back.
+#[must_use]
+pub fn is_given_back(sale: &Sale) -> bool {
+    sale.refunded > 0 && sale.refunded >= sale.total
+}
+
+/// The day an instant is on, where it was sold; in the account's zone where the till does not say.
+#[must_use]
+pub fn day_there(sale: &Sale, at: DateTime<Utc>, otherwise: chrono_tz::Tz) -> NaiveDate {
+    let zone = sale.location.timezone.as_deref().and_then(|zone| zone.parse().ok()).unwrap_or(otherwise);
+    at.with_timezone(&zone).date_naive()
+}

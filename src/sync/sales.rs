@@ -1,0 +1,445 @@
+//! Sales at the till: reads those that are marked, finds what they are evidence for, and stores that with what it does to
+//! the opportunity, in one transaction.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tandem_contract::{Call, ExternalId, Kind, Lane, Sale, SaleRead, SaleState};
+use tracing::info;
+
+use super::reconcile::{Reconciler, SyncError, history_ops};
+use crate::{
+    model::{
+        Dirty, Evidence, EvidenceState, Key, LocalRecord, Mark, Opportunity, Pipeline, Reason, RecordId, Trigger,
+        contact::phone_tail,
+    },
+    sales::{
+        closing::{self, Word},
+        matching::{Buyers, FoundBy, Meant, Verdict, judge},
+        meaning,
+    },
+    store::{By, Op, StoreError},
+};
+
+/// Sales that are read together.
+pub(super) const SALES: usize = 25;
+/// When a sale that is nobody's yet is looked at again, counted from when it was first seen: tills name the buyer later, or
+/// show the order only after the last of several payments. Then it is left to people.
+const AGAIN: [TimeDelta; 8] = [
+    TimeDelta::seconds(2),
+    TimeDelta::seconds(10),
+    TimeDelta::seconds(30),
+    TimeDelta::minutes(2),
+    TimeDelta::minutes(15),
+    TimeDelta::hours(2),
+    TimeDelta::hours(24),
+    TimeDelta::hours(72),
+];
+
+/// When such a sale is looked at next.
+fn next_look(seen_at: DateTime<Utc>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    AGAIN.iter().map(|after| seen_at + *after).find(|at| *at > now)
+}
+
+impl Reconciler {
+    /// Works on marked sales.
+    ///
+    /// # Errors
+    /// [`SyncError`] if they could not be read; their marks are still there.
+    pub async fn sales(&self, dirty: Vec<Dirty>) -> Result<(), SyncError> {
+        let ids: Vec<ExternalId> = dirty
+            .iter()
+            .filter_map(|dirty| match &dirty.key {
+                Key::External(id) => Some(id.clone()),
+                Key::Local(_) => None,
+            })
+            .collect();
+        let reads = self.connection.connector.sales(Call { lane: Lane::Interactive }, &ids).await?;
+        let mut reads = ids.into_iter().zip(reads);
+        for dirty in dirty {
+            let read = match &dirty.key {
+                Key::External(_) => reads.next(),
+                Key::Local(_) => None,
+            };
+            let ops = match read {
+                None => vec![self.finish(dirty.clone())],
+                Some((id, read)) => self.sale(id, read, dirty.clone()).await?,
+            };
+            match self.store.commit(&self.commit_of(ops)).await {
+                // It was linked by hand, or its opportunity was edited: it is looked at again as things are now.
+                Err(StoreError::Outdated(_) | StoreError::Stale { .. }) => {
+                    let until = self.later(dirty.attempts.min(2));
+                    self.store.commit(&self.commit_of(vec![self.defer(dirty, until, true)])).await?;
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What a sale needs.
+    async fn sale(&self, id: ExternalId, read: SaleRead, dirty: Dirty) -> Result<Vec<Op>, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let now = self.clock.now();
+        let stored = self.store.evidence(account, name, std::slice::from_ref(&id)).await?.pop();
+        let mut evidence = stored.clone().unwrap_or_else(|| Evidence::new(name.clone(), id, now));
+        let sale = match read {
+            SaleRead::Found(sale) => sale,
+            SaleRead::NotYet => {
+                // What was read once does not vanish from a till.
+                if evidence.opportunity.is_none() {
+                    evidence.why = "the till does not show it yet".into();
+                    evidence.state = EvidenceState::Waiting;
+                }
+                return Ok(self.put_off_sale(stored.as_ref(), evidence, dirty, now));
+            }
+        };
+        evidence.sold_at = sale.sold_at;
+        evidence.sold_on = meaning::day_there(&sale, sale.sold_at, self.connection.account.timezone);
+        let mut ops: Vec<Op> = sale.returns.iter().map(|of| self.mark_sale(of, now)).collect();
+        match evidence.opportunity {
+            Some(opportunity) => {
+                ops.extend(self.follow_sale(&sale, evidence, opportunity, now).await?);
+                ops.push(self.finish(dirty));
+            }
+            None => ops.extend(self.match_sale(&sale, stored.as_ref(), evidence, dirty, now).await?),
+        }
+        Ok(ops)
+    }
+
+    fn mark_sale(&self, sale: &ExternalId, now: DateTime<Utc>) -> Op {
+        Op::Mark(Mark {
+            connection: self.connection.name.clone(),
+            kind: Kind::Sale,
+            key: Key::External(sale.clone()),
+            due_at: now,
+            priority: Reason::Webhook.priority(),
+        })
+    }
+
+    /// Stores a sale that is nobody's so far, if that is news, and looks at it again later.
+    fn put_off_sale(&self, stored: Option<&Evidence>, evidence: Evidence, dirty: Dirty, now: DateTime<Utc>) -> Vec<Op> {
+        let next = match evidence.state {
+            EvidenceState::Waiting | EvidenceState::Unmatched => next_look(evidence.seen_at, now),
+            EvidenceState::Live | EvidenceState::Ended | EvidenceState::PassedOver => None,
+        };
+        let mut ops = self.put_evidence(stored, evidence);
+        ops.push(match next {
+            Some(at) => self.defer(dirty, at, false),
+            None => self.finish(dirty),
+        });
+        ops
+    }
+
+    fn put_evidence(&self, stored: Option<&Evidence>, mut evidence: Evidence) -> Vec<Op> {
+        if stored == Some(&evidence) {
+            return Vec::new();
+        }
+        evidence.version += 1;
+        vec![Op::PutEvidence(evidence)]
+    }
+
+    /// The triggers a sale is held against.
+    fn trigger_of(&self, evidence: &Evidence) -> Trigger {
+        let triggers = &self.connection.account.triggers;
+        evidence.trigger.as_ref().and_then(|name| triggers.get(name)).cloned().unwrap_or_default()
+    }
+
+    async fn match_sale(
+        &self,
+        sale: &Sale,
+        stored: Option<&Evidence>,
+        mut evidence: Evidence,
+        dirty: Dirty,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Op>, StoreError> {
+        let account = &self.connection.account;
+        let any = Trigger::default();
+        let triggers = meaning::triggers(account.triggers.iter(), &self.connection.name, &any);
+        let pipelines = self.store.pipelines(&account.name).await?;
+        let meant = self.meant(sale).await?;
+        let (state, why, candidates) = match judge(sale, &triggers, &pipelines, &meant) {
+            Verdict::For { opportunity, found_by, trigger } => {
+                closing::attach(&mut evidence, opportunity, found_by.as_str());
+                evidence.trigger = trigger;
+                let mut ops = self.follow_sale(sale, evidence, opportunity, now).await?;
+                ops.push(self.finish(dirty));
+                return Ok(ops);
+            }
+            Verdict::Unmatched { why, candidates } => (EvidenceState::Unmatched, why, candidates),
+            Verdict::NotYet(why) => (EvidenceState::Waiting, why, Vec::new()),
+            Verdict::PassedOver(why) => (EvidenceState::PassedOver, why, Vec::new()),
+        };
+        evidence.state = state;
+        evidence.why = why.into();
+        evidence.candidates = candidates;
+        let counted = triggers.first().and_then(|(_, trigger)| meaning::net(sale, trigger));
+        evidence.amount = counted.filter(|_| state == EvidenceState::Unmatched);
+        Ok(self.put_off_sale(stored, evidence, dirty, now))
+    }
+
+    /// A sale that belongs to an opportunity: what it counts for now, and what that does.
+    async fn follow_sale(
+        &self,
+        sale: &Sale,
+        evidence: Evidence,
+        opportunity: RecordId,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Op>, StoreError> {
+        let account = &self.connection.account.name;
+        let opportunity = self.survivor_of(opportunity).await?;
+        let Some(before) = self.store.records(account, Kind::Deal, &[opportunity]).await?.pop() else {
+            return Ok(Vec::new());
+        };
+        let LocalRecord::Deal(mut deal) = before.clone() else { return Ok(Vec::new()) };
+        let pipelines = self.store.pipelines(account).await?;
+        let others = self.store.evidence_for(account, deal.id).await?;
+        let others: Vec<Evidence> = others.into_iter().filter(|one| one.id() != evidence.id()).collect();
+        let trigger = self.trigger_of(&evidence);
+        let evidence = apply(sale, evidence, &mut deal, &pipelines, &others, &trigger, self.word(now));
+        Ok(self.store_closing(&before, deal, evidence, now))
+    }
+
+    fn word(&self, now: DateTime<Utc>) -> Word<'_> {
+        Word { by: &self.connection.name, now }
+    }
+
+    fn store_closing(
+        &self,
+        before: &LocalRecord,
+        deal: Opportunity,
+        evidence: Evidence,
+        now: DateTime<Utc>,
+    ) -> Vec<Op> {
+        let mut ops = self.put_evidence(None, evidence);
+        let mut after = LocalRecord::Deal(deal);
+        if after != *before {
+            after.touch(now);
+            let slot = self.slot(&after);
+            let by = self.connection.name.as_str();
+            ops.extend(history_ops(Kind::Deal, before, &after, by, now, self.run));
+            ops.extend(self.mark_siblings(Kind::Deal, after.id(), now));
+            info!(record = %after.id(), "a sale changed an opportunity");
+            ops.push(Op::PutRecord { expected: before.version(), record: after, slot });
+        }
+        ops
+    }
+
+    /// The record that lives on, where one was merged away.
+    async fn survivor_of(&self, mut id: RecordId) -> Result<RecordId, StoreError> {
+        let account = &self.connection.account.name;
+        for _ in 0..16 {
+            match self.store.records(account, Kind::Deal, &[id]).await?.pop().and_then(|record| record.merged_into()) {
+                Some(next) => id = next,
+                None => break,
+            }
+        }
+        Ok(id)
+    }
+
+    /// Whom a sale may be of: opportunities that it names; else the contacts that the first way of finding any comes to.
+    async fn meant(&self, sale: &Sale) -> Result<Meant, StoreError> {
+        let account = &self.connection.account.name;
+        let named: Vec<RecordId> = sale.mentions.iter().filter_map(|text| named_id(text)).collect();
+        if !named.is_empty() {
+            let mut ids = Vec::new();
+            for id in named {
+                ids.push(self.survivor_of(id).await?);
+            }
+            ids.sort_unstable();
+            ids.dedup();
+            let named = self.opportunities(&ids).await?;
+            if !named.is_empty() {
+                return Ok(Meant { named, ..Meant::default() });
+            }
+        }
+        let (mut buyers, mut known): (Vec<Buyers>, Vec<RecordId>) = (Vec::new(), Vec::new());
+        for found_by in [FoundBy::Customer, FoundBy::Marker, FoundBy::Email, FoundBy::Phone] {
+            let mut contacts = self.buyers(sale, found_by).await?;
+            contacts.retain(|contact| !known.contains(contact));
+            if contacts.is_empty() {
+                continue;
+            }
+            known.extend(&contacts);
+            let deals = self.store.opportunities_of(account, &contacts).await?;
+            let theirs = self.opportunities(&deals).await?;
+            buyers.push(Buyers { found_by, contacts, theirs });
+        }
+        Ok(Meant { named: Vec::new(), buyers })
+    }
+
+    async fn opportunities(&self, ids: &[RecordId]) -> Result<Vec<Opportunity>, StoreError> {
+        let records = self.store.records(&self.connection.account.name, Kind::Deal, ids).await?;
+        Ok(records
+            .into_iter()
+            .filter_map(|record| match record {
+                LocalRecord::Deal(deal) => Some(deal),
+                LocalRecord::Contact(_) => None,
+            })
+            .collect())
+    }
+
+    /// The contacts who may have bought, found in this way.
+    async fn buyers(&self, sale: &Sale, found_by: FoundBy) -> Result<Vec<RecordId>, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let found = match found_by {
+            FoundBy::Customer => {
+                let ids: Vec<ExternalId> = sale.buyers.iter().filter_map(|buyer| buyer.id.clone()).collect();
+                let aliases = self.store.aliases(account, name, Kind::Contact, &ids).await?;
+                let merged = aliases.into_iter().map(|(_, survivor)| survivor);
+                let ids: Vec<ExternalId> = ids.iter().cloned().chain(merged).collect();
+                let pairs = self.store.pairs(account, name, Kind::Contact, By::External(&ids)).await?;
+                pairs.into_iter().map(|(local, _)| local).collect()
+            }
+            FoundBy::Marker => {
+                let named = |text: &str| self.connection.of_marker(text);
+                sale.buyers.iter().filter_map(|buyer| named(buyer.reference.as_deref()?)).collect()
+            }
+            FoundBy::Email => {
+                let emails = sale.buyers.iter().filter_map(|buyer| buyer.email.as_deref());
+                let emails: Vec<String> =
+                    emails.map(|email| email.trim().to_lowercase()).filter(|email| !email.is_empty()).collect();
+                let found = self.store.contacts_by_email(account, &emails).await?;
+                found.into_iter().map(|(_, id)| id).collect()
+            }
+            FoundBy::Phone => self.by_phone(sale).await?,
+            FoundBy::Reference | FoundBy::Person => Vec::new(),
+        };
+        self.live_contacts(found).await
+    }
+
+    async fn by_phone(&self, sale: &Sale) -> Result<Vec<RecordId>, StoreError> {
+        let account = &self.connection.account.name;
+        let country = sale.location.country.as_deref();
+        let mut contacts = Vec::new();
+        for phone in sale.buyers.iter().filter_map(|buyer| buyer.phone.as_deref()) {
+            let Some(tail) = phone_tail(phone) else { continue };
+            let alike = self.store.contacts_by_phone(account, &tail).await?;
+            for record in self.store.records(account, Kind::Contact, &alike).await? {
+                if let LocalRecord::Contact(contact) = &record
+                    && contact.phone.as_deref().is_some_and(|ours| is_same_number(ours, phone, country))
+                {
+                    contacts.push(contact.id);
+                }
+            }
+        }
+        Ok(contacts)
+    }
+
+    /// Those of these contacts that are there, followed through merges.
+    async fn live_contacts(&self, ids: Vec<RecordId>) -> Result<Vec<RecordId>, StoreError> {
+        let account = &self.connection.account.name;
+        let mut live = Vec::new();
+        for mut id in ids {
+            for _ in 0..16 {
+                let Some(record) = self.store.records(account, Kind::Contact, &[id]).await?.pop() else { break };
+                match record.merged_into() {
+                    Some(next) => id = next,
+                    None if record.is_deleted() => break,
+                    None => {
+                        live.push(id);
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(unique(live))
+    }
+}
+
+/// What a sale counts for its opportunity now, and what that does to it.
+fn apply(
+    sale: &Sale,
+    mut evidence: Evidence,
+    deal: &mut Opportunity,
+    pipelines: &[Pipeline],
+    others: &[Evidence],
+    trigger: &Trigger,
+    word: Word<'_>,
+) -> Evidence {
+    let pipeline = deal.position.pipeline.and_then(|id| pipelines.iter().find(|pipeline| pipeline.id == id));
+    let was = closing::total(others.iter().chain([&evidence]));
+    let was_live = evidence.state == EvidenceState::Live;
+    let is_gone = meaning::is_given_back(sale) || sale.state == SaleState::Void;
+    let is_paid = matches!(sale.state, SaleState::Paid | SaleState::PartlyPaid);
+    evidence.opportunity = Some(deal.id);
+    evidence.amount = meaning::net(sale, trigger);
+    evidence.refunded = evidence
+        .amount
+        .map(|amount| crate::model::Money { minor: sale.refunded, ..amount })
+        .filter(|refunded| refunded.minor > 0);
+    if was_live && is_gone {
+        evidence.state = EvidenceState::Ended;
+        evidence.why = match sale.state {
+            SaleState::Void => "it was called off",
+            _ => "it was given back",
+        }
+        .into();
+        let is = closing::total(others);
+        closing::revalue(deal, was, is.or(evidence.amount), &word);
+        if closing::is_last(others) {
+            closing::lower(deal, pipeline, &evidence, trigger.on_refund, &word);
+        }
+    } else if was_live {
+        closing::revalue(deal, was, closing::total(others.iter().chain([&evidence])), &word);
+    } else if !is_gone && is_paid {
+        evidence.state = EvidenceState::Live;
+        evidence.why = format!("found by {}", evidence.found_by.as_deref().unwrap_or("reference"));
+        closing::raise(deal, pipeline, &mut evidence, others, &word);
+    }
+    evidence
+}
+
+fn unique(mut ids: Vec<RecordId>) -> Vec<RecordId> {
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// The opportunity a text names: our id, alone or behind a prefix such as `opp_`.
+fn named_id(text: &str) -> Option<RecordId> {
+    let text = text.trim();
+    text.parse().ok().or_else(|| text.rsplit_once(['_', ':', ' '])?.1.parse().ok())
+}
+
+/// Whether two ways of writing a telephone number mean the same one, read as people in this country do.
+fn is_same_number(ours: &str, theirs: &str, country: Option<&str>) -> bool {
+    use phonenumber::{Mode, country::Id};
+    let country: Option<Id> = country.and_then(|code| code.parse().ok());
+    let read = |text: &str| {
+        let number = phonenumber::parse(country, text).ok()?;
+        Some(number.format().mode(Mode::E164).to_string())
+    };
+    match (read(ours), read(theirs)) {
+        (Some(ours), Some(theirs)) => ours == theirs,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_the_same_however_it_is_written() {
+        assert!(is_same_number("(310) 555-0142", "+13105550142", Some("US")));
+        assert!(!is_same_number("(310) 555-0142", "+13105550143", Some("US")));
+        assert!(!is_same_number("555-0142", "+13105550142", Some("US")));
+        assert!(!is_same_number("(310) 555-0142", "+13105550142", None), "without a country it is not known");
+    }
+
+    #[test]
+    fn an_opportunity_is_named_by_its_id() {
+        let id = "0199d2c4-0000-7000-8000-00000000002a";
+        for text in [id.to_owned(), format!("opp_{id}"), format!("Tandem {id}")] {
+            assert_eq!(named_id(&text).map(|id| id.to_string()).as_deref(), Some(id), "{text}");
+        }
+        assert_eq!(named_id("invoice 7"), None);
+    }
+
+    #[test]
+    fn a_sale_that_is_nobodys_is_looked_at_less_and_less_often_and_then_left_to_people() {
+        let seen = DateTime::UNIX_EPOCH;
+        assert_eq!(next_look(seen, seen), Some(seen + TimeDelta::seconds(2)));
+        assert_eq!(next_look(seen, seen + TimeDelta::minutes(3)), Some(seen + TimeDelta::minutes(15)));
+        assert_eq!(next_look(seen, seen + TimeDelta::hours(72)), None);
+    }
+}

@@ -1,0 +1,301 @@
+//! Square: the contract's suite under both answers to what is not documented, and what is Square's own.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use axum::Router;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value as Json, json};
+use tandem::{sync::mapping, vendors::CONNECTORS};
+use tandem_contract::{
+    Call, Clock, Connector, ConnectorError, Credentials, Cursor, ExternalId, Fetched, Kind, Lane, Pushed,
+    RouterTransport, SaleRead, SaleState, Secret, Seen, TokioClock, Value, Version, Write, WriteOp, conformance,
+};
+use tandem_square::{
+    Options, Square,
+    sandbox::{Change, Faults, Line, Part, Sandbox, Settings, Ticket},
+};
+
+pub const CALL: Call = Call { lane: Lane::Interactive };
+
+pub struct Seller {
+    pub connector: Square,
+    pub sandbox: Sandbox,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A seller with a sandbox behind it; `watch` stands between the two, `change` has the last word on the options.
+pub fn seller(settings: Settings, watch: impl FnOnce(Router) -> Router, change: impl FnOnce(&mut Options)) -> Seller {
+    let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(DateTime::from_timestamp(1_795_000_000, 0).unwrap()));
+    let token = Credentials::Token(Secret::new(settings.access_tokens.first().cloned().unwrap_or_default()));
+    let sandbox = Sandbox::new(settings, 3, clock.clone());
+    let mut options = Options::new("http://square.example.com".parse().unwrap(), token);
+    let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "square").unwrap();
+    options.select = mapping::selection(&mapping::parse(text).unwrap());
+    change(&mut options);
+    let transport = Arc::new(RouterTransport::new(watch(sandbox.router())));
+    Seller { connector: Square::new(options, transport, clock.clone()), sandbox, clock }
+}
+
+/// Lists that show everything at once.
+fn prompt() -> Settings {
+    Settings { customer_lag_ms: 0, payment_lag_ms: 0, order_lag_ms: 0, ..Settings::default() }
+}
+
+fn plain() -> Seller {
+    seller(prompt(), |router| router, |_| {})
+}
+
+pub fn id(text: &str) -> ExternalId {
+    ExternalId::new(text).unwrap()
+}
+
+impl Seller {
+    fn customer(&self, fields: Json) -> String {
+        self.sandbox.with(|world| world.create_customer(&fields, Change::Person)).unwrap()
+    }
+
+    async fn sale(&self, order: &str) -> SaleRead {
+        self.connector.sales(CALL, &[id(order)]).await.unwrap().pop().unwrap()
+    }
+
+    async fn found(&self, order: &str) -> tandem_contract::Sale {
+        match self.sale(order).await {
+            SaleRead::Found(sale) => *sale,
+            SaleRead::NotYet => panic!("{order} cannot be read yet"),
+        }
+    }
+
+    /// Everything that a stream brings from here on, to the end.
+    async fn drain(&self, stream: &str, cursor: &mut Cursor) -> Vec<String> {
+        let stream = self.connector.streams().into_iter().find(|known| known.name == stream).unwrap();
+        let mut seen = Vec::new();
+        loop {
+            let page = self.connector.changes(CALL, &stream, cursor).await.unwrap();
+            seen.extend(page.seen.into_iter().map(|seen| match seen {
+                Seen::Record(record) => record.id.to_string(),
+                Seen::Hint { id, .. } | Seen::Archived(id) => id.to_string(),
+            }));
+            *cursor = page.next;
+            if !page.more {
+                return seen;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl conformance::Vendor for Seller {
+    fn connector(&self) -> &dyn Connector {
+        &self.connector
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Contact
+    }
+
+    fn text_property(&self) -> String {
+        "family_name".into()
+    }
+
+    fn needed(&self) -> BTreeMap<String, Value> {
+        BTreeMap::from([("given_name".into(), Value::text("Ada"))])
+    }
+
+    async fn make(&self, text: &str) -> ExternalId {
+        id(&self.customer(json!({ "family_name": text })))
+    }
+
+    async fn edit(&self, id: &ExternalId, text: &str) {
+        self.clock.sleep(Duration::from_secs(1)).await;
+        self.sandbox.with(|world| world.update_customer(id.as_str(), &json!({ "family_name": text }))).unwrap();
+        self.clock.sleep(Duration::from_secs(1)).await;
+    }
+
+    async fn delete(&self, id: &ExternalId) {
+        self.sandbox.with(|world| world.delete_customer(id.as_str())).unwrap();
+    }
+
+    fn remembers_deleted(&self) -> bool {
+        false
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    async fn count(&self) -> usize {
+        self.sandbox.with(|world| world.customer_ids().len())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn square_conforms_under_both_answers_to_what_is_not_documented() {
+    let other = Settings {
+        stale_customer_status: 409,
+        link_order_state: "OPEN".into(),
+        retry_after: true,
+        page_rows: 2,
+        ..prompt()
+    };
+    for settings in [prompt(), other] {
+        let broken = conformance::run(&seller(settings, |router| router, |_| {})).await;
+        assert!(broken.is_empty(), "{}", broken.join("\n"));
+    }
+}
+
+fn update(of: &str, text: &str, version: Option<&str>) -> Write {
+    let op = WriteOp::Update {
+        id: id(of),
+        properties: BTreeMap::from([("family_name".into(), Value::text(text))]),
+        planned_on: BTreeMap::new(),
+        expected: Version { token: version.map(str::to_owned), updated_at: None },
+    };
+    Write { trace: format!("t-{of}"), kind: Kind::Contact, op }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_planned_on_an_older_version_is_refused_whatever_the_status() {
+    for status in [400, 409] {
+        let seller = seller(Settings { stale_customer_status: status, ..prompt() }, |router| router, |_| {});
+        let customer = seller.customer(json!({ "family_name": "Ito" }));
+        let read = seller.connector.fetch(CALL, Kind::Contact, &[id(&customer)]).await.unwrap();
+        let [Fetched::Found(record)] = read.as_slice() else { panic!("{read:?}") };
+        let known = record.version.token.clone();
+        seller.sandbox.with(|world| world.update_customer(&customer, &json!({ "family_name": "Kaya" }))).unwrap();
+        let stale = seller.connector.push(CALL, &[update(&customer, "Mine", known.as_deref())]).await;
+        assert!(matches!(stale.as_slice(), [Pushed::Failed(ConnectorError::Stale)]), "{status}: {stale:?}");
+        let now = seller.sandbox.with(|world| world.customer_field(&customer, "family_name"));
+        assert_eq!(now.as_deref(), Some("Kaya"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_create_whose_answer_was_lost_is_the_same_when_it_is_sent_again() {
+    let seller = plain();
+    let create = |trace: &str| {
+        let properties = BTreeMap::from([
+            ("given_name".to_owned(), Value::text("Ana")),
+            ("email_address".to_owned(), Value::text("ana@example.com")),
+        ]);
+        let op = WriteOp::Create { marker: "sim:1".into(), properties };
+        Write { trace: trace.into(), kind: Kind::Contact, op }
+    };
+    seller.sandbox.with(|world| world.faults = Faults { lost_answer: 1.0, ..Faults::default() });
+    let lost = seller.connector.push(CALL, &[create("a")]).await;
+    assert!(matches!(lost.as_slice(), [Pushed::Failed(_)]), "{lost:?}");
+    seller.sandbox.with(|world| world.faults = Faults::default());
+    for _ in 0..2 {
+        let again = seller.connector.push(CALL, &[create("a")]).await;
+        assert!(matches!(again.as_slice(), [Pushed::Written { .. }]), "{again:?}");
+    }
+    let (count, reused) = seller.sandbox.with(|world| (world.customer_ids().len(), world.stats.keys_reused));
+    assert_eq!((count, reused), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_who_is_a_customer_already_is_not_made_again() {
+    let seller = plain();
+    let known = seller.customer(json!({ "given_name": "Ana", "email_address": "Ana@Example.com" }));
+    let properties = BTreeMap::from([("email_address".to_owned(), Value::text("ana@example.com"))]);
+    let op = WriteOp::Create { marker: "sim:1".into(), properties };
+    let done = seller.connector.push(CALL, &[Write { trace: "a".into(), kind: Kind::Contact, op }]).await;
+    assert!(matches!(done.as_slice(), [Pushed::Exists { id, ours: false }] if id.as_str() == known), "{done:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_nobody_publishes_is_found_and_kept() {
+    let settings = Settings { calls_per_second: 2, ..prompt() };
+    let seller = seller(settings, |router| router, |_| {});
+    for _ in 0..40 {
+        seller.connector.fetch(CALL, Kind::Contact, &[id("CUST1")]).await.unwrap();
+    }
+    let (refused, asked) = seller.sandbox.with(|world| (world.stats.too_many, world.stats.requests));
+    assert!(refused > 0 && refused < asked / 4, "{refused} of {asked} were too many");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sale_of_two_payments_is_there_when_the_last_is_made_and_names_who_paid() {
+    let seller = plain();
+    let ana = seller.customer(json!({ "given_name": "Ana", "email_address": "ana@example.com" }));
+    let ticket = Ticket { location: "Downtown".into(), lines: vec![Line::of("Laser course")], ..Ticket::default() };
+    let order = seller.sandbox.with(|world| world.open_ticket(&ticket)).unwrap();
+    let part = Part { amount: Some(50_000), ..Part::default() };
+    seller.sandbox.with(|world| world.pay(&order, &part)).unwrap();
+    assert_eq!(seller.sale(&order).await, SaleRead::NotYet);
+    let rest = Part { customer: Some(ana.clone()), tip: 5_000, ..Part::default() };
+    seller.sandbox.with(|world| world.pay(&order, &rest)).unwrap();
+    let sale = seller.found(&order).await;
+    assert_eq!((sale.state, sale.total, sale.tip), (SaleState::Paid, 125_000, 5_000));
+    assert_eq!(sale.buyers[0].id.as_ref().map(ExternalId::as_str), Some(ana.as_str()));
+    assert_eq!(sale.buyers[0].email.as_deref(), Some("ana@example.com"));
+    let categories = &sale.lines[0].categories;
+    assert!(categories.iter().any(|name| name == "Treatments"), "{categories:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sale_is_on_some_page_whenever_its_order_its_payment_or_its_refund_changes() {
+    let seller = plain();
+    let uptown = Ticket { location: "Uptown".into(), lines: vec![Line::of("Serum")], ..Ticket::default() };
+    let order = seller.sandbox.with(|world| world.sell(&uptown)).unwrap();
+    let mut cursor = Cursor::start();
+    assert!(seller.drain("sale.changes", &mut cursor).await.contains(&order), "sold before the till was connected");
+    // Windows overlap: once more, and then not.
+    for _ in 0..2 {
+        seller.clock.sleep(Duration::from_secs(3_600)).await;
+        if !seller.drain("sale.changes", &mut cursor).await.contains(&order) {
+            break;
+        }
+    }
+    assert!(!seller.drain("sale.changes", &mut cursor).await.contains(&order), "nothing changed");
+    let ana = seller.customer(json!({ "given_name": "Ana" }));
+    let payment = seller.sandbox.with(|world| world.payments_of(&order))[0].clone();
+    seller.sandbox.with(|world| world.name_buyer(&payment, &ana));
+    assert!(seller.drain("sale.changes", &mut cursor).await.contains(&order), "the buyer became known");
+    seller.clock.sleep(Duration::from_secs(3_600)).await;
+    seller.drain("sale.changes", &mut cursor).await;
+    seller.sandbox.with(|world| world.refund(&payment, 1_000)).unwrap();
+    let seen = seller.drain("sale.changes", &mut cursor).await;
+    assert!(seen.contains(&order), "{seen:?}: money was given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_of_squares_that_ended_begins_its_window_anew() {
+    let seller = seller(Settings { page_rows: 1, cursor_seconds: 60, ..prompt() }, |router| router, |_| {});
+    let made: Vec<String> = (0..3).map(|n| seller.customer(json!({ "family_name": format!("L{n}") }))).collect();
+    let stream = seller.connector.streams().into_iter().find(|stream| stream.backfills).unwrap();
+    let first = seller.connector.changes(CALL, &stream, &Cursor::start()).await.unwrap();
+    assert!(first.more);
+    seller.clock.sleep(Duration::from_secs(120)).await;
+    let mut cursor = first.next;
+    let seen = seller.drain(&stream.name, &mut cursor).await;
+    assert!(made.iter().all(|id| seen.contains(id)), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_till_that_was_offline_tells_when_it_sold() {
+    let seller = plain();
+    let ticket = Ticket { location: "Downtown".into(), lines: vec![Line::of("Serum")], ..Ticket::default() };
+    let ago = TimeDelta::hours(60);
+    let order = seller.sandbox.with(|world| world.sell_offline(&ticket, ago)).unwrap();
+    let sale = seller.found(&order).await;
+    let late = seller.clock.now() - sale.sold_at;
+    assert!((late - ago).num_seconds().abs() < 5, "{late}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_is_not_paid_and_what_is_let_go_is_no_sale() {
+    let seller = plain();
+    let held = Part { authorised: true, ..Part::default() };
+    let ticket =
+        Ticket { location: "Downtown".into(), lines: vec![Line::of("Serum")], parts: vec![held], ..Ticket::default() };
+    let order = seller.sandbox.with(|world| world.sell(&ticket)).unwrap();
+    assert_eq!(seller.found(&order).await.state, SaleState::Unpaid);
+    let payment = seller.sandbox.with(|world| world.payments_of(&order))[0].clone();
+    seller.sandbox.with(|world| world.capture(&payment));
+    assert_eq!(seller.found(&order).await.state, SaleState::Paid);
+    let other = seller.sandbox.with(|world| world.sell(&ticket)).unwrap();
+    let payment = seller.sandbox.with(|world| world.payments_of(&other))[0].clone();
+    seller.sandbox.with(|world| world.void(&payment));
+    assert_eq!(seller.found(&other).await.state, SaleState::Void);
+}
