@@ -41,7 +41,7 @@ enum Command {
     /// Only the vendor simulators; prints one JSON line for each.
     Sandbox {
         #[command(flatten)]
-        size: Size,
+        size: command::sandbox::Size,
         /// Port; any free one if left out.
         #[arg(long, default_value_t = 0)]
         port: u16,
@@ -296,7 +296,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
     match arguments.command {
         Command::Serve => command::serve::serve(global).await,
         Command::Demo { size, port, seconds } => command::demo::demo(size, port, seconds).await,
-        Command::Sandbox { size, port, webhooks } => command::demo::sandbox(size, port, webhooks).await,
+        Command::Sandbox { size, port, webhooks } => command::sandbox::sandbox(size, port, webhooks).await,
         Command::Sync { .. } => command::sync::once(global).await,
         Command::Plan { out } => command::plan::plan(global, out.as_deref()).await,
         Command::Apply { file } => command::plan::apply(global, &file).await,

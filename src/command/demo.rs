@@ -1,112 +1,113 @@
-//! `tandem demo` and `tandem sandbox`: see it alive without an account anywhere.
+//! `tandem demo`: a business with two CRMs and a till, and people at work in all of them; without an account anywhere.
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::json;
-use tandem_contract::{Kind, ReqwestTransport, Secret, SystemClock, Value};
-use tandem_hubspot::sandbox::{Change, Clinic, Sandbox, Settings};
+use tandem_contract::{Kind, ReqwestTransport, Secret, Value};
+use tandem_hubspot::sandbox as hubspot;
+use tandem_hubspot::sandbox::{Change, Sandbox};
 use tandem_pipedrive::sandbox as pipedrive;
-use tokio::net::TcpListener;
+use tandem_square::sandbox as square;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Exit,
+    sandbox::serve,
     serve::{run, stop_signal},
     sync::Bars,
 };
-use crate::{config::Config, edit::Fields, installation::Installation, store::seal::Sealer};
+use crate::{
+    config::Config,
+    edit::Fields,
+    installation::Installation,
+    model::{Name, Opportunity, RecordId, Status},
+    store::seal::Sealer,
+};
 
-/// What the sandbox is started with.
+/// How large the business is.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Size {
-    /// People in the sandbox's HubSpot account.
-    #[arg(long, default_value_t = 2_000)]
+    /// People whom all systems know.
+    #[arg(long, default_value_t = 120)]
     pub contacts: usize,
-    /// Deals in it.
-    #[arg(long, default_value_t = 3_000)]
+    /// Deals in HubSpot; Pipedrive is given them.
+    #[arg(long, default_value_t = 150)]
     pub deals: usize,
-    /// Persons in the sandbox's Pipedrive company.
-    #[arg(long, default_value_t = 0)]
-    pub persons: usize,
-    /// Deals in it.
-    #[arg(long, default_value_t = 0)]
-    pub pipedrive_deals: usize,
-    /// Same seed, same account.
+    /// Same seed, same business.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
 
-async fn start(size: Size, port: u16) -> anyhow::Result<(Sandbox, String)> {
-    let sandbox = Sandbox::new(Settings::default(), size.seed, Arc::new(SystemClock::new()));
-    sandbox.with(|world| world.furnish_clinic(Clinic { contacts: size.contacts, deals: size.deals }));
-    let listener = TcpListener::bind(("127.0.0.1", port)).await.with_context(|| format!("port {port} is taken"))?;
-    let base = format!("http://{}", listener.local_addr()?);
-    let router = sandbox.router();
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    Ok((sandbox, base))
+/// How long a sale may take to reach both CRMs before the demonstration gives up on it.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The systems of the business.
+#[derive(Clone)]
+struct Systems {
+    hubspot: hubspot::Sandbox,
+    pipedrive: pipedrive::Sandbox,
+    square: square::Sandbox,
 }
 
-/// Serves only the vendor simulators, and prints one JSON line for each.
-///
-/// # Errors
-/// The port is taken.
-pub async fn sandbox(size: Size, port: u16, webhooks: Option<String>) -> anyhow::Result<Exit> {
-    let (sandbox, base) = start(size, port).await?;
-    let settings = sandbox.with(|world| world.settings.clone());
-    if let Some(target) = webhooks {
-        sandbox.with(|world| world.subscribe(&target, &Secret::new(settings.client_secret.clone())));
-    }
-    let transport = Arc::new(ReqwestTransport::new().map_err(anyhow::Error::msg)?);
-    let delivery = tokio::spawn(sandbox.clone().deliver_webhooks(transport.clone()));
-    let credentials = json!({
-        "access_token": settings.access_tokens.first(), "client_id": settings.client_id, "client_secret": settings.client_secret,
-        "refresh_token": settings.refresh_token,
-    });
-    println!("{}", json!({ "vendor": "hubspot", "base_url": base, "credentials": credentials, "control_url": base }));
-    let (company, base) = start_pipedrive(size).await?;
-    let settings = company.with(|world| world.settings.clone());
-    let second = tokio::spawn(company.deliver_webhooks(transport));
-    let credentials = json!({
-        "api_token": settings.api_tokens.first(), "client_id": settings.client_id, "client_secret": settings.client_secret,
-        "refresh_token": settings.refresh_token,
-    });
-    println!("{}", json!({ "vendor": "pipedrive", "base_url": base, "credentials": credentials, "control_url": base }));
-    stop_signal().cancelled().await;
-    delivery.abort();
-    second.abort();
-    Ok(Exit::Done)
-}
-
-/// A Pipedrive company on a port of its own; its webhooks are subscribed to by its API.
-async fn start_pipedrive(size: Size) -> anyhow::Result<(pipedrive::Sandbox, String)> {
-    let sandbox = pipedrive::Sandbox::new(pipedrive::Settings::default(), size.seed, Arc::new(SystemClock::new()));
-    sandbox.with(|world| world.fill(pipedrive::Company { persons: size.persons, deals: size.pipedrive_deals }));
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let base = format!("http://{}", listener.local_addr()?);
-    let router = sandbox.router();
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    Ok((sandbox, base))
-}
-
-/// The daemon on a throw-away database with a sandbox beside it, and people working on both sides.
+/// The daemon on a throw-away database with three sandboxes beside it, and people working on all sides.
 ///
 /// # Errors
 /// A port is taken, or the throw-away folder cannot be made.
 pub async fn demo(size: Size, port: u16, seconds: Option<u64>) -> anyhow::Result<Exit> {
     let folder = std::env::temp_dir().join(format!("tandem-demo-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    println!("Making a HubSpot account with {} people and {} deals ...", size.contacts, size.deals);
-    let (sandbox, base) = start(size, 0).await?;
-    let settings = sandbox.with(|world| world.settings.clone());
+    println!(
+        "Making a HubSpot account with {} people and {} deals, a Pipedrive company and a Square till that know the same people ...",
+        size.contacts, size.deals
+    );
+    let clinic = hubspot::Clinic { contacts: size.contacts, deals: size.deals };
+    let fill = |world: &mut hubspot::World| world.furnish_clinic(clinic);
+    let (hubspot, in_hubspot) = serve(hubspot::Settings::default(), size.seed, 0, fill).await?;
+    let (people, pipelines, owners) = hubspot.with(|world| {
+        let owners = world.owner_emails();
+        world.add_owner(55_020, "ines@example.com", "Ines", "Vega");
+        (people(world), world.open_stages(), owners)
+    });
+    let fill = |world: &mut pipedrive::World| {
+        for email in &owners {
+            world.add_user(email.split('@').next().unwrap_or(email), email);
+        }
+        for (label, stages) in &pipelines {
+            let stages: Vec<(&str, u8)> = stages.iter().map(|(label, chance)| (label.as_str(), *chance)).collect();
+            world.add_pipeline(label, &stages);
+        }
+        for [first, last, email, _] in &people {
+            let body = json!({ "name": format!("{first} {last}"), "emails": [{ "value": email, "primary": true }] });
+            let _ = world.create(Kind::Contact, &body, pipedrive::Change::Person);
+        }
+    };
+    let (pipedrive, in_pipedrive) = serve(pipedrive::Settings::default(), size.seed, 0, fill).await?;
+    let fill = |world: &mut square::World| {
+        for [first, last, email, phone] in &people {
+            let body =
+                json!({ "given_name": first, "family_name": last, "email_address": email, "phone_number": phone });
+            let _ = world.create_customer(&body, square::Change::Person);
+        }
+    };
+    let (square, in_square) = serve(square::Settings::default(), size.seed, 0, fill).await?;
+    let hook = |connection: &str| format!("http://127.0.0.1:{port}/webhooks/{connection}");
+    let signature_key = square.with(|world| world.subscribe(&hook("square")));
+    let systems = Systems { hubspot, pipedrive, square };
     let file = folder.join("tandem.toml");
-    std::fs::write(&file, configuration(&base, port, &settings))?;
+    let addresses = [in_hubspot, in_pipedrive, in_square];
+    std::fs::write(&file, configuration(&addresses, port, &systems, &signature_key))?;
     let installation = Arc::new(Installation::open(Config::load(&file)?).await?);
-    let hook = format!("http://127.0.0.1:{port}/webhooks/hubspot");
-    sandbox.with(|world| world.subscribe(&hook, &Secret::new(settings.client_secret)));
+    systems.hubspot.with(|world| {
+        let secret = Secret::new(world.settings.client_secret.clone());
+        world.subscribe(&hook("hubspot"), &secret);
+    });
     let transport = Arc::new(ReqwestTransport::new().map_err(anyhow::Error::msg)?);
-    let delivery = tokio::spawn(sandbox.clone().deliver_webhooks(transport));
+    let deliveries = [
+        tokio::spawn(systems.hubspot.clone().deliver_webhooks(transport.clone())),
+        tokio::spawn(systems.pipedrive.clone().deliver_webhooks(transport.clone())),
+        tokio::spawn(systems.square.clone().deliver_webhooks(transport)),
+    ];
     println!("Taking everything over into {} ...", folder.join("demo.db").display());
     let bars = Bars::new();
     let mut engines = installation.engines();
@@ -116,23 +117,36 @@ pub async fn demo(size: Size, port: u16, seconds: Option<u64>) -> anyhow::Result
     for engine in &engines {
         let summary = engine.once().await?;
         println!(
-            "Took in {} records in {:.1} s with {} calls.",
-            summary.pulled.created, summary.seconds, summary.calls
+            "{}: took in {} records, wrote {}, in {:.1} s with {} calls.",
+            summary.connection, summary.pulled.created, summary.pushed.created, summary.seconds, summary.calls
         );
     }
     bars.finish();
     help(&file, port);
     let stop = stop_signal();
-    let actors = tokio::spawn(act(installation.clone(), sandbox, stop.clone(), seconds));
+    let actors = tokio::spawn(act(installation.clone(), systems, stop.clone(), seconds));
     let served = run(installation, engines, stop).await;
     actors.abort();
-    delivery.abort();
+    deliveries.iter().for_each(tokio::task::JoinHandle::abort);
     std::fs::remove_dir_all(&folder).ok();
     served
 }
 
-fn configuration(base: &str, port: u16, settings: &Settings) -> String {
-    let token = settings.access_tokens.first().cloned().unwrap_or_default();
+/// Everybody with an e-mail address: first name, last name, address, telephone number.
+fn people(world: &hubspot::World) -> Vec<[String; 4]> {
+    let ids = world.ids(Kind::Contact);
+    let text = |id: u64, name: &str| world.value(Kind::Contact, id, name).unwrap_or_default();
+    let all = ids.into_iter().map(|id| ["firstname", "lastname", "email", "phone"].map(|name| text(id, name)));
+    all.filter(|[.., email, _]| !email.is_empty()).collect()
+}
+
+fn configuration(addresses: &[String; 3], port: u16, systems: &Systems, signature_key: &Secret) -> String {
+    let [hubspot, pipedrive, square] = addresses;
+    let (token, secret) = systems.hubspot.with(|world| {
+        (world.settings.access_tokens.first().cloned().unwrap_or_default(), world.settings.client_secret.clone())
+    });
+    let api_token = systems.pipedrive.with(|world| world.settings.api_tokens.first().cloned().unwrap_or_default());
+    let personal = systems.square.with(|world| world.settings.access_tokens.first().cloned().unwrap_or_default());
     format!(
         r#"# Made by `tandem demo`; thrown away when it ends.
 [database]
@@ -156,13 +170,28 @@ currency = "USD"
 [connections.hubspot]
 account = "glow_clinic"
 connector = "hubspot"
-base_url = "{base}"
+base_url = "{hubspot}"
 credentials = {{ access_token = "{token}", client_secret = "{secret}" }}
 rate_limit = {{ requests = 190, per_seconds = 10 }}
 daily_budget = 625000
+
+[connections.pipedrive]
+account = "glow_clinic"
+connector = "pipedrive"
+base_url = "{pipedrive}"
+credentials = {{ api_token = "{api_token}", webhook_user = "tandem", webhook_password = "demo" }}
+rate_limit = {{ requests = 40, per_seconds = 2 }}
+daily_budget = 300000
+
+[connections.square]
+account = "glow_clinic"
+connector = "square"
+base_url = "{square}"
+credentials = {{ access_token = "{personal}", signature_key = "{signature}" }}
+rate_limit = {{ requests = 90, per_seconds = 10 }}
 "#,
         key = Sealer::new_key().expose(),
-        secret = settings.client_secret,
+        signature = signature_key.expose(),
     )
 }
 
@@ -173,17 +202,19 @@ fn help(file: &std::path::Path, port: u16) {
         "\nTandem is running: http://127.0.0.1:{port}/   (token: demo)\nIn another terminal, try:\n  \
          {program} --config {config} connection list\n  \
          {program} --config {config} conflicts list\n  \
+         {program} --config {config} sales unmatched\n  \
          {program} --config {config} export opportunities | head -3\n  \
          curl -s -H 'Authorization: Bearer demo' http://127.0.0.1:{port}/api/v1/opportunities?limit=2\n\
-         People now work on both sides. Ctrl-C ends it and throws everything away.\n"
+         People now work on all sides. Ctrl-C ends it and throws everything away.\n"
     );
 }
 
-/// People at work: edits here and there, now and then both at once, a merge, an archive.
-async fn act(installation: Arc<Installation>, sandbox: Sandbox, stop: CancellationToken, seconds: Option<u64>) {
+/// People at work: edits here and there, now and then both at once, sales at the till, a merge, an archive.
+async fn act(installation: Arc<Installation>, systems: Systems, stop: CancellationToken, seconds: Option<u64>) {
     let mut rng = StdRng::seed_from_u64(7);
     let began = tokio::time::Instant::now();
     let mut turn = 0_u32;
+    let sandbox = &systems.hubspot;
     loop {
         if seconds.is_some_and(|seconds| began.elapsed() > Duration::from_secs(seconds)) {
             stop.cancel();
@@ -192,16 +223,74 @@ async fn act(installation: Arc<Installation>, sandbox: Sandbox, stop: Cancellati
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         turn += 1;
         let told = match turn % 6 {
-            0 => both(&installation, &sandbox, &mut rng, turn).await,
-            1 | 4 => there(&sandbox, &mut rng, turn),
+            0 => both(&installation, sandbox, &mut rng, turn).await,
+            1 => sale(&installation, &systems, &mut rng).await,
+            4 => there(sandbox, &mut rng, turn),
             2 | 3 => here(&installation, &mut rng, turn).await,
-            _ if turn % 12 == 5 => merge(&sandbox, &mut rng),
-            _ => archive(&sandbox, &mut rng),
+            _ if turn % 12 == 5 => merge(sandbox, &mut rng),
+            _ => archive(sandbox, &mut rng),
         };
         if let Some(told) = told {
             println!("{told}");
         }
     }
+}
+
+/// The vendor's id of a record of ours, by connection.
+async fn linked(
+    installation: &Installation,
+    account: &Name,
+    kind: Kind,
+    id: RecordId,
+    connection: &str,
+) -> Option<String> {
+    let links = installation.store.links_of(account, kind, &[id]).await.ok()?;
+    links.into_iter().find(|link| link.connection.as_str() == connection).map(|link| link.external.to_string())
+}
+
+/// Somebody with one open deal buys something; answers how long it took until both CRMs said that it is won.
+async fn sale(installation: &Installation, systems: &Systems, rng: &mut StdRng) -> Option<String> {
+    let account = installation.accounts.keys().next()?.clone();
+    let all = installation.store.opportunities(&account, None, 500).await.ok()?;
+    let open: Vec<&Opportunity> = all.iter().filter(|deal| deal.position.status == Status::Open).collect();
+    let lonely = |deal: &&&Opportunity| {
+        deal.contact.is_some() && open.iter().filter(|other| other.contact == deal.contact).count() == 1
+    };
+    let candidates: Vec<&Opportunity> = open.iter().filter(lonely).copied().collect();
+    let deal = *candidates.choose(rng)?;
+    let customer = linked(installation, &account, Kind::Contact, deal.contact?, "square").await?;
+    let in_hubspot: u64 = linked(installation, &account, Kind::Deal, deal.id, "hubspot").await?.parse().ok()?;
+    let in_pipedrive: u64 = linked(installation, &account, Kind::Deal, deal.id, "pipedrive").await?.parse().ok()?;
+    let began = tokio::time::Instant::now();
+    systems
+        .square
+        .with(|world| {
+            let part = square::Part { customer: Some(customer), ..square::Part::default() };
+            let lines = vec![square::Line::of("Neurotoxin treatment")];
+            world.sell(&square::Ticket {
+                location: "Downtown".into(),
+                lines,
+                parts: vec![part],
+                ..square::Ticket::default()
+            })
+        })
+        .ok()?;
+    println!(
+        "At the till, somebody buys a neurotoxin treatment for 650.00; their one open deal is \"{}\" ...",
+        deal.name
+    );
+    while began.elapsed() < PATIENCE {
+        let amount = systems.hubspot.with(|world| world.value(Kind::Deal, in_hubspot, "amount"));
+        let status = systems.pipedrive.with(|world| world.value(Kind::Deal, in_pipedrive, "status"));
+        if amount.is_some_and(|amount| amount.parse() == Ok(650.0)) && status == Some(json!("won")) {
+            return Some(format!(
+                "... and {:.2} s later deal {in_hubspot} in HubSpot and deal {in_pipedrive} in Pipedrive are won, for 650.00.",
+                began.elapsed().as_secs_f64()
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Some(format!("... which has not reached both CRMs within {} s: see `tandem sales unmatched`.", PATIENCE.as_secs()))
 }
 
 fn there(sandbox: &Sandbox, rng: &mut StdRng, turn: u32) -> Option<String> {
@@ -215,13 +304,13 @@ fn there(sandbox: &Sandbox, rng: &mut StdRng, turn: u32) -> Option<String> {
     })
 }
 
-async fn some_deal(installation: &Installation, rng: &mut StdRng) -> Option<crate::model::Opportunity> {
+async fn some_deal(installation: &Installation, rng: &mut StdRng) -> Option<Opportunity> {
     let account = installation.accounts.keys().next()?;
     let page = installation.store.opportunities(account, None, 500).await.ok()?;
     page.choose(rng).cloned()
 }
 
-async fn edit(installation: &Installation, id: crate::model::RecordId, fields: &Fields) -> Option<()> {
+async fn edit(installation: &Installation, id: RecordId, fields: &Fields) -> Option<()> {
     let account = installation.accounts.values().next()?;
     let connections = installation.written_connections(&account.name);
     installation.desk(account, &connections).update(Kind::Deal, id, None, fields, None).await.ok()?;
@@ -232,14 +321,13 @@ async fn here(installation: &Installation, rng: &mut StdRng, turn: u32) -> Optio
     let deal = some_deal(installation, rng).await?;
     let name = format!("{} (call back {turn})", deal.name.split(" (").next().unwrap_or("deal"));
     edit(installation, deal.id, &Fields::from([("name".to_owned(), Value::text(&name))])).await?;
-    Some(format!("Here, somebody renamed \"{}\" to \"{name}\"; it is written to HubSpot.", deal.name))
+    Some(format!("Here, somebody renamed \"{}\" to \"{name}\"; it is written to HubSpot and Pipedrive.", deal.name))
 }
 
 async fn both(installation: &Installation, sandbox: &Sandbox, rng: &mut StdRng, turn: u32) -> Option<String> {
     let deal = some_deal(installation, rng).await?;
     let account = installation.accounts.keys().next()?;
-    let link = installation.store.links_of(account, Kind::Deal, &[deal.id]).await.ok()?.pop()?;
-    let remote: u64 = link.external.as_str().parse().ok()?;
+    let remote: u64 = linked(installation, account, Kind::Deal, deal.id, "hubspot").await?.parse().ok()?;
     sandbox.with(|world| {
         let properties = [("dealname".to_owned(), format!("{} theirs {turn}", deal.name))].into();
         world.update(Kind::Deal, remote, &properties, Change::Person).ok()

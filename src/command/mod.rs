@@ -7,6 +7,7 @@ pub mod desk;
 pub mod export;
 pub mod plan;
 pub mod sales;
+pub mod sandbox;
 pub mod serve;
 pub mod sync;
 pub mod upkeep;

@@ -583,6 +583,9 @@ impl Reconciler {
         if !self.writes() || quarantined {
             return self.finish_all(decided);
         }
+        if self.waits_for_import(kind, local.id()) {
+            return self.defer_all(decided, began + TimeDelta::seconds(30), false);
+        }
         // Made here before any pipeline was known.
         if let LocalRecord::Deal(deal) = &mut local
             && deal.position.stage.is_none()

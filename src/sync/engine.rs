@@ -191,6 +191,7 @@ impl Engine {
             summary: Mutex::new(Summary::new(name.clone())),
             guard: Mutex::new(Guard::new(self.shared.limits)),
             unknown_stage: AtomicBool::new(false),
+            import: Mutex::default(),
         });
         reconciler.discover(&row).await?;
         self.subscribe().await;

@@ -134,6 +134,9 @@ impl Reconciler {
             ops.push(put_cursor);
             self.store.commit(&self.commit_of(ops)).await?;
         }
+        if stream.backfills && !page.more {
+            self.was_listed(stream.kind).await?;
+        }
         Ok(Progress { records, more: page.more, backfill })
     }
 

@@ -80,6 +80,17 @@ pub struct Reconciler {
     pub guard: Mutex<Guard>,
     /// True if a record stood on a stage we do not know: pipelines are to be read anew.
     pub unknown_stage: AtomicBool,
+    /// What waits for the first import, where the vendor is looked at through a search that lags.
+    pub import: Mutex<Import>,
+}
+
+/// How far the first import has come.
+#[derive(Default)]
+pub struct Import {
+    /// Kinds of which every record was listed.
+    listed: BTreeSet<Kind>,
+    /// Records that are made once that is so.
+    waiting: BTreeSet<(Kind, RecordId)>,
 }
 
 /// Whole records that came with a page, by id.
@@ -165,6 +176,33 @@ impl Reconciler {
             fence: Some(Fence { connection: self.connection.name.clone(), epoch: self.epoch }),
             ops,
         }
+    }
+
+    /// True if a record must not be made yet: it may be there, and not have been listed. It is marked when everything was.
+    pub(super) fn waits_for_import(&self, kind: Kind, local: RecordId) -> bool {
+        if !self.connection.connector.looks_behind() {
+            return false;
+        }
+        let mut import = self.import.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = !import.listed.contains(&kind);
+        if waits {
+            import.waiting.insert((kind, local));
+        }
+        waits
+    }
+
+    /// Every record of a kind was listed: what waited for that is due.
+    pub(super) async fn was_listed(&self, kind: Kind) -> Result<(), StoreError> {
+        let waited = {
+            let mut import = self.import.lock().unwrap_or_else(PoisonError::into_inner);
+            if !import.listed.insert(kind) {
+                return Ok(());
+            }
+            std::mem::take(&mut import.waiting)
+        };
+        let now = self.clock.now();
+        let marks: Vec<Op> = waited.into_iter().map(|(kind, id)| self.mark(kind, Key::Local(id), now)).collect();
+        if marks.is_empty() { Ok(()) } else { self.store.commit(&self.commit_of(marks)).await }
     }
 
     /// True if this connection may write at the vendor.

@@ -97,7 +97,7 @@ impl Reconciler {
         let mut ops: Vec<Op> = sale.returns.iter().map(|of| self.mark_sale(of, now)).collect();
         match evidence.opportunity {
             Some(opportunity) => {
-                ops.extend(self.follow_sale(&sale, evidence, opportunity, now).await?);
+                ops.extend(self.follow_sale(&sale, stored.as_ref(), evidence, opportunity, now).await?);
                 ops.push(self.finish(dirty));
             }
             None => ops.extend(self.match_sale(&sale, stored.as_ref(), evidence, dirty, now).await?),
@@ -160,7 +160,7 @@ impl Reconciler {
             Verdict::For { opportunity, found_by, trigger } => {
                 closing::attach(&mut evidence, opportunity, found_by.as_str());
                 evidence.trigger = trigger;
-                let mut ops = self.follow_sale(sale, evidence, opportunity, now).await?;
+                let mut ops = self.follow_sale(sale, stored, evidence, opportunity, now).await?;
                 ops.push(self.finish(dirty));
                 return Ok(ops);
             }
@@ -180,6 +180,7 @@ impl Reconciler {
     async fn follow_sale(
         &self,
         sale: &Sale,
+        stored: Option<&Evidence>,
         evidence: Evidence,
         opportunity: RecordId,
         now: DateTime<Utc>,
@@ -195,21 +196,17 @@ impl Reconciler {
         let others: Vec<Evidence> = others.into_iter().filter(|one| one.id() != evidence.id()).collect();
         let trigger = self.trigger_of(&evidence);
         let evidence = apply(sale, evidence, &mut deal, &pipelines, &others, &trigger, self.word(now));
-        Ok(self.store_closing(&before, deal, evidence, now))
+        let mut ops = self.put_evidence(stored, evidence);
+        ops.extend(self.store_closing(&before, deal, now));
+        Ok(ops)
     }
 
     fn word(&self, now: DateTime<Utc>) -> Word<'_> {
         Word { by: &self.connection.name, now }
     }
 
-    fn store_closing(
-        &self,
-        before: &LocalRecord,
-        deal: Opportunity,
-        evidence: Evidence,
-        now: DateTime<Utc>,
-    ) -> Vec<Op> {
-        let mut ops = self.put_evidence(None, evidence);
+    fn store_closing(&self, before: &LocalRecord, deal: Opportunity, now: DateTime<Utc>) -> Vec<Op> {
+        let mut ops = Vec::new();
         let mut after = LocalRecord::Deal(deal);
         if after != *before {
             after.touch(now);

@@ -196,7 +196,8 @@ fn the_demo_is_alive() {
     let output = program().args(["demo", "--port", &port]).args(size).output().unwrap();
     let told = text(&output);
     assert!(output.status.success(), "{told}");
-    assert!(told.contains("Took in 50 records"), "{told}");
+    assert!(told.contains("hubspot: took in 50 records"), "{told}");
+    assert!(told.contains("in Pipedrive are won, for 650.00"), "{told}");
     assert!(told.contains("In HubSpot, somebody set deal"), "{told}");
     assert!(told.contains("Here, somebody renamed"), "{told}");
 }

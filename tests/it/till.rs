@@ -529,3 +529,36 @@ async fn a_sale_that_is_nobodys_is_linked_by_hand() {
     let again = shop.rig.desk().link_sale(&name("square"), &id(&order), ours).await;
     assert!(again.is_err(), "it counts already");
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_made_twice_though_searches_for_customers_lag() {
+    let shop = Shop::new(&[]);
+    let lag = |milliseconds| shop.square.with(|world| world.settings.customer_lag_ms = milliseconds);
+    // The till knows Ana, and its search does not yet.
+    lag(20_000);
+    let ana = json!({ "given_name": "Ana", "email_address": "ana@example.com" });
+    shop.square.with(|world| world.create_customer(&ana, Change::Person)).unwrap();
+    shop.contact("Ana", "ana@example.com", "");
+    shop.engines()[0].once().await.unwrap();
+    shop.rig.clock.sleep(Duration::from_secs(30)).await;
+    shop.settle().await;
+    // Ben's customer is made, and the answer is lost; when it is asked for again the search does not show him.
+    lag(600_000);
+    shop.contact("Ben", "ben@example.com", "");
+    shop.engines()[0].once().await.unwrap();
+    shop.square.with(|world| world.faults.unavailable_after = 1.0);
+    let _ = shop.engines()[1].once().await;
+    shop.square.with(|world| world.faults.unavailable_after = 0.0);
+    for _ in 0..4 {
+        shop.rig.clock.sleep(Duration::from_secs(60)).await;
+        shop.settle().await;
+    }
+    let emails = shop.square.with(|world| {
+        let ids = world.customer_ids();
+        let mut emails: Vec<_> = ids.iter().filter_map(|id| world.customer_field(id, "email_address")).collect();
+        emails.sort();
+        emails
+    });
+    assert_eq!(emails, ["ana@example.com", "ben@example.com"]);
+    assert_eq!(shop.square.with(|world| world.stats.keys_reused), 0);
+}

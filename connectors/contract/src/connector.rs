@@ -195,6 +195,12 @@ pub trait Connector: Send + Sync {
         true
     }
 
+    /// Whether a record that is there may be missed when it is looked for right before it would be made, so that nothing is
+    /// made before everything was listed once.
+    fn looks_behind(&self) -> bool {
+        false
+    }
+
     /// How long after we gave up on a request the vendor may still carry it out.
     fn late_window(&self) -> Duration;
 

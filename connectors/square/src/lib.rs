@@ -131,6 +131,11 @@ impl Connector for Square {
         Guarantee::CompareAndSwap
     }
 
+    /// Searches for customers lag by up to a minute.
+    fn looks_behind(&self) -> bool {
+        true
+    }
+
     fn late_window(&self) -> Duration {
         Self::LATE_WINDOW
     }

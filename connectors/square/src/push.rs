@@ -1,12 +1,13 @@
 //! Writing customers, in bulk; one outcome per record.
 //!
-//! A create carries our marker as its `reference_id`, and the id of its intent as its idempotency key: sent again, it answers
-//! the customer that the first one made. An update names the version that it was planned on.
+//! A create carries our marker as its `reference_id`, and an idempotency key made of all that it says: sent again as it was,
+//! it answers the customer that the first one made, whatever searches show by then. An update names the version that it was planned on.
 
 use std::collections::BTreeMap;
 
 use http::Method;
 use serde_json::{Map, Value as Json, json};
+use sha2::{Digest, Sha256};
 use tandem_contract::{Call, ConnectorError, Pushed, Value, Version, Write, WriteOp};
 
 use crate::{
@@ -36,7 +37,10 @@ pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> 
                     None => already_there(square, call, marker, properties).await,
                 };
                 match known {
-                    Ok(None) => drop(creates.insert(write.trace.clone(), (index, body(properties, Some(marker))))),
+                    Ok(None) => {
+                        let body = body(properties, Some(marker));
+                        creates.insert(key_of(&body), (index, body));
+                    }
                     Ok(Some(known)) => outcomes[index] = Some(Ok(known)),
                     Err(error) => {
                         stopped = stops(&error).or(stopped);
@@ -130,6 +134,11 @@ fn body(properties: &BTreeMap<String, Value>, marker: Option<&str>) -> Json {
         body.insert("reference_id".into(), marker.into());
     }
     body.into()
+}
+
+/// The key of a create: the same for the same marker and values.
+fn key_of(body: &Json) -> String {
+    Sha256::digest(body.to_string().as_bytes()).iter().take(20).map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn bulk(

@@ -118,6 +118,24 @@ impl World {
         self.pipelines.push(PipelineDef { id: id.into(), label: label.into(), stages });
     }
 
+    /// Pipelines with the stages that are not closed, and how likely each is to win: what a system of another make that is
+    /// run beside this one would have.
+    #[must_use]
+    pub fn open_stages(&self) -> Vec<(String, Vec<(String, u8)>)> {
+        let percent = |probability: f64| (probability * 100.0).round().clamp(0.0, 100.0) as u8;
+        let stages = |pipeline: &PipelineDef| {
+            let open = pipeline.stages.iter().filter(|stage| !stage.closed);
+            open.map(|stage| (stage.label.clone(), percent(stage.probability))).collect()
+        };
+        self.pipelines.iter().map(|pipeline| (pipeline.label.clone(), stages(pipeline))).collect()
+    }
+
+    /// The addresses of everybody records can belong to.
+    #[must_use]
+    pub fn owner_emails(&self) -> Vec<String> {
+        self.owners.iter().filter(|owner| !owner.archived).map(|owner| owner.email.clone()).collect()
+    }
+
     /// Adds a person records can belong to.
     pub fn add_owner(&mut self, id: u64, email: &str, first: &str, last: &str) {
         self.owners.push(OwnerDef { id, email: email.into(), first: first.into(), last: last.into(), archived: false });

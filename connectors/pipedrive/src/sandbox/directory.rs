@@ -94,6 +94,12 @@ impl World {
         id
     }
 
+    /// Adds a person who can own records.
+    pub fn add_user(&mut self, name: &str, email: &str) {
+        let id = self.next_id();
+        self.users.push(UserDef { id, name: name.into(), email: email.into(), active: true });
+    }
+
     /// Makes a custom field; answers its key. Two may have one name.
     pub fn add_field(&mut self, kind: Kind, name: &str, field_type: &str, options: &[&str]) -> String {
         let code: String = (0..40).map(|_| char::from_digit(self.rng.random_range(0..16), 16).unwrap_or('0')).collect();
