@@ -58,12 +58,16 @@ struct Reading {
     closed: bool,
     /// Anything may be null, whether its schema says so or not.
     nullable: bool,
+    /// Refusals are described as well as answers.
+    refusals: bool,
 }
 
 impl Reading {
-    const STRICT: Self = Self { closed: true, nullable: false };
+    const STRICT: Self = Self { closed: true, nullable: false, refusals: true };
+    /// Square's: every success to the letter, and no refusal.
+    const SUCCESSES: Self = Self { closed: true, nullable: false, refusals: false };
     /// Pipedrive's answers: their parts are described one by one, and nulls are common where none are described.
-    const LOOSE: Self = Self { closed: false, nullable: true };
+    const LOOSE: Self = Self { closed: false, nullable: true, refusals: false };
 
     /// Rewrites a schema of OpenAPI 3.0 into JSON Schema: `nullable` becomes a type, and objects are closed.
     fn plain(self, schema: &Json) -> Json {
@@ -123,6 +127,14 @@ impl Published {
             operations(&serde_json::from_str(&text).unwrap(), "", Reading::STRICT)
         });
         Some(Self { operations: Arc::new(operations.collect()), seen: Arc::default(), wrong: Arc::default() })
+    }
+
+    /// Square's, if it is there.
+    pub fn square() -> Option<Self> {
+        let path = Path::new(&std::env::var_os("VENDOR_SPECS")?).join("square-openapi-2025-08-20.trimmed.json");
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let operations = operations(&serde_json::from_str(&text).unwrap(), "", Reading::SUCCESSES);
+        Some(Self { operations: Arc::new(operations), seen: Arc::default(), wrong: Arc::default() })
     }
 
     /// Pipedrive's two generations, if they are there.
@@ -257,7 +269,7 @@ fn operations(description: &Json, prefix: &str, answers_are: Reading) -> Vec<Ope
                 request: content_schema(resolved(description, &operation["requestBody"]))
                     .map(|schema| Reading::STRICT.validator(description, schema)),
                 answers: answers.collect(),
-                leaves_refusals_out: !answers_are.closed,
+                leaves_refusals_out: !answers_are.refusals,
             });
         }
     }
@@ -322,6 +334,110 @@ async fn what_the_connector_asks_of_pipedrive_and_its_sandbox_answers_is_as_publ
         assert!(broken.iter().all(|sentence| sentence.starts_with("an update changes what it names")), "{broken:?}");
     }
     published.assert_fits();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_connector_asks_of_square_and_its_sandbox_answers_is_as_published() {
+    use tandem_contract::{Cursor, SaleRead};
+    use tandem_square::sandbox as square;
+    let Some(published) = Published::square() else { return };
+    let settings = square::Settings { customer_lag_ms: 0, payment_lag_ms: 0, order_lag_ms: 0, ..Default::default() };
+    let seller = crate::square::seller(settings, |router| published.watch(router), |_| {});
+    let broken = conformance::run(&seller).await;
+    assert!(broken.is_empty(), "{broken:?}");
+    let (order, payment) = seller.sandbox.with(|world| {
+        world.fill(square::Shop { customers: 5, sales: 12 });
+        let part = square::Part { tip: 500, note: Some("thanks".into()), ..square::Part::default() };
+        let card = square::Line { item: square::Item::GiftCard(5_000), quantity: 1, discount: 0, tax: 0 };
+        let lines = vec![square::Line::of("Serum"), card];
+        let ticket = square::Ticket { location: "Uptown".into(), lines, parts: vec![part], ..Default::default() };
+        let order = world.sell_offline(&ticket, chrono::TimeDelta::hours(3)).unwrap();
+        let payment = world.payments_of(&order)[0].clone();
+        world.refund(&payment, 1_000).unwrap();
+        (order, payment)
+    });
+    let connector = &seller.connector;
+    connector.discover().await.unwrap();
+    for stream in connector.streams() {
+        let mut cursor = Cursor::start();
+        for _ in 0..20 {
+            let page = connector.changes(CALL, &stream, &cursor).await.unwrap();
+            cursor = page.next;
+            if !page.more {
+                break;
+            }
+        }
+    }
+    let read = connector.sales(CALL, &[ExternalId::new(order).unwrap()]).await.unwrap();
+    assert!(matches!(read.as_slice(), [SaleRead::Found(_)]), "{read:?}");
+    // What other clients ask: links, invoices and payments.
+    let transport = RouterTransport::new(published.watch(seller.sandbox.router()));
+    let location = seller.sandbox.with(|world| world.location_id("Downtown")).unwrap();
+    let line =
+        json!({ "name": "Deposit", "quantity": "1", "base_price_money": { "amount": 10_000, "currency": "USD" } });
+    let new = json!({ "location_id": location, "reference_id": "opp_1", "line_items": [line] });
+    let token = seller.sandbox.with(|world| world.settings.access_tokens[0].clone());
+    let say = async |line: &str, body: Json| {
+        let (method, path) = line.split_once(' ').unwrap();
+        let headers = [("authorization", format!("Bearer {token}")), ("content-type", "application/json".into())];
+        let headers = headers.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect();
+        let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        let url = format!("http://square.example.com{path}").parse().unwrap();
+        let request = HttpRequest { method: method.parse().unwrap(), url, headers, body };
+        let answer = transport.send(request, std::time::Duration::from_secs(9)).await.unwrap();
+        assert!(answer.status.is_success(), "{line}: {:?}", answer.body);
+        answer.json::<Json>().unwrap()
+    };
+    say("POST /v2/online-checkout/payment-links", json!({ "idempotency_key": "l1", "order": new })).await;
+    let order = say("POST /v2/orders", json!({ "idempotency_key": "o1", "order": new })).await;
+    let id = order["order"]["id"].as_str().unwrap();
+    let invoice = json!({
+        "location_id": location, "order_id": id, "payment_requests": [{ "request_type": "BALANCE", "due_date": "2026-12-01" }],
+        "accepted_payment_methods": { "card": true },
+    });
+    seller.clock.sleep(std::time::Duration::from_secs(1)).await;
+    let invoice = say("POST /v2/invoices", json!({ "idempotency_key": "i1", "invoice": invoice })).await;
+    let number = invoice["invoice"]["id"].as_str().unwrap();
+    say(&format!("POST /v2/invoices/{number}/publish"), json!({ "version": 0 })).await;
+    say("GET /v2/refunds?sort_order=ASC", Json::Null).await;
+    say(&format!("GET /v2/payments/{payment}"), Json::Null).await;
+    say("POST /v2/catalog/search", json!({ "object_types": ["ITEM"], "include_deleted_objects": true })).await;
+    published.assert_fits();
+}
+
+#[test]
+fn squares_published_signatures_are_ours() {
+    let Some(folder) = std::env::var_os("VENDOR_SPECS") else { return };
+    let text = fs::read_to_string(Path::new(&folder).join("square-webhook-signature-vectors.json")).unwrap();
+    let vectors: Json = serde_json::from_str(&text).unwrap();
+    let all = vectors["vectors"].as_array().unwrap();
+    assert!(!all.is_empty());
+    for vector in all {
+        let text = |name: &str| vector[name].as_str().unwrap().to_owned();
+        let token = tandem_contract::Credentials::Token(tandem_contract::Secret::new("token"));
+        let mut options = tandem_square::Options::new("https://square.example.com".parse().unwrap(), token);
+        options.signature_keys = vec![tandem_contract::Secret::new(text("signature_key"))];
+        options.notification_url = Some(text("notification_url"));
+        let clock = Arc::new(tandem_contract::SystemClock::new());
+        let transport = Arc::new(RouterTransport::new(Router::new()));
+        let square = tandem_square::Square::new(options, transport, clock);
+        let heard = |signature: &str| {
+            let headers = HeaderMap::from_iter([(
+                axum::http::HeaderName::from_static("x-square-hmacsha256-signature"),
+                signature.parse().unwrap(),
+            )]);
+            let body = text("body");
+            square.hints(&tandem_contract::WebhookRequest {
+                method: "POST",
+                uri: "/webhooks/square",
+                headers: &headers,
+                body: body.as_bytes(),
+                received_at: chrono::DateTime::UNIX_EPOCH,
+            })
+        };
+        assert!(heard(&text("x_square_hmacsha256_signature")).is_ok(), "{}", text("name"));
+        assert!(heard("AAAA").is_err());
+    }
 }
 
 #[test]
