@@ -1,6 +1,7 @@
 //! The HTTP door: REST, webhooks in, health, metrics, the OpenAPI description and a plain page.
 
 mod auth;
+mod checkouts;
 mod connections;
 mod contacts;
 mod health;
@@ -82,6 +83,7 @@ fn described() -> OpenApiRouter<Door> {
         .routes(routes!(connections::resolve))
         .routes(routes!(connections::failures))
         .routes(routes!(connections::retry))
+        .routes(routes!(checkouts::checkout))
         .routes(routes!(sales::list))
         .routes(routes!(sales::link))
         .routes(routes!(inbox::receive))

@@ -73,3 +73,12 @@ pub struct Trigger {
     /// What becomes of it when the sale is given back.
     pub on_refund: OnRefund,
 }
+
+impl Trigger {
+    /// The same without saying what is sold, where, for how much and to whom: for a sale that names its opportunity.
+    #[must_use]
+    pub fn about_anything(&self) -> Self {
+        let &Self { won_on, with_tax, with_tip, on_refund, .. } = self;
+        Self { won_on, with_tax, with_tip, on_refund, for_nothing: true, ..Self::default() }
+    }
+}

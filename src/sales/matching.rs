@@ -91,15 +91,16 @@ pub enum Verdict {
 pub fn judge(sale: &Sale, triggers: &[(Option<&Name>, &Trigger)], pipelines: &[Pipeline], meant: &Meant) -> Verdict {
     // A sale that names its opportunity is of that one, whatever was sold (GYM-20); payment is what counts.
     if let [deal] = meant.named.as_slice() {
-        let any = Trigger { for_nothing: true, ..Trigger::default() };
-        let (trigger, rules) = triggers
-            .iter()
-            .find(|(_, rules)| standing(sale, rules) == Standing::Counts)
-            .map_or((None, &any), |(name, rules)| (*name, *rules));
-        let free = Trigger { won_on: rules.won_on, for_nothing: true, ..Trigger::default() };
-        return match standing(sale, &free) {
+        let met =
+            triggers.iter().find(|(_, rules)| standing(sale, rules) == Standing::Counts).and_then(|(name, _)| *name);
+        let rules = match triggers {
+            [(_, only)] => only.about_anything(),
+            _ => Trigger { for_nothing: true, ..Trigger::default() },
+        };
+        let standing = if met.is_some() { Standing::Counts } else { standing(sale, &rules) };
+        return match standing {
             Standing::Counts => {
-                Verdict::For { opportunity: deal.id, found_by: FoundBy::Reference, trigger: trigger.cloned() }
+                Verdict::For { opportunity: deal.id, found_by: FoundBy::Reference, trigger: met.cloned() }
             }
             Standing::NotYet(why) => Verdict::NotYet(why),
             Standing::Never(why) => Verdict::PassedOver(why),

@@ -9,7 +9,7 @@ use super::reconcile::{Reconciler, SyncError, history_ops};
 use crate::{
     model::{
         Dirty, Evidence, EvidenceState, Key, LocalRecord, Mark, Opportunity, Pipeline, Reason, RecordId, Trigger,
-        contact::phone_tail,
+        WonOn, contact::phone_tail,
     },
     sales::{
         closing::{self, Word},
@@ -137,10 +137,18 @@ impl Reconciler {
         vec![Op::PutEvidence(evidence)]
     }
 
-    /// The triggers a sale is held against.
+    /// The trigger that a sale met. One that was told whose it is met none: it is paid, valued and given back as the only
+    /// trigger of this till has it, whatever that one is about, or as without any.
     fn trigger_of(&self, evidence: &Evidence) -> Trigger {
         let triggers = &self.connection.account.triggers;
-        evidence.trigger.as_ref().and_then(|name| triggers.get(name)).cloned().unwrap_or_default()
+        if let Some(met) = evidence.trigger.as_ref().and_then(|name| triggers.get(name)) {
+            return met.clone();
+        }
+        let any = Trigger::default();
+        match meaning::triggers(triggers.iter(), &self.connection.name, &any).as_slice() {
+            [(_, only)] => only.about_anything(),
+            _ => any,
+        }
     }
 
     async fn match_sale(
@@ -356,7 +364,11 @@ fn apply(
     let was = closing::total(others.iter().chain([&evidence]));
     let was_live = evidence.state == EvidenceState::Live;
     let is_gone = meaning::is_given_back(sale) || sale.state == SaleState::Void;
-    let is_paid = matches!(sale.state, SaleState::Paid | SaleState::PartlyPaid);
+    let is_paid = match sale.state {
+        SaleState::Paid => true,
+        SaleState::PartlyPaid => trigger.won_on == WonOn::FirstPayment,
+        SaleState::Unpaid | SaleState::Void | SaleState::Return => false,
+    };
     evidence.opportunity = Some(deal.id);
     evidence.amount = meaning::net(sale, trigger);
     evidence.refunded = evidence

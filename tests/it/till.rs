@@ -7,6 +7,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde_json::json;
 use tandem::{
+    checkout::{self, Wish},
     model::{
         Currency, Evidence, EvidenceState, LocalRecord, Money, Name, OnRefund, Opportunity, Profile, RecordId, Status,
         Trigger, WonOn, Worth,
@@ -16,7 +17,7 @@ use tandem::{
     sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{Credentials, Hint, Kind, RouterTransport, Secret};
+use tandem_contract::{CheckoutBy, Credentials, Hint, Kind, RouterTransport, Secret};
 use tandem_hubspot::sandbox as hubspot;
 use tandem_square::{
     Options, Square,
@@ -561,4 +562,57 @@ async fn nobody_is_made_twice_though_searches_for_customers_lag() {
     });
     assert_eq!(emails, ["ana@example.com", "ben@example.com"]);
     assert_eq!(shop.square.with(|world| world.stats.keys_reused), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gym_20_a_checkout_carries_its_opportunity_and_paying_it_wins_that_very_one() {
+    for by in [CheckoutBy::Link, CheckoutBy::Invoice] {
+        for state in ["DRAFT", "OPEN"] {
+            let shop = Shop::new(&[("never", Trigger { items: ["nothing".to_owned()].into(), ..Trigger::default() })]);
+            shop.square.with(|world| world.settings.link_order_state = state.into());
+            let ana = shop.person("Ana").await;
+            // A second open deal of the same person: only a reference can tell which is meant.
+            let contact = shop.rig.sandbox.with(|world| world.contacts_of(ana.deal))[0];
+            let second = shop.deal_of(contact, "Ana's second");
+            shop.settle().await;
+            let ours = shop.ours("Ana's second").id;
+            let wish = Wish { by, price: None, location: None, due_on: None, key: None };
+            let start = async || {
+                let now = shop.rig.clock.now();
+                checkout::start(&*shop.rig.store, &shop.till, ours, wish.clone(), now).await.unwrap()
+            };
+            let (evidence, url) = start().await;
+            let url = url.unwrap();
+            assert_eq!(start().await, (evidence.clone(), Some(url.clone())), "asked for again it is the same");
+            shop.settle().await;
+            assert_eq!(shop.evidence(evidence.sale.as_str()).await.state, EvidenceState::Waiting);
+            assert_eq!(shop.stage(second), "qualifiedtobuy");
+            shop.square.with(|world| match by {
+                CheckoutBy::Link => world.pay_link(&url, "somebody@example.com").unwrap(),
+                CheckoutBy::Invoice => world.pay_invoice(url.rsplit('/').next().unwrap(), None).unwrap(),
+            });
+            shop.settle().await;
+            assert_eq!([shop.stage(ana.deal), shop.stage(second)], ["qualifiedtobuy", "closedwon"], "{by:?} {state}");
+            assert_eq!(shop.amount(second), Decimal::new(10_000, 2));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deposit_on_an_invoice_wins_with_the_first_payment_only_where_the_trigger_says_so() {
+    for (won_on, stage) in [(WonOn::FullPayment, "qualifiedtobuy"), (WonOn::FirstPayment, "closedwon")] {
+        let shop = Shop::new(&[("any", Trigger { won_on, ..Trigger::default() })]);
+        let ana = shop.person("Ana").await;
+        let ours = shop.ours("Ana's course").id;
+        let wish = Wish { by: CheckoutBy::Invoice, price: None, location: None, due_on: None, key: None };
+        let now = shop.rig.clock.now();
+        let (_, url) = checkout::start(&*shop.rig.store, &shop.till, ours, wish, now).await.unwrap();
+        let invoice = url.unwrap().rsplit('/').next().unwrap().to_owned();
+        shop.square.with(|world| world.pay_invoice(&invoice, Some(2_500)).unwrap());
+        shop.settle().await;
+        assert_eq!(shop.stage(ana.deal), stage, "{won_on:?}");
+        shop.square.with(|world| world.pay_invoice(&invoice, None).unwrap());
+        shop.settle().await;
+        assert_eq!((shop.stage(ana.deal).as_str(), shop.amount(ana.deal)), ("closedwon", Decimal::new(10_000, 2)));
+    }
 }

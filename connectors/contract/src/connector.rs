@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::{
-    ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, Record, SaleRead, Schema, Value, Version,
-    WebhookError, WebhookRequest,
+    Checkout, ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, NewCheckout, Record, SaleRead,
+    Schema, Value, Version, WebhookError, WebhookRequest,
 };
 
 /// How far a connector's writes are protected against an edit made at the same moment.
@@ -290,6 +290,18 @@ pub trait Connector: Send + Sync {
     async fn sales(&self, call: Call, ids: &[ExternalId]) -> Result<Vec<SaleRead>, ConnectorError> {
         let _ = call;
         Ok(ids.iter().map(|_| SaleRead::NotYet).collect())
+    }
+
+    /// Starts a checkout at a till, or finds the one that was started under its key.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]; asked for again, what was done is not done twice. A vendor without a till rejects it.
+    async fn checkout(&self, call: Call, new: &NewCheckout) -> Result<Checkout, ConnectorError> {
+        let _ = (call, new);
+        Err(ConnectorError::Rejected {
+            field: Some("connection".into()),
+            reason: format!("{} has no till", self.system()),
+        })
     }
 
     /// Makes sure that the vendor sends its news to this address, where that is a call and not a setting that people make

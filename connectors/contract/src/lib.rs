@@ -36,7 +36,7 @@ pub use kind::{Kind, UnknownKind};
 pub use limiter::{Bucket, Lane, Limit, Limiter};
 pub use record::{Fetched, History, Record, Statement, Version};
 pub use retry::Backoff;
-pub use sale::{Buyer, LineKind, Location, Sale, SaleLine, SaleRead, SaleState};
+pub use sale::{Buyer, Checkout, CheckoutBy, LineKind, Location, NewCheckout, Sale, SaleLine, SaleRead, SaleState};
 pub use schema::{CheckItem, Identity, OwnerInfo, PipelineInfo, PropertyInfo, PropertyType, Schema, StageInfo};
 pub use secret::Secret;
 pub use transport::{HttpRequest, HttpResponse, ReqwestTransport, RouterTransport, Transport, TransportError};

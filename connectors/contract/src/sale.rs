@@ -1,6 +1,6 @@
 //! A sale at the till, read whole: what was sold, what was paid, who bought.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::ExternalId;
 
@@ -107,4 +107,47 @@ pub enum SaleRead {
     Found(Box<Sale>),
     /// Not to be read yet: the till shows a sale with several payments only after the last one.
     NotYet,
+}
+
+/// How a buyer pays a checkout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckoutBy {
+    /// A link to a page where they pay now.
+    Link,
+    /// An invoice that the vendor sends them.
+    Invoice,
+}
+
+/// A checkout to start at a till: paying it is a sale that carries the reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewCheckout {
+    /// How it is paid.
+    pub by: CheckoutBy,
+    /// Asked for again under the same key it is the same checkout; at most 60 characters.
+    pub key: String,
+    /// What the sale carries: our id of the opportunity.
+    pub reference: String,
+    /// What is sold, in a few words.
+    pub title: String,
+    /// What it costs, in minor units.
+    pub minor: i64,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// Where, by the vendor's id; its first location that takes the currency if left out.
+    pub location: Option<String>,
+    /// The vendor's record of the buyer.
+    pub buyer: Option<ExternalId>,
+    /// Their address.
+    pub email: Option<String>,
+    /// When an invoice is due.
+    pub due_on: Option<NaiveDate>,
+}
+
+/// A checkout that was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkout {
+    /// The sale it will be.
+    pub sale: ExternalId,
+    /// Where it is paid.
+    pub url: Option<String>,
 }

@@ -11,6 +11,7 @@
 mod auth;
 mod catalog;
 mod changes;
+mod checkout;
 mod client;
 mod customers;
 mod orders;
@@ -29,9 +30,9 @@ use std::{
 
 use async_trait::async_trait;
 use tandem_contract::{
-    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, History, Identity,
-    KeepRefreshToken, Kind, Limit, Page, PropertyType, Pushed, Record, SaleRead, Schema, Secret, Sought, Stream,
-    Transport, WebhookError, WebhookRequest, Write,
+    Call, Checkout, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, History, Identity,
+    KeepRefreshToken, Kind, Limit, NewCheckout, Page, PropertyType, Pushed, Record, SaleRead, Schema, Secret, Sought,
+    Stream, Transport, WebhookError, WebhookRequest, Write,
 };
 use url::Url;
 
@@ -201,6 +202,10 @@ impl Connector for Square {
 
     async fn sales(&self, call: Call, ids: &[ExternalId]) -> Result<Vec<SaleRead>, ConnectorError> {
         orders::sales(self, call, ids).await
+    }
+
+    async fn checkout(&self, call: Call, new: &NewCheckout) -> Result<Checkout, ConnectorError> {
+        checkout::start(self, call, new).await
     }
 
     fn hints(&self, request: &WebhookRequest<'_>) -> Result<Vec<Hint>, WebhookError> {

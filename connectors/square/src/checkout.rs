@@ -1,0 +1,122 @@
+//! Checkouts that carry an opportunity's id: payment links and invoices.
+//!
+//! Source: `CreatePaymentLink`, `CreateInvoice`, `PublishInvoice`. The order carries the reference; every step has a key of its
+//! own, so that asking again goes on where the last try ended and makes nothing twice.
+
+use http::Method;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+use tandem_contract::{Call, Checkout, CheckoutBy, ConnectorError, ExternalId, NewCheckout};
+
+use crate::{Square, client::Ask};
+
+#[derive(Deserialize)]
+struct Linked {
+    payment_link: Link,
+}
+
+#[derive(Deserialize)]
+struct Link {
+    order_id: String,
+    url: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Ordered {
+    order: Id,
+}
+
+#[derive(Deserialize)]
+struct Id {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct Invoiced {
+    invoice: Invoice,
+}
+
+#[derive(Deserialize)]
+struct Invoice {
+    id: String,
+    version: i64,
+    public_url: Option<String>,
+}
+
+/// Starts a checkout, or finds the one that was started under its key.
+///
+/// # Errors
+/// [`ConnectorError`]; asked for again, what was done is not done twice.
+pub async fn start(square: &Square, call: Call, new: &NewCheckout) -> Result<Checkout, ConnectorError> {
+    if square.options.read_only {
+        return Err(ConnectorError::Forbidden("this connection only reads (direction = \"in\")".into()));
+    }
+    let location = match &new.location {
+        Some(location) => location.clone(),
+        None => square.locations(call).await?.first().map(|place| place.id.clone()).unwrap_or_default(),
+    };
+    let price = json!({ "amount": new.minor, "currency": new.currency });
+    let mut order = json!({
+        "location_id": location, "reference_id": new.reference, "metadata": { "opportunity_id": new.reference },
+        "line_items": [{ "name": new.title, "quantity": "1", "base_price_money": price }],
+    });
+    if let Some(buyer) = &new.buyer {
+        order["customer_id"] = buyer.as_str().into();
+    }
+    match new.by {
+        CheckoutBy::Link => link(square, call, new, order).await,
+        CheckoutBy::Invoice => invoice(square, call, new, order, &location).await,
+    }
+}
+
+fn sale(id: String) -> Result<ExternalId, ConnectorError> {
+    ExternalId::new(id).map_err(|_| ConnectorError::Malformed { path: "order.id".into() })
+}
+
+async fn link(square: &Square, call: Call, new: &NewCheckout, order: Json) -> Result<Checkout, ConnectorError> {
+    let mut body = json!({
+        "idempotency_key": format!("{}-link", new.key), "order": order, "payment_note": new.reference,
+    });
+    if let Some(email) = &new.email {
+        body["pre_populated_data"] = json!({ "buyer_email": email });
+    }
+    let ask = Ask::change(Method::POST, "online-checkout/payment-links", call.lane, Some(body));
+    let made: Linked = square.client.ask(&ask).await?;
+    Ok(Checkout { sale: sale(made.payment_link.order_id)?, url: made.payment_link.url })
+}
+
+async fn invoice(
+    square: &Square,
+    call: Call,
+    new: &NewCheckout,
+    order: Json,
+    location: &str,
+) -> Result<Checkout, ConnectorError> {
+    let Some(buyer) = &new.buyer else {
+        return Err(ConnectorError::Rejected {
+            field: Some("contact".into()),
+            reason: "an invoice is sent to a customer of the till: link the contact to one first".into(),
+        });
+    };
+    let say = |path: String, body: Json| Ask::change(Method::POST, path, call.lane, Some(body));
+    let body = json!({ "idempotency_key": format!("{}-order", new.key), "order": order });
+    let Ordered { order } = square.client.ask(&say("orders".into(), body)).await?;
+    let due_on = new.due_on.unwrap_or_else(|| square.client.vendor_now().date_naive());
+    let invoice = json!({
+        "location_id": location, "order_id": order.id, "title": new.title, "delivery_method": "EMAIL",
+        "primary_recipient": { "customer_id": buyer.as_str() },
+        "payment_requests": [{ "request_type": "BALANCE", "due_date": due_on.to_string() }],
+        "accepted_payment_methods": { "card": true },
+    });
+    let body = json!({ "idempotency_key": format!("{}-invoice", new.key), "invoice": invoice });
+    let Invoiced { invoice } = square.client.ask(&say("invoices".into(), body)).await?;
+    let body = json!({ "idempotency_key": format!("{}-publish", new.key), "version": invoice.version });
+    let published = square.client.ask(&say(format!("invoices/{}/publish", invoice.id), body)).await;
+    let url = match published {
+        Ok(Invoiced { invoice }) => invoice.public_url,
+        // Published by an earlier try.
+        Err(ConnectorError::Stale) => invoice.public_url,
+        Err(error) => return Err(error),
+    };
+    Ok(Checkout { sale: sale(order.id)?, url })
+}
