@@ -1,5 +1,9 @@
 -- A pipeline is stored only over the version it was changed from, in a place of its own: several engines take over pipelines.
 ALTER TABLE pipeline ADD COLUMN version BIGINT NOT NULL DEFAULT 0;
+UPDATE pipeline SET place = (
+    SELECT COUNT(*) FROM pipeline AS before
+     WHERE before.account = pipeline.account
+       AND (before.place < pipeline.place OR (before.place = pipeline.place AND before.id < pipeline.id)));
 CREATE UNIQUE INDEX pipeline_place ON pipeline (account, place);
 
 -- Sales at the till, and what became of them.

@@ -67,7 +67,7 @@ pub struct Evidence {
     /// The opportunity it is evidence for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opportunity: Option<RecordId>,
-    /// By what it was found: `reference`, `customer`, `email`, `phone`, `person`.
+    /// By what it was found: `reference`, `return`, `customer`, `marker`, `email`, `phone`, `person`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found_by: Option<String>,
     /// The trigger it meets.
@@ -80,7 +80,13 @@ pub struct Evidence {
     pub sold_at: DateTime<Utc>,
     /// The day it was sold, where it was sold.
     pub sold_on: NaiveDate,
-    /// What it counts for, after what was given back; zero once it has ended.
+    /// What it was worth when it won its opportunity: what the triggers and the catalog say later does not change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worth: Option<Money>,
+    /// When it was read last, by the till's clock: what changed well before that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_at: Option<DateTime<Utc>>,
+    /// What it counts for, after what was given back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<Money>,
     /// What was given back.
@@ -109,6 +115,8 @@ impl Evidence {
             candidates: Vec::new(),
             sold_at: now,
             sold_on: now.date_naive(),
+            worth: None,
+            read_at: None,
             amount: None,
             refunded: None,
             before: None,

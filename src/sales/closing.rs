@@ -4,10 +4,68 @@
 //! again afterwards has the last word.
 
 use chrono::{DateTime, Utc};
+use tandem_contract::{Sale, SaleState};
 
+use super::meaning;
 use crate::model::{
-    Before, Evidence, EvidenceState, Money, Name, OnRefund, Opportunity, Pipeline, RecordId, Stamp, Status, field,
+    Before, Evidence, EvidenceState, Money, Name, OnRefund, Opportunity, Pipeline, RecordId, Stamp, Status, Trigger,
+    WonOn, field,
 };
+
+/// What a sale counts for its opportunity now, and what that does to it: raises it, lowers it, or changes what it is worth.
+/// `others` are the opportunity's other sales.
+#[must_use]
+pub fn apply(
+    sale: &Sale,
+    mut evidence: Evidence,
+    deal: &mut Opportunity,
+    pipelines: &[Pipeline],
+    others: &[Evidence],
+    trigger: &Trigger,
+    word: &Word<'_>,
+) -> Evidence {
+    let pipeline = deal.position.pipeline.and_then(|id| pipelines.iter().find(|pipeline| pipeline.id == id));
+    let was = total(others.iter().chain([&evidence]));
+    let was_live = evidence.state == EvidenceState::Live;
+    let gone = match sale.state {
+        SaleState::Void => Some("it was called off"),
+        SaleState::Return => Some("goods or money that went back are no sale"),
+        // A till that was offline may be refused its money later.
+        SaleState::Unpaid if was_live => Some("its payment failed"),
+        _ if meaning::is_given_back(sale) => Some("it was given back"),
+        _ => None,
+    };
+    let is_paid =
+        sale.state == SaleState::Paid || (sale.state == SaleState::PartlyPaid && trigger.won_on == WonOn::FirstPayment);
+    evidence.opportunity = Some(deal.id);
+    if !was_live {
+        evidence.worth = meaning::worth(sale, trigger);
+    }
+    evidence.amount = evidence.worth.map(|worth| meaning::net(sale, worth));
+    let refunded = evidence.worth.map(|worth| Money { minor: sale.refunded, ..worth });
+    evidence.refunded = refunded.filter(|refunded| refunded.minor > 0);
+    match gone {
+        Some(why) => {
+            evidence.state = EvidenceState::Ended;
+            evidence.why = why.into();
+            evidence.amount = evidence.worth.map(|worth| Money { minor: 0, ..worth });
+            if was_live {
+                revalue(deal, was, total(others).or(evidence.amount), word);
+                if is_last(others) {
+                    lower(deal, pipeline, &evidence, others, trigger.on_refund, word);
+                }
+            }
+        }
+        None if was_live => revalue(deal, was, total(others.iter().chain([&evidence])), word),
+        None if is_paid => {
+            evidence.state = EvidenceState::Live;
+            evidence.why = format!("found by {}", evidence.found_by.as_deref().unwrap_or("reference"));
+            raise(deal, pipeline, &mut evidence, others, word);
+        }
+        None => {}
+    }
+    evidence
+}
 
 /// The sum of what live evidence counts for; `None` where currencies differ, or there is none.
 #[must_use]
@@ -81,11 +139,18 @@ fn say_worth(deal: &mut Opportunity, value: Money, word: &Word<'_>) {
     }
 }
 
+/// What an opportunity was before any of these sales won it.
+fn before<'a>(evidence: &'a Evidence, others: &'a [Evidence]) -> Option<&'a Before> {
+    let won = others.iter().chain([evidence]).filter(|one| one.before.is_some());
+    won.max_by_key(|one| one.seen_at)?.before.as_ref()
+}
+
 /// The last live sale of an opportunity is gone.
 pub fn lower(
     deal: &mut Opportunity,
     pipeline: Option<&Pipeline>,
     evidence: &Evidence,
+    others: &[Evidence],
     on_refund: OnRefund,
     word: &Word<'_>,
 ) {
@@ -98,7 +163,7 @@ pub fn lower(
     match on_refund {
         OnRefund::Keep => return,
         OnRefund::Reopen => {
-            let Some(before) = &evidence.before else { return };
+            let Some(before) = before(evidence, others) else { return };
             let here = deal.position.pipeline;
             deal.position = before.position.clone();
             if here != before.position.pipeline

@@ -6,6 +6,8 @@ use tandem_contract::Sale;
 use super::meaning::{Standing, standing};
 use crate::model::{Name, Opportunity, Pipeline, RecordId, Status, Trigger};
 
+/// How far apart the clocks of a till and of a CRM may be.
+const CLOCKS: TimeDelta = TimeDelta::minutes(1);
 /// How far apart a person's word that an opportunity is won and the sale that won it may be, to be about the same thing.
 const SAME_SALE: TimeDelta = TimeDelta::hours(24);
 
@@ -14,6 +16,8 @@ const SAME_SALE: TimeDelta = TimeDelta::hours(24);
 pub enum FoundBy {
     /// A reference names the opportunity itself.
     Reference,
+    /// It takes something back of a sale that is evidence for the opportunity.
+    Return,
     /// The till's customer is a contact of ours.
     Customer,
     /// Our reference on the till's customer names a contact.
@@ -32,6 +36,7 @@ impl FoundBy {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reference => "reference",
+            Self::Return => "return",
             Self::Customer => "customer",
             Self::Marker => "marker",
             Self::Email => "email",
@@ -46,6 +51,8 @@ impl FoundBy {
 pub struct Meant {
     /// Opportunities that the sale names by id.
     pub named: Vec<Opportunity>,
+    /// Opportunities of the sales that it takes something back of.
+    pub exchanged: Vec<RecordId>,
     /// Contacts who may have bought: those that each way of finding any came to, most trusted way first.
     pub buyers: Vec<Buyers>,
 }
@@ -106,6 +113,10 @@ pub fn judge(sale: &Sale, triggers: &[(Option<&Name>, &Trigger)], pipelines: &[P
             Standing::Never(why) => Verdict::PassedOver(why),
         };
     }
+    if meant.named.len() > 1 {
+        let candidates = meant.named.iter().map(|deal| deal.id).collect();
+        return Verdict::Unmatched { why: "it names several opportunities", candidates };
+    }
     let standings: Vec<Standing> = triggers.iter().map(|(_, trigger)| standing(sale, trigger)).collect();
     let counting: Vec<_> = triggers
         .iter()
@@ -126,6 +137,10 @@ pub fn judge(sale: &Sale, triggers: &[(Option<&Name>, &Trigger)], pipelines: &[P
             Some(why) => Verdict::NotYet(why),
             None => Verdict::PassedOver(never.unwrap_or("no trigger of this account is about this till")),
         };
+    }
+    if let ([opportunity], Some((name, _))) = (meant.exchanged.as_slice(), counting.first()) {
+        let trigger = name.cloned();
+        return Verdict::For { opportunity: *opportunity, found_by: FoundBy::Return, trigger };
     }
     if meant.buyers.is_empty() {
         let why = if sale.buyers.is_empty() {
@@ -176,7 +191,7 @@ fn is_live(deal: &Opportunity) -> bool {
 
 /// Open, and there when the sale was made: what was begun afterwards is about something else.
 fn is_open(deal: &Opportunity, sale: &Sale) -> bool {
-    is_live(deal) && deal.position.status == Status::Open && deal.created_at <= sale.sold_at
+    is_live(deal) && deal.position.status == Status::Open && deal.created_at <= sale.sold_at + CLOCKS
 }
 
 /// A person said it is won at about the time of the sale, and no sale did: it is the sale they meant.

@@ -35,7 +35,7 @@ pub fn triggers<'a>(
 #[must_use]
 pub fn standing(sale: &Sale, trigger: &Trigger) -> Standing {
     let goods = sale.lines.iter().any(|line| line.kind == LineKind::Goods);
-    let for_nothing = sale.total - sale.tip <= 0;
+    let for_nothing = sale.total.saturating_sub(sale.tip) <= 0;
     match sale.state {
         SaleState::Return => Standing::Never("goods or money that went back are no sale"),
         SaleState::Void => Standing::Never("it was called off"),
@@ -82,7 +82,10 @@ pub fn worth(sale: &Sale, trigger: &Trigger) -> Option<Money> {
     let minor = match trigger.worth {
         Worth::Order => {
             let tip = if trigger.with_tip { 0 } else { sale.tip };
-            sale.total.saturating_sub(tip).saturating_sub(tax(sale.tax))
+            // Money for later is not what was sold.
+            let cards = sale.lines.iter().filter(|line| line.kind == LineKind::GiftCard);
+            let cards = cards.fold(0_i64, |sum, line| sum.saturating_add(line.total.saturating_sub(tax(line.tax))));
+            sale.total.saturating_sub(tip).saturating_sub(tax(sale.tax)).saturating_sub(cards)
         }
         Worth::MatchedLines => {
             let lines = sale.lines.iter().filter(|line| matches(line, trigger));
@@ -92,19 +95,27 @@ pub fn worth(sale: &Sale, trigger: &Trigger) -> Option<Money> {
     Some(Money { minor, currency })
 }
 
-/// What is left of a sale's worth after what was given back.
+/// What is left of a sale's worth after what was given back. Tips are given back last; of the rest, worth goes down as what was
+/// paid does, since a till says how much was given back, and rarely of what.
 #[must_use]
-pub fn net(sale: &Sale, trigger: &Trigger) -> Option<Money> {
-    let mut worth = worth(sale, trigger)?;
-    let is_whole = sale.refunded > 0 && sale.refunded >= sale.total;
-    worth.minor = if is_whole { 0 } else { worth.minor.saturating_sub(sale.refunded).max(worth.minor.min(0)) };
-    Some(worth)
+pub fn net(sale: &Sale, worth: Money) -> Money {
+    if is_given_back(sale) {
+        return Money { minor: 0, ..worth };
+    }
+    let goods = i128::from(sale.total) - i128::from(sale.tip);
+    if sale.refunded <= 0 || goods <= 0 {
+        return worth;
+    }
+    let left = (goods - i128::from(sale.refunded)).max(0);
+    let minor = (i128::from(worth.minor) * left + goods / 2) / goods;
+    Money { minor: i64::try_from(minor).unwrap_or(worth.minor), ..worth }
 }
 
-/// True if all of it was given back.
+/// True if everything that was paid, or all of it but the tip, was given back.
 #[must_use]
 pub fn is_given_back(sale: &Sale) -> bool {
-    sale.refunded > 0 && sale.refunded >= sale.total
+    let goods = sale.total.saturating_sub(sale.tip);
+    sale.refunded > 0 && (sale.refunded >= goods || sale.refunded >= sale.paid)
 }
 
 /// The day an instant is on, where it was sold; in the account's zone where the till does not say.

@@ -569,6 +569,10 @@ impl Reconciler {
         decided: &mut Decided,
     ) {
         let Some(mut local) = decided.work.local.clone() else { return self.finish_all(decided) };
+        // They are marked when everything was listed; the date is for a process that ends before.
+        if self.writes() && self.put_off_to_import(kind, local.id()) {
+            return self.defer_all(decided, began + TimeDelta::minutes(15), false);
+        }
         let earlier = decided.work.intent.take();
         let was_held = earlier.as_ref().is_some_and(|intent| intent.state == IntentState::Held);
         if let Some(intent) = &earlier {
@@ -582,9 +586,6 @@ impl Reconciler {
         let quarantined = local.as_opportunity().is_some_and(|deal| deal.quarantined);
         if !self.writes() || quarantined {
             return self.finish_all(decided);
-        }
-        if self.waits_for_import(kind, local.id()) {
-            return self.defer_all(decided, began + TimeDelta::seconds(30), false);
         }
         // Made here before any pipeline was known.
         if let LocalRecord::Deal(deal) = &mut local

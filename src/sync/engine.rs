@@ -224,6 +224,10 @@ impl Engine {
         self.shared.store.commit(&reconciler.commit_of(vec![op])).await
     }
 
+    fn has_till(&self) -> bool {
+        self.connection.connector.streams().iter().any(|stream| stream.kind == Kind::Sale)
+    }
+
     fn lease(&self) -> TimeDelta {
         TimeDelta::from_std(self.shared.lease).unwrap_or(TimeDelta::seconds(30))
     }
@@ -365,11 +369,16 @@ impl Engine {
             }
             running.row = row;
         }
-        let mut due = self.shared.store.due(account, name, None, self.shared.clock.now(), BATCH).await?;
-        let Some(kind) = due.first().map(|dirty| dirty.kind) else { return Ok(false) };
-        if kind == Kind::Sale {
-            due.truncate(SALES);
+        let now = self.shared.clock.now();
+        // A sale goes before everything else; whom it is of is looked for by more than the till's customer.
+        let mut due = match self.has_till() {
+            true => self.shared.store.due(account, name, Some(Kind::Sale), now, SALES).await?,
+            false => Vec::new(),
+        };
+        if due.is_empty() {
+            due = self.shared.store.due(account, name, None, now, BATCH).await?;
         }
+        let Some(kind) = due.first().map(|dirty| dirty.kind) else { return Ok(false) };
         if let Some(ahead) = &mut running.ahead {
             ahead.forget(kind, &due);
         }

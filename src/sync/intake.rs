@@ -44,6 +44,9 @@ impl Ahead {
     }
 }
 
+/// How long after it changed a sale must have been read, for the change to have been in it: clocks differ by seconds.
+const SURELY_READ: TimeDelta = TimeDelta::seconds(10);
+
 /// Pages that waited longer than this for their turn are asked for again.
 const STALE: TimeDelta = TimeDelta::seconds(60);
 
@@ -135,7 +138,7 @@ impl Reconciler {
             self.store.commit(&self.commit_of(ops)).await?;
         }
         if stream.backfills && !page.more {
-            self.was_listed(stream.kind).await?;
+            self.note_listed(stream.kind).await?;
         }
         Ok(Progress { records, more: page.more, backfill })
     }
@@ -173,6 +176,9 @@ impl Reconciler {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
+        if kind == Kind::Sale {
+            return self.marks_for_sales(hinted, &ids).await;
+        }
         let links = self.store.links(account, name, kind, By::External(&ids)).await?;
         let known: BTreeMap<&ExternalId, _> = links.iter().map(|link| (&link.external, link)).collect();
         let now = self.clock.now();
@@ -185,6 +191,30 @@ impl Reconciler {
         });
         let lost = archived.iter().filter(|id| known.get(id).is_some_and(|link| link.state == LinkState::Linked));
         Ok(fresh.map(|(id, _)| id).chain(lost).map(mark).collect())
+    }
+}
+
+impl Reconciler {
+    /// Windows overlap and several feeds name one sale: what was read well after it changed is not read again.
+    async fn marks_for_sales(
+        &self,
+        hinted: BTreeMap<ExternalId, tandem_contract::Version>,
+        ids: &[ExternalId],
+    ) -> Result<Vec<Op>, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let known = self.store.evidence(account, name, ids).await?;
+        let read: BTreeMap<&ExternalId, DateTime<Utc>> =
+            known.iter().filter_map(|sale| Some((&sale.sale, sale.read_at?))).collect();
+        let is_news = |(id, version): &(&ExternalId, &tandem_contract::Version)| {
+            let changed = version.updated_at;
+            read.get(id).zip(changed).is_none_or(|(read, changed)| changed + SURELY_READ >= *read)
+        };
+        let (due_at, priority) = (self.clock.now(), Reason::Poll.priority());
+        let mark = |(id, _): (&ExternalId, _)| {
+            let key = Key::External(id.clone());
+            Op::Mark(Mark { connection: name.clone(), kind: Kind::Sale, key, due_at, priority })
+        };
+        Ok(hinted.iter().filter(is_news).map(mark).collect())
     }
 }
 

@@ -8,7 +8,7 @@ use tandem_contract::{
 
 use super::reconcile::{Reconciler, SyncError, Work, history_ops};
 use crate::{
-    model::{Intent, IntentOp, IntentState, Key, Link, LocalRecord, Mark, Reason, ids::IntentId},
+    model::{EvidenceState, Intent, IntentOp, IntentState, Key, Link, LocalRecord, Mark, Reason, ids::IntentId},
     store::{By, Op, StoreError},
 };
 
@@ -100,9 +100,40 @@ impl Reconciler {
                 priority,
             }));
             ops.extend(work.dirty.drain(..).map(|dirty| self.finish(dirty)));
+            ops.extend(self.move_evidence(&ops, now).await?);
             self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(())
+    }
+
+    /// The sales of an opportunity that is merged away are evidence for the one that lives on: their tills are asked again.
+    async fn move_evidence(&self, ops: &[Op], now: DateTime<Utc>) -> Result<Vec<Op>, StoreError> {
+        let merged = ops.iter().filter_map(|op| match op {
+            Op::PutRecord { record: LocalRecord::Deal(deal), .. } => Some((deal.id, deal.merged_into?)),
+            _ => None,
+        });
+        let mut moved = Vec::new();
+        // Sales come through another connection than the one that merges opportunities.
+        if self.connection.siblings.is_empty() {
+            return Ok(moved);
+        }
+        for (lost, kept) in merged {
+            for mut sale in self.store.evidence_for(&self.connection.account.name, lost).await? {
+                (sale.opportunity, sale.version) = (Some(kept), sale.version + 1);
+                if sale.state == EvidenceState::Live {
+                    sale.state = EvidenceState::Waiting;
+                }
+                moved.push(Op::Mark(Mark {
+                    connection: sale.connection.clone(),
+                    kind: Kind::Sale,
+                    key: Key::External(sale.sale.clone()),
+                    due_at: now,
+                    priority: Reason::Propagate.priority(),
+                }));
+                moved.push(Op::PutEvidence(sale));
+            }
+        }
+        Ok(moved)
     }
 
     /// A record of ours whose half at the vendor was merged before we ever linked it.

@@ -298,6 +298,8 @@ impl Planner<'_, '_> {
             Ok(theirs) => theirs,
             Err(unfit) => return self.unfit(unfit, &local, &remote),
         };
+        // Both say won, each with its own close date.
+        self.plan.also_won |= is_position(row) && is_won_by_sale(s.local) && position::is_won(&theirs);
         let rule = if lowers_a_sale(row, s.local, &theirs) { Rule::Evidence } else { rule };
         if rule == Rule::Evidence && row.direction == Direction::In {
             // It is not to be told there.

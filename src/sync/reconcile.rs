@@ -34,7 +34,7 @@ use crate::{
 pub(super) const BATCH: usize = 1_000;
 /// The pseudo-row under which a second open opportunity is shown.
 pub const QUARANTINE: &str = "quarantine";
-const SECOND: &str = "the contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact): this one is kept aside. Close, merge or move one of the two, here or at the vendor; it then takes its place by itself";
+pub(super) const SECOND: &str = "the contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact): this one is kept aside. Close, merge or move one of the two, here or at the vendor; it then takes its place by itself";
 
 /// How long a vendor that does not know a record is given before it is asked a second time.
 pub const SECOND_LOOK: TimeDelta = TimeDelta::minutes(5);
@@ -179,7 +179,7 @@ impl Reconciler {
     }
 
     /// True if a record must not be made yet: it may be there, and not have been listed. It is marked when everything was.
-    pub(super) fn waits_for_import(&self, kind: Kind, local: RecordId) -> bool {
+    pub(super) fn put_off_to_import(&self, kind: Kind, local: RecordId) -> bool {
         if !self.connection.connector.looks_behind() {
             return false;
         }
@@ -192,7 +192,7 @@ impl Reconciler {
     }
 
     /// Every record of a kind was listed: what waited for that is due.
-    pub(super) async fn was_listed(&self, kind: Kind) -> Result<(), StoreError> {
+    pub(super) async fn note_listed(&self, kind: Kind) -> Result<(), StoreError> {
         let waited = {
             let mut import = self.import.lock().unwrap_or_else(PoisonError::into_inner);
             if !import.listed.insert(kind) {

@@ -1,22 +1,22 @@
 //! Sales at the till: reads those that are marked, finds what they are evidence for, and stores that with what it does to
 //! the opportunity, in one transaction.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use tandem_contract::{Call, ExternalId, Kind, Lane, Sale, SaleRead, SaleState};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use tandem_contract::{Call, ConnectorError, ExternalId, Kind, Lane, Sale, SaleRead};
 use tracing::info;
 
-use super::reconcile::{Reconciler, SyncError, history_ops};
+use super::reconcile::{QUARANTINE, Reconciler, SECOND, SyncError, history_ops};
 use crate::{
     model::{
-        Dirty, Evidence, EvidenceState, Key, LocalRecord, Mark, Opportunity, Pipeline, Reason, RecordId, Trigger,
-        WonOn, contact::phone_tail,
+        Dirty, Evidence, EvidenceState, Key, LocalRecord, Mark, Opportunity, Reason, RecordId, Trigger,
+        contact::phone_tail,
     },
     sales::{
         closing::{self, Word},
         matching::{Buyers, FoundBy, Meant, Verdict, judge},
         meaning,
     },
-    store::{By, Op, StoreError},
+    store::{By, Op, StoreError, Taken},
 };
 
 /// Sales that are read together.
@@ -45,38 +45,107 @@ impl Reconciler {
     /// # Errors
     /// [`SyncError`] if they could not be read; their marks are still there.
     pub async fn sales(&self, dirty: Vec<Dirty>) -> Result<(), SyncError> {
-        let ids: Vec<ExternalId> = dirty
+        let asked: Vec<(ExternalId, Dirty)> = dirty
             .iter()
             .filter_map(|dirty| match &dirty.key {
-                Key::External(id) => Some(id.clone()),
+                Key::External(id) => Some((id.clone(), dirty.clone())),
                 Key::Local(_) => None,
             })
             .collect();
-        let reads = self.connection.connector.sales(Call { lane: Lane::Interactive }, &ids).await?;
-        let mut reads = ids.into_iter().zip(reads);
-        for dirty in dirty {
-            let read = match &dirty.key {
-                Key::External(_) => reads.next(),
-                Key::Local(_) => None,
-            };
-            let ops = match read {
-                None => vec![self.finish(dirty.clone())],
-                Some((id, read)) => self.sale(id, read, dirty.clone()).await?,
-            };
-            match self.store.commit(&self.commit_of(ops)).await {
-                // It was linked by hand, or its opportunity was edited: it is looked at again as things are now.
-                Err(StoreError::Outdated(_) | StoreError::Stale { .. }) => {
-                    let until = self.later(dirty.attempts.min(2));
-                    self.store.commit(&self.commit_of(vec![self.defer(dirty, until, true)])).await?;
+        let strays = dirty.iter().filter(|dirty| matches!(dirty.key, Key::Local(_)));
+        let strays: Vec<Op> = strays.map(|dirty| self.finish(dirty.clone())).collect();
+        if !strays.is_empty() {
+            self.store.commit(&self.commit_of(strays)).await?;
+        }
+        let ids: Vec<ExternalId> = asked.iter().map(|(id, _)| id.clone()).collect();
+        let call = Call { lane: Lane::Interactive };
+        let began = self.clock.now();
+        match self.connection.connector.sales(call, &ids).await {
+            Ok(reads) => {
+                for ((id, dirty), read) in asked.into_iter().zip(reads) {
+                    self.settle_sale(id, read, dirty, began).await?;
                 }
-                done => done?,
             }
+            // One that cannot be read does not keep the others from it.
+            Err(ConnectorError::Malformed { .. }) => {
+                for (id, dirty) in asked {
+                    match self.connection.connector.sales(call, std::slice::from_ref(&id)).await {
+                        Ok(mut read) => {
+                            let read = read.pop().unwrap_or(SaleRead::NotYet);
+                            self.settle_sale(id, read, dirty, began).await?;
+                        }
+                        Err(error @ ConnectorError::Malformed { .. }) => {
+                            let until = self.later(dirty.attempts.max(5));
+                            let failure = self.failure(Kind::Sale, &dirty.key, "", error.code(), error.to_string());
+                            self.store.commit(&self.commit_of(vec![failure, self.defer(dirty, until, true)])).await?;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
+    /// Decides about a sale, and stores that; again later where something it rests on changed meanwhile.
+    async fn settle_sale(
+        &self,
+        id: ExternalId,
+        read: SaleRead,
+        dirty: Dirty,
+        began: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let mut ops = self.sale(id, read, dirty.clone(), began).await?;
+        if dirty.attempts > 0 {
+            let (connection, key) = (self.connection.name.clone(), dirty.key.clone());
+            ops.push(Op::DropFailures { connection, kind: Kind::Sale, key, row: None });
+        }
+        let stored = self.store.commit(&self.commit_of(ops.clone())).await;
+        let stored = match stored {
+            // The opportunity that is to be opened again has been followed by another: it waits beside it.
+            Err(StoreError::Taken { what: Taken::ActivePlace }) => {
+                self.store.commit(&self.commit_of(self.beside(ops))).await
+            }
+            stored => stored,
+        };
+        match stored {
+            Err(StoreError::Outdated(_) | StoreError::Stale { .. }) => {
+                let until = self.later(dirty.attempts.min(2));
+                self.store.commit(&self.commit_of(vec![self.defer(dirty, until, true)])).await
+            }
+            Err(error @ StoreError::Taken { .. }) => {
+                let text = format!("{error} by another record of this account: compare the two and correct one");
+                let failure = self.failure(Kind::Sale, &dirty.key, "", "taken", text);
+                let until = self.later(dirty.attempts.max(5));
+                self.store.commit(&self.commit_of(vec![failure, self.defer(dirty, until, true)])).await
+            }
+            stored => stored,
+        }
+    }
+
+    /// The same, with its opportunity in quarantine.
+    fn beside(&self, mut ops: Vec<Op>) -> Vec<Op> {
+        let mut failures = Vec::new();
+        for op in &mut ops {
+            if let Op::PutRecord { record: LocalRecord::Deal(deal), .. } = op {
+                deal.quarantined = true;
+                let key = Key::Local(deal.id);
+                failures.push(self.failure(Kind::Deal, &key, QUARANTINE, "second_opportunity", SECOND.into()));
+            }
+        }
+        ops.extend(failures);
+        ops
+    }
+
     /// What a sale needs.
-    async fn sale(&self, id: ExternalId, read: SaleRead, dirty: Dirty) -> Result<Vec<Op>, StoreError> {
+    async fn sale(
+        &self,
+        id: ExternalId,
+        read: SaleRead,
+        dirty: Dirty,
+        began: DateTime<Utc>,
+    ) -> Result<Vec<Op>, StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let now = self.clock.now();
         let stored = self.store.evidence(account, name, std::slice::from_ref(&id)).await?.pop();
@@ -92,9 +161,11 @@ impl Reconciler {
                 return Ok(self.put_off_sale(stored.as_ref(), evidence, dirty, now));
             }
         };
+        evidence.read_at = Some((began + self.skew).trunc_subsecs(6));
         evidence.sold_at = sale.sold_at;
         evidence.sold_on = meaning::day_there(&sale, sale.sold_at, self.connection.account.timezone);
-        let mut ops: Vec<Op> = sale.returns.iter().map(|of| self.mark_sale(of, now)).collect();
+        let mut ops: Vec<Op> =
+            sale.returns.iter().filter(|of| **of != sale.id).map(|of| self.mark_sale(of, now)).collect();
         match evidence.opportunity {
             Some(opportunity) => {
                 ops.extend(self.follow_sale(&sale, stored.as_ref(), evidence, opportunity, now).await?);
@@ -179,7 +250,7 @@ impl Reconciler {
         evidence.state = state;
         evidence.why = why.into();
         evidence.candidates = candidates;
-        let counted = triggers.first().and_then(|(_, trigger)| meaning::net(sale, trigger));
+        let counted = triggers.first().and_then(|(_, rules)| Some(meaning::net(sale, meaning::worth(sale, rules)?)));
         evidence.amount = counted.filter(|_| state == EvidenceState::Unmatched);
         Ok(self.put_off_sale(stored, evidence, dirty, now))
     }
@@ -203,7 +274,7 @@ impl Reconciler {
         let others = self.store.evidence_for(account, deal.id).await?;
         let others: Vec<Evidence> = others.into_iter().filter(|one| one.id() != evidence.id()).collect();
         let trigger = self.trigger_of(&evidence);
-        let evidence = apply(sale, evidence, &mut deal, &pipelines, &others, &trigger, self.word(now));
+        let evidence = closing::apply(sale, evidence, &mut deal, &pipelines, &others, &trigger, &self.word(now));
         let mut ops = self.put_evidence(stored, evidence);
         ops.extend(self.store_closing(&before, deal, now));
         Ok(ops)
@@ -240,7 +311,7 @@ impl Reconciler {
         Ok(id)
     }
 
-    /// Whom a sale may be of: opportunities that it names; else the contacts that the first way of finding any comes to.
+    /// Whom a sale may be of: opportunities that it names, or takes something back of; else contacts, by every way of finding any.
     async fn meant(&self, sale: &Sale) -> Result<Meant, StoreError> {
         let account = &self.connection.account.name;
         let named: Vec<RecordId> = sale.mentions.iter().filter_map(|text| named_id(text)).collect();
@@ -251,11 +322,14 @@ impl Reconciler {
             }
             ids.sort_unstable();
             ids.dedup();
-            let named = self.opportunities(&ids).await?;
+            let mut named = self.opportunities(&ids).await?;
+            named.retain(|deal| deal.deleted_at.is_none());
             if !named.is_empty() {
                 return Ok(Meant { named, ..Meant::default() });
             }
         }
+        let sources = self.store.evidence(account, &self.connection.name, &sale.returns).await?;
+        let exchanged = unique(sources.into_iter().filter_map(|source| source.opportunity).collect());
         let (mut buyers, mut known): (Vec<Buyers>, Vec<RecordId>) = (Vec::new(), Vec::new());
         for found_by in [FoundBy::Customer, FoundBy::Marker, FoundBy::Email, FoundBy::Phone] {
             let mut contacts = self.buyers(sale, found_by).await?;
@@ -268,7 +342,7 @@ impl Reconciler {
             let theirs = self.opportunities(&deals).await?;
             buyers.push(Buyers { found_by, contacts, theirs });
         }
-        Ok(Meant { named: Vec::new(), buyers })
+        Ok(Meant { named: Vec::new(), exchanged, buyers })
     }
 
     async fn opportunities(&self, ids: &[RecordId]) -> Result<Vec<Opportunity>, StoreError> {
@@ -306,7 +380,7 @@ impl Reconciler {
                 found.into_iter().map(|(_, id)| id).collect()
             }
             FoundBy::Phone => self.by_phone(sale).await?,
-            FoundBy::Reference | FoundBy::Person => Vec::new(),
+            FoundBy::Reference | FoundBy::Return | FoundBy::Person => Vec::new(),
         };
         self.live_contacts(found).await
     }
@@ -348,53 +422,6 @@ impl Reconciler {
         }
         Ok(unique(live))
     }
-}
-
-/// What a sale counts for its opportunity now, and what that does to it.
-fn apply(
-    sale: &Sale,
-    mut evidence: Evidence,
-    deal: &mut Opportunity,
-    pipelines: &[Pipeline],
-    others: &[Evidence],
-    trigger: &Trigger,
-    word: Word<'_>,
-) -> Evidence {
-    let pipeline = deal.position.pipeline.and_then(|id| pipelines.iter().find(|pipeline| pipeline.id == id));
-    let was = closing::total(others.iter().chain([&evidence]));
-    let was_live = evidence.state == EvidenceState::Live;
-    let is_gone = meaning::is_given_back(sale) || sale.state == SaleState::Void;
-    let is_paid = match sale.state {
-        SaleState::Paid => true,
-        SaleState::PartlyPaid => trigger.won_on == WonOn::FirstPayment,
-        SaleState::Unpaid | SaleState::Void | SaleState::Return => false,
-    };
-    evidence.opportunity = Some(deal.id);
-    evidence.amount = meaning::net(sale, trigger);
-    evidence.refunded = evidence
-        .amount
-        .map(|amount| crate::model::Money { minor: sale.refunded, ..amount })
-        .filter(|refunded| refunded.minor > 0);
-    if was_live && is_gone {
-        evidence.state = EvidenceState::Ended;
-        evidence.why = match sale.state {
-            SaleState::Void => "it was called off",
-            _ => "it was given back",
-        }
-        .into();
-        let is = closing::total(others);
-        closing::revalue(deal, was, is.or(evidence.amount), &word);
-        if closing::is_last(others) {
-            closing::lower(deal, pipeline, &evidence, trigger.on_refund, &word);
-        }
-    } else if was_live {
-        closing::revalue(deal, was, closing::total(others.iter().chain([&evidence])), &word);
-    } else if !is_gone && is_paid {
-        evidence.state = EvidenceState::Live;
-        evidence.why = format!("found by {}", evidence.found_by.as_deref().unwrap_or("reference"));
-        closing::raise(deal, pipeline, &mut evidence, others, &word);
-    }
-    evidence
 }
 
 fn unique(mut ids: Vec<RecordId>) -> Vec<RecordId> {

@@ -172,7 +172,8 @@ async fn a_write_planned_on_an_older_version_is_refused_whatever_the_status() {
 
 #[tokio::test(start_paused = true)]
 async fn a_create_whose_answer_was_lost_is_the_same_when_it_is_sent_again() {
-    let seller = plain();
+    // No search shows it by then.
+    let seller = seller(Settings { customer_lag_ms: 600_000, ..prompt() }, |router| router, |_| {});
     let create = |trace: &str| {
         let properties = BTreeMap::from([
             ("given_name".to_owned(), Value::text("Ana")),

@@ -52,11 +52,15 @@ struct Person {
 
 impl Shop {
     fn new(triggers: &[(&str, Trigger)]) -> Self {
+        Self::of(Profile::Agency, triggers)
+    }
+
+    fn of(profile: Profile, triggers: &[(&str, Trigger)]) -> Self {
         let settings =
             hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
         let triggers: BTreeMap<Name, Trigger> =
             triggers.iter().map(|(n, trigger)| (name(n), trigger.clone())).collect();
-        let rig = Rig::new(5, settings, Profile::Agency, |connection| {
+        let rig = Rig::new(5, settings, profile, |connection| {
             connection.siblings = vec![name("square")];
             connection.account.triggers.clone_from(&triggers);
         });
@@ -330,7 +334,8 @@ async fn of_two_that_may_be_meant_none_is_taken() {
     let evidence = shop.evidence(&order).await;
     let mut both: Vec<RecordId> = shop.deals().iter().map(|deal| deal.id).collect();
     let mut candidates = evidence.candidates.clone();
-    (both.sort_unstable(), candidates.sort_unstable());
+    both.sort_unstable();
+    candidates.sort_unstable();
     assert_eq!((evidence.state, candidates), (EvidenceState::Unmatched, both));
 }
 
@@ -401,8 +406,8 @@ async fn what_a_person_also_won_is_not_opened_by_a_refund() {
 #[tokio::test(start_paused = true)]
 async fn an_exchange_counts_for_what_was_added() {
     let shop = Shop::new(&[]);
-    let (ana, ben) = (shop.person("Ana").await, shop.person("Ben").await);
-    let first = shop.sell_to(&ben.customer, ticket("Serum"));
+    let ana = shop.person("Ana").await;
+    let first = shop.sell(&ticket("Serum"));
     shop.settle().await;
     let new = Ticket { customer: Some(ana.customer), ..ticket("Neurotoxin treatment") };
     shop.square.with(|world| world.exchange(&first, 4_500, &new)).unwrap();
@@ -486,6 +491,8 @@ async fn an_opportunity_that_began_after_the_sale_is_about_something_else() {
     let order = shop.sell_to(&ana.customer, ticket("Serum"));
     shop.settle().await;
     assert_eq!(shop.evidence(&order).await.state, EvidenceState::Unmatched);
+    // Clocks differ by seconds; this is minutes later.
+    shop.rig.clock.sleep(Duration::from_secs(5 * 60)).await;
     let contact = shop.rig.sandbox.with(|world| world.contacts_of(ana.deal))[0];
     let next = shop.deal_of(contact, "Ana's next");
     shop.rig.clock.sleep(Duration::from_secs(16 * 60)).await;
@@ -615,4 +622,129 @@ async fn a_deposit_on_an_invoice_wins_with_the_first_payment_only_where_the_trig
         shop.settle().await;
         assert_eq!((shop.stage(ana.deal).as_str(), shop.amount(ana.deal)), ("closedwon", Decimal::new(10_000, 2)));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_opened_again_beside_its_successor_waits_and_keeps_no_other_sale_from_its_own() {
+    let shop = Shop::of(Profile::Clinic, &[("any", Trigger { on_refund: OnRefund::Reopen, ..Trigger::default() })]);
+    let (ana, ben) = (shop.person("Ana").await, shop.person("Ben").await);
+    let order = shop.sell_to(&ana.customer, ticket("Serum"));
+    shop.settle().await;
+    // Won, it gave its place up; the next opportunity has it.
+    shop.rig.clock.sleep(Duration::from_secs(5 * 60)).await;
+    let contact = shop.rig.sandbox.with(|world| world.contacts_of(ana.deal))[0];
+    shop.deal_of(contact, "Ana's next");
+    shop.settle().await;
+    let payment = shop.payment(&order);
+    shop.square.with(|world| world.refund(&payment, 4_500)).unwrap();
+    shop.sell_to(&ben.customer, ticket("Serum"));
+    shop.settle().await;
+    let ours = shop.ours("Ana's course");
+    assert_eq!((ours.position.status, ours.quarantined), (Status::Open, true));
+    assert_eq!(shop.stage(ben.deal), "closedwon");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_given_back_is_taken_off_without_its_tax_and_tips_are_given_back_last() {
+    let shop = Shop::new(&[("any", Trigger { on_refund: OnRefund::Lost, ..Trigger::default() })]);
+    let (ana, ben) = (shop.person("Ana").await, shop.person("Ben").await);
+    let two = [("Laser course", 9_600), ("Laser course", 9_600)].map(|(item, tax)| Line { tax, ..Line::of(item) });
+    let taxed = shop.sell_to(&ana.customer, Ticket { lines: two.to_vec(), ..ticket("Serum") });
+    let part = Part { customer: Some(ben.customer), tip: 5_000, ..Part::default() };
+    let tipped = shop.sell(&Ticket { parts: vec![part], ..ticket("Neurotoxin treatment") });
+    shop.settle().await;
+    let (first, second) = (shop.payment(&taxed), shop.payment(&tipped));
+    shop.square.with(|world| world.refund(&first, 129_600)).unwrap();
+    shop.square.with(|world| world.refund(&second, 65_000)).unwrap();
+    shop.settle().await;
+    assert_eq!(shop.amount(ana.deal), Decimal::new(120_000, 2), "one of two");
+    assert_eq!(shop.stage(ben.deal), "closedlost", "all but the tip");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sale_that_won_may_be_given_back_before_the_one_that_was_added() {
+    let shop = Shop::new(&[("any", Trigger { on_refund: OnRefund::Reopen, ..Trigger::default() })]);
+    let ana = shop.person("Ana").await;
+    let ours = shop.ours("Ana's course").id;
+    let first = shop.sell_to(&ana.customer, ticket("Consultation"));
+    shop.settle().await;
+    let part = Part { note: Some(format!("opp_{ours}")), ..Part::default() };
+    let second = shop.sell(&Ticket { parts: vec![part], ..ticket("Serum") });
+    shop.settle().await;
+    for (order, amount, stage) in [(&first, 10_000, "closedwon"), (&second, 4_500, "qualifiedtobuy")] {
+        let payment = shop.payment(order);
+        shop.square.with(|world| world.refund(&payment, amount)).unwrap();
+        shop.settle().await;
+        assert_eq!(shop.stage(ana.deal), stage);
+    }
+    assert_eq!(shop.amount(ana.deal), Decimal::new(10_000, 2), "what it was worth before both");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_of_what_won_an_opportunity_adds_to_it() {
+    let shop = Shop::new(&[]);
+    let ana = shop.person("Ana").await;
+    let first = shop.sell_to(&ana.customer, ticket("Serum"));
+    shop.settle().await;
+    let new = Ticket { customer: Some(ana.customer), ..ticket("Neurotoxin treatment") };
+    let order = shop.square.with(|world| world.exchange(&first, 4_500, &new)).unwrap();
+    shop.settle().await;
+    assert_eq!(shop.evidence(&order).await.found_by.as_deref(), Some("return"));
+    assert_eq!(shop.amount(ana.deal), Decimal::new(65_000, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sale_that_is_given_back_before_anybody_knew_whose_it_was_ends_there() {
+    let shop = Shop::new(&[]);
+    let ana = shop.person("Ana").await;
+    let order = shop.sell(&ticket("Serum"));
+    let payment = shop.payment(&order);
+    shop.square.with(|world| world.refund(&payment, 4_500)).unwrap();
+    shop.square.with(|world| world.name_buyer(&payment, &ana.customer));
+    shop.settle().await;
+    let evidence = shop.evidence(&order).await;
+    assert_eq!((evidence.state, evidence.why.as_str()), (EvidenceState::Ended, "it was given back"));
+    assert_eq!(shop.stage(ana.deal), "qualifiedtobuy");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sale_goes_with_its_opportunity_when_that_is_merged() {
+    let shop = Shop::new(&[]);
+    let ana = shop.person("Ana").await;
+    shop.edit_in_hubspot(ana.deal, &[("dealstage", "closedlost")]);
+    shop.rig.clock.sleep(Duration::from_secs(5 * 60)).await;
+    let contact = shop.rig.sandbox.with(|world| world.contacts_of(ana.deal))[0];
+    let second = shop.deal_of(contact, "Ana's second");
+    shop.settle().await;
+    shop.rig.clock.sleep(Duration::from_secs(5 * 60)).await;
+    let order = shop.sell_to(&ana.customer, ticket("Serum"));
+    shop.settle().await;
+    let younger = shop.ours("Ana's second").id;
+    assert_eq!(shop.evidence(&order).await.opportunity, Some(younger));
+    // Of two records of ours the older lives on.
+    let merge = |world: &mut hubspot::World| world.merge(Kind::Deal, second, ana.deal, hubspot::Change::Person);
+    let survivor = shop.rig.sandbox.with(merge).unwrap();
+    shop.settle().await;
+    let live: Vec<Opportunity> = shop.deals().into_iter().filter(|deal| deal.deleted_at.is_none()).collect();
+    let evidence = shop.evidence(&order).await;
+    assert_eq!((live.len(), live[0].id == younger), (1, false));
+    assert_eq!((evidence.opportunity, evidence.state), (Some(live[0].id), EvidenceState::Live));
+    assert_eq!((shop.stage(survivor).as_str(), live[0].position.status), ("closedwon", Status::Won));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sale_is_not_read_again_with_every_window_it_is_in() {
+    let shop = Shop::new(&[]);
+    let ana = shop.person("Ana").await;
+    shop.sell_to(&ana.customer, ticket("Serum"));
+    shop.settle().await;
+    shop.rig.clock.sleep(Duration::from_secs(60)).await;
+    shop.settle().await;
+    shop.square.with(|world| world.clear_stats());
+    for _ in 0..3 {
+        shop.rig.clock.sleep(Duration::from_secs(30)).await;
+        shop.settle().await;
+    }
+    let reads = shop.square.with(|world| world.stats.by_route.get("POST v2/orders/batch-retrieve").copied());
+    assert_eq!(reads, None, "nothing changed");
 }

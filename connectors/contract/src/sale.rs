@@ -88,6 +88,8 @@ pub struct Sale {
     pub tip: i64,
     /// Tax in it.
     pub tax: i64,
+    /// What was paid for good, the tip with it.
+    pub paid: i64,
     /// What was given back of it since.
     pub refunded: i64,
     /// What was sold.

@@ -9,7 +9,10 @@ use std::{
 use serde::Deserialize;
 use tandem_contract::{Call, ConnectorError, Location};
 
-use crate::{Square, client::Ask};
+use crate::{
+    Square,
+    client::{Ask, or_none},
+};
 
 /// How long what was read of the catalog is taken to be so.
 const CATALOG_AGE: Duration = Duration::from_secs(300);
@@ -58,6 +61,7 @@ impl Catalog {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Objects {
+    #[serde(deserialize_with = "or_none")]
     objects: Vec<Object>,
     cursor: Option<String>,
 }
@@ -74,16 +78,20 @@ struct Object {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ItemData {
+    #[serde(deserialize_with = "or_none")]
     name: String,
+    #[serde(deserialize_with = "or_none")]
     categories: Vec<Id>,
     reporting_category: Option<Id>,
     category_id: Option<String>,
+    #[serde(deserialize_with = "or_none")]
     variations: Vec<Object>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct CategoryData {
+    #[serde(deserialize_with = "or_none")]
     name: String,
     parent_category: Option<Id>,
 }
@@ -91,6 +99,7 @@ struct CategoryData {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Named {
+    #[serde(deserialize_with = "or_none")]
     name: String,
 }
 
@@ -103,6 +112,7 @@ struct Id {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Locations {
+    #[serde(deserialize_with = "or_none")]
     locations: Vec<Place>,
 }
 
@@ -110,6 +120,7 @@ struct Locations {
 #[serde(default)]
 struct Place {
     id: String,
+    #[serde(deserialize_with = "or_none")]
     name: String,
     timezone: Option<String>,
     country: Option<String>,

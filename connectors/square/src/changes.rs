@@ -30,8 +30,15 @@ const FIRST_LOOK: TimeDelta = TimeDelta::hours(72);
 enum Place {
     /// Listing everything; changes since `since` are still to be looked for.
     Listing { since: DateTime<Utc>, after: Option<String> },
-    /// In a window.
-    Window { since: DateTime<Utc>, until: DateTime<Utc>, step: usize, after: Option<String> },
+    /// In a window. `from` is where the step begins, once it has come further than `since`.
+    Window {
+        since: DateTime<Utc>,
+        until: DateTime<Utc>,
+        step: usize,
+        after: Option<String>,
+        #[serde(default)]
+        from: Option<DateTime<Utc>>,
+    },
     /// Between two windows.
     Waiting { since: DateTime<Utc> },
 }
@@ -85,9 +92,12 @@ pub async fn next_page(square: &Square, call: Call, stream: &Stream, at: &Cursor
     });
     match place {
         Place::Listing { since, after } => listing_page(square, call, since, after).await,
-        Place::Waiting { since } => window_page(square, call, stream.kind, (since, end.max(since)), 0, None).await,
-        Place::Window { since, until, step, after } => {
-            window_page(square, call, stream.kind, (since, until), step, after).await
+        Place::Waiting { since } => {
+            let window = Window { since, until: end.max(since), step: 0, after: None, from: None };
+            window_page(square, call, stream.kind, window).await
+        }
+        Place::Window { since, until, step, after, from } => {
+            window_page(square, call, stream.kind, Window { since, until, step, after, from }).await
         }
     }
 }
@@ -121,25 +131,42 @@ async fn listing_page(
     Ok(Page { seen, next: cursor(&place), more, total: None })
 }
 
-async fn window_page(
-    square: &Square,
-    call: Call,
-    kind: Kind,
-    (since, until): (DateTime<Utc>, DateTime<Utc>),
+/// A place in a window.
+struct Window {
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
     step: usize,
     after: Option<String>,
-) -> Result<Page, ConnectorError> {
+    from: Option<DateTime<Utc>>,
+}
+
+async fn window_page(square: &Square, call: Call, kind: Kind, at: Window) -> Result<Page, ConnectorError> {
+    let Window { since, until, step, after, from } = at;
+    let begin = from.unwrap_or(since);
     let (page, steps) = match kind {
-        Kind::Sale => orders::changed(square, call, (since, until), step, after.as_deref()).await?,
+        Kind::Sale => orders::changed(square, call, (begin, until), step, after.as_deref()).await?,
         _ => (customers::changed(square, call, since, until, after.as_deref()).await, 1),
     };
     let Some((seen, next)) = refused_cursor(page, after.as_deref())? else {
-        return Ok(Page { next: cursor(&Place::Waiting { since }), ..Page::default() });
+        // Sales come in order of change: their step goes on from as far as it came. Customers do not.
+        let place = match kind {
+            Kind::Sale => Place::Window { since, until, step, after: None, from },
+            _ => Place::Waiting { since },
+        };
+        let more = kind == Kind::Sale && from.is_some();
+        return Ok(Page { next: cursor(&place), more, ..Page::default() });
     };
     let next = next.filter(|next| Some(next) != after.as_ref());
+    let reached = seen.iter().filter_map(|seen| match seen {
+        Seen::Hint { version, .. } => version.updated_at,
+        Seen::Record(_) | Seen::Archived(_) => None,
+    });
     let place = match next {
-        Some(after) => Place::Window { since, until, step, after: Some(after) },
-        None if step + 1 < steps => Place::Window { since, until, step: step + 1, after: None },
+        Some(after) => {
+            let from = reached.max().or(from).filter(|_| kind == Kind::Sale);
+            Place::Window { since, until, step, after: Some(after), from }
+        }
+        None if step + 1 < steps => Place::Window { since, until, step: step + 1, after: None, from: None },
         None => {
             let overlap = if square.client.knows_the_time() { OVERLAP } else { WITHOUT_CLOCK };
             Place::Waiting { since: (until - overlap).max(since) }

@@ -10,7 +10,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value as Json;
 use tandem_contract::{
     Auth, Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport,
@@ -106,6 +106,11 @@ impl Ask {
             None => self,
         }
     }
+}
+
+/// Null is as good as nothing.
+pub fn or_none<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// One of Square's errors. Its words may quote people's data and are not taken.

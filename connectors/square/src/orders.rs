@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::json;
 use tandem_contract::{
     Buyer, Call, ConnectorError, ExternalId, LineKind, Location, Sale, SaleLine, SaleRead, SaleState, Seen, Version,
@@ -12,7 +12,7 @@ use tandem_contract::{
 use crate::{
     Square,
     catalog::Catalog,
-    client::Ask,
+    client::{Ask, or_none},
     customers::{Customer, by_id, for_query},
 };
 
@@ -20,21 +20,19 @@ use crate::{
 const LOCATIONS: usize = 10;
 const ORDERS: usize = 100;
 
-/// Null is as good as nothing.
-fn or_none<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
-}
-
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Amount {
+    #[serde(deserialize_with = "or_none")]
     amount: i64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Total {
+    #[serde(deserialize_with = "or_none")]
     amount: i64,
+    #[serde(deserialize_with = "or_none")]
     currency: String,
 }
 
@@ -130,11 +128,17 @@ struct Payment {
     reference_id: Option<String>,
     note: Option<String>,
     buyer_email_address: Option<String>,
-    total_money: Option<Amount>,
+    total_money: Option<Total>,
     refunded_money: Option<Amount>,
     created_at: Option<DateTime<Utc>>,
     updated_at: Option<DateTime<Utc>>,
     offline_payment_details: Option<Offline>,
+}
+
+impl Payment {
+    fn total(&self) -> i64 {
+        self.total_money.as_ref().map_or(0, |total| total.amount)
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -150,12 +154,27 @@ struct Refund {
     updated_at: Option<DateTime<Utc>>,
 }
 
+/// What a window tells of an order: which, and when it changed.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Changed {
+    id: String,
+    updated_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ChangedOrders {
+    #[serde(deserialize_with = "or_none")]
+    orders: Vec<Changed>,
+    cursor: Option<String>,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Orders {
     #[serde(deserialize_with = "or_none")]
     orders: Vec<Order>,
-    cursor: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -210,7 +229,7 @@ pub async fn changed(
         if let Some(after) = after {
             body["cursor"] = after.into();
         }
-        let page = square.client.ask::<Orders>(&Ask::search("orders/search", call.lane, body)).await;
+        let page = square.client.ask::<ChangedOrders>(&Ask::search("orders/search", call.lane, body)).await;
         let rows = page.map(|page| {
             let seen = page.orders.iter().filter_map(|order| hint(Some(&order.id), order.updated_at)).collect();
             (seen, page.cursor)
@@ -324,12 +343,15 @@ fn sale(
     customers: &BTreeMap<String, Customer>,
 ) -> Sale {
     let net = order.net_amounts.clone().unwrap_or_default();
-    let gross = order.total_money.clone().unwrap_or_default();
+    let is = |payment: &&Payment, status: &str| payment.status.as_deref() == Some(status);
+    let completed: Vec<&Payment> = payments.iter().filter(|payment| is(payment, "COMPLETED")).collect();
+    let paid = completed.iter().fold(0_i64, |sum, one| sum.saturating_add(one.total()));
+    // A part-paid invoice was seen without a total: then what was paid is what there is.
+    let first = completed.first().and_then(|payment| payment.total_money.clone()).unwrap_or_default();
+    let gross = order.total_money.clone().unwrap_or(Total { amount: paid, ..first });
     let total = net.total_money.map_or(gross.amount, |net| net.amount);
     let tip = net.tip_money.map_or(amount(order.total_tip_money.as_ref()), |tip| tip.amount);
     let tax = net.tax_money.map_or(amount(order.total_tax_money.as_ref()), |tax| tax.amount);
-    let is = |payment: &&Payment, status: &str| payment.status.as_deref() == Some(status);
-    let completed: Vec<&Payment> = payments.iter().filter(|payment| is(payment, "COMPLETED")).collect();
     let offline = completed.iter().filter_map(|one| one.offline_payment_details.as_ref()?.client_created_at).max();
     let sold_at = offline
         .or(order.closed_at)
@@ -360,14 +382,15 @@ fn sale(
     let of_payments = payments.iter().flat_map(|payment| [payment.reference_id.clone(), payment.note.clone()]);
     Sale {
         id,
-        state: state(order, payments, &completed, gross.amount - total),
+        state: state(order, payments, paid, gross.amount.saturating_sub(total)),
         location,
         sold_at,
         currency: gross.currency,
         total,
         tip,
         tax,
-        refunded: completed.iter().map(|payment| amount(payment.refunded_money.as_ref())).sum(),
+        paid,
+        refunded: completed.iter().fold(0_i64, |sum, one| sum.saturating_add(amount(one.refunded_money.as_ref()))),
         lines: order.line_items.iter().map(|line| sale_line(line, catalog)).collect(),
         mentions: order.reference_id.iter().cloned().chain(metadata).chain(of_payments.flatten()).collect(),
         buyers: buyers.collect(),
@@ -376,30 +399,34 @@ fn sale(
 }
 
 /// How far an order has come. Completed is not paid, and paid is not completed: what counts is what is still due.
-fn state(order: &Order, payments: &[Payment], completed: &[&Payment], returned: i64) -> SaleState {
+fn state(order: &Order, payments: &[Payment], paid: i64, returned: i64) -> SaleState {
     if !order.returns.is_empty() && order.line_items.is_empty() {
         return SaleState::Return;
     }
     if order.state.as_deref() == Some("CANCELED") {
         return SaleState::Void;
     }
-    let paid: i64 = completed.iter().map(|payment| amount(payment.total_money.as_ref())).sum();
     // Part-paid invoices were seen without a total and with less than nothing due: then the payments are summed.
     let total = order.total_money.as_ref().map(|total| total.amount);
     let due = match (total, order.net_amount_due_money) {
         (Some(_), Some(due)) if due.amount >= 0 => Some(due.amount),
-        (Some(total), _) => Some(total - returned - paid),
+        (Some(total), _) => Some(total.saturating_sub(returned).saturating_sub(paid)),
         (None, _) => None,
     };
-    let is_held = payments.iter().any(|one| matches!(one.status.as_deref(), Some("APPROVED" | "PENDING")));
+    let is = |status: &str| payments.iter().any(|one| one.status.as_deref() == Some(status));
+    let tenders = order.tenders.iter().filter(|tender| tender.kind.as_deref() != Some("NO_SALE")).count();
+    // Some ways to pay are no payments of Square's: of those only the tender tells.
+    let is_paid_otherwise = tenders > payments.len();
     match due {
-        Some(due) if due <= 0 && !is_held => match (completed.is_empty(), total) {
-            (false, _) => SaleState::Paid,
+        Some(due) if due <= 0 && !is("APPROVED") && !is("PENDING") => {
             // A gift: nothing was to be paid.
-            (true, Some(total)) if total <= returned && order.state.as_deref() == Some("COMPLETED") => SaleState::Paid,
-            (true, _) => SaleState::Unpaid,
-        },
-        _ if completed.is_empty() => SaleState::Unpaid,
+            let is_gift = tenders == 0 && total.is_some_and(|total| total <= returned);
+            match is("COMPLETED") || is_paid_otherwise || (is_gift && order.state.as_deref() == Some("COMPLETED")) {
+                true => SaleState::Paid,
+                false => SaleState::Unpaid,
+            }
+        }
+        _ if !is("COMPLETED") && !is_paid_otherwise => SaleState::Unpaid,
         _ => SaleState::PartlyPaid,
     }
 }

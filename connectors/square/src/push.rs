@@ -20,7 +20,7 @@ type Outcome = Result<Pushed, ConnectorError>;
 
 /// Writes everything; never fails as a whole.
 pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> {
-    let deadline = square.client.clock.elapsed() + Square::PATIENCE;
+    let deadline = square.client.clock.elapsed() + Square::PATIENCE / 2;
     let mut outcomes: Vec<Option<Outcome>> = writes.iter().map(|_| None).collect();
     let (mut creates, mut updates) = (BTreeMap::new(), BTreeMap::new());
     let mut stopped: Option<ConnectorError> = None;
@@ -32,8 +32,11 @@ pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> 
         }
         match &write.op {
             WriteOp::Create { marker, properties } => {
+                // What was looked for already is made; the rest has its turn with the next batch.
+                let is_late = square.client.clock.elapsed() > deadline;
                 let known = match &stopped {
                     Some(error) => Err(error.clone()),
+                    None if is_late => Err(ConnectorError::NotSent("waited too long for the rate limit".into())),
                     None => already_there(square, call, marker, properties).await,
                 };
                 match known {
@@ -66,9 +69,6 @@ pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> 
     for (path, writes) in [("customers/bulk-create", creates), ("customers/bulk-update", updates)] {
         let writes: Vec<(String, (usize, Json))> = writes.into_iter().collect();
         for some in writes.chunks(PAGE) {
-            if square.client.clock.elapsed() > deadline && stopped.is_none() {
-                stopped = Some(ConnectorError::NotSent("waited too long for the rate limit".into()));
-            }
             let answer = match &stopped {
                 // What stops one stops all: the rest is not sent.
                 Some(error) => Err(error.clone()),
@@ -110,12 +110,8 @@ async fn already_there(
     };
     let known = with(square, call, "email_address", email).await.map_err(unsent)?;
     let ours = known.iter().find(|customer| customer.text("reference_id") == Some(marker));
-    match ours.or(known.first()) {
-        // Made by an earlier try of ours: sent again under its key, it answers as it was made.
-        Some(_) if ours.is_some() => Ok(None),
-        Some(customer) => Ok(Some(Pushed::Exists { id: customer.id()?, ours: false })),
-        None => Ok(None),
-    }
+    let found = ours.or(known.first());
+    found.map(|customer| Ok(Pushed::Exists { id: customer.id()?, ours: ours.is_some() })).transpose()
 }
 
 fn body(properties: &BTreeMap<String, Value>, marker: Option<&str>) -> Json {
