@@ -39,7 +39,7 @@ fuzz: ## A minute for each target, or FUZZ_SECONDS=; wants a nightly compiler an
 bench: ## Each figure beside a yardstick of the same run; DEALS= chooses the size.
 	cargo bench --bench tandem
 
-test-sdk: tools ## HubSpot's official client libraries against the sandbox.
+test-sdk: tools ## The vendors' official client libraries against the sandboxes.
 	tests/sdk/run
 
 doc:

@@ -9,14 +9,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::DateTime;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use tandem::{config::Config, simulation::lenses, sync::mapping};
+use tandem::{config::Config, simulation::lenses, sync::mapping, vendors::CONNECTORS};
 use tandem_contract::{
-    Call, Connector, Cursor, ExternalId, HttpRequest, HttpResponse, Kind, Lane, Secret, Sought, TokioClock, Transport,
-    TransportError, Value, WebhookRequest, Write, WriteOp,
+    Call, CheckoutBy, Connector, Cursor, ExternalId, HttpRequest, HttpResponse, Kind, Lane, NewCheckout, Secret,
+    Sought, TokioClock, Transport, TransportError, Value, WebhookRequest, Write, WriteOp,
 };
 use tandem_hubspot::{Credentials, HubSpot, Options, sign_v1, sign_v3};
+use tandem_pipedrive::Pipedrive;
+use tandem_square::Square;
 
 const SECRET: &str = "11111111-2222-4333-8444-555555555555";
+/// `user` and the secret, as Basic authorisation.
+const LOGIN: &str = "Basic dXNlcjoxMTExMTExMS0yMjIyLTQzMzMtODQ0NC01NTU1NTU1NTU1NTU=";
 const HOOK: &str = "https://tandem.example.com/webhooks/hubspot";
 const CALL: Call = Call { lane: Lane::Interactive };
 /// More virtual time than any call may take with all its repetitions.
@@ -38,8 +42,38 @@ fn connector(answer: HttpResponse) -> HubSpot {
     options.client_secret = Some(Secret::new(SECRET.to_owned()));
     options.accept_v1_signature = true;
     options.select = mapping::selection(&lenses());
-    let clock = TokioClock::starting_at(DateTime::from_timestamp(1_795_300_000, 0).expect("a moment"));
-    HubSpot::new(options, Arc::new(Parrot(answer)), Arc::new(clock))
+    HubSpot::new(options, Arc::new(Parrot(answer)), Arc::new(clock()))
+}
+
+fn pipedrive(answer: HttpResponse) -> Pipedrive {
+    let address = "http://pipedrive.example.com".parse().expect("an address");
+    let mut options = tandem_pipedrive::Options::new(address, Credentials::Token(Secret::new("token".to_owned())));
+    options.webhook_login = Some(("user".to_owned(), Secret::new(SECRET.to_owned())));
+    options.select = selection("pipedrive");
+    Pipedrive::new(options, Arc::new(Parrot(answer)), Arc::new(clock()))
+}
+
+fn square(answer: HttpResponse) -> Square {
+    let address = "http://square.example.com".parse().expect("an address");
+    let mut options = tandem_square::Options::new(address, Credentials::Token(Secret::new("token".to_owned())));
+    options.signature_keys = vec![Secret::new(SECRET.to_owned())];
+    options.notification_url = Some(HOOK.to_owned());
+    options.select = selection("square");
+    Square::new(options, Arc::new(Parrot(answer)), Arc::new(clock()))
+}
+
+fn clock() -> TokioClock {
+    TokioClock::starting_at(DateTime::from_timestamp(1_795_300_000, 0).expect("a moment"))
+}
+
+fn selection(vendor: &str) -> BTreeMap<Kind, BTreeMap<String, tandem_contract::PropertyType>> {
+    let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == vendor).expect("a connector");
+    mapping::selection(&mapping::parse(text).expect("its mapping"))
+}
+
+/// One of every vendor, each of which is answered the same.
+fn everybody(answer: &HttpResponse) -> [Box<dyn Connector>; 3] {
+    [Box::new(connector(answer.clone())), Box::new(pipedrive(answer.clone())), Box::new(square(answer.clone()))]
 }
 
 fn answer(status: u16, headers: HeaderMap, body: &[u8]) -> HttpResponse {
@@ -55,19 +89,35 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// Everything the engine asks of a connector.
-async fn ask_everything(hubspot: &HubSpot, cursor: &Cursor) {
-    let _ = hubspot.check().await;
-    let _ = hubspot.discover().await;
-    for stream in hubspot.streams() {
-        let _ = hubspot.changes(CALL, &stream, cursor).await;
+async fn ask_everything(connector: &dyn Connector, cursor: &Cursor) {
+    let _ = connector.check().await;
+    let _ = connector.discover().await;
+    for stream in connector.streams() {
+        let _ = connector.changes(CALL, &stream, cursor).await;
     }
     let ids = ["1", "2"].map(|id| ExternalId::new(id.to_owned()).expect("an id"));
     let sought = Sought { marker: "marker".to_owned(), since: DateTime::UNIX_EPOCH };
-    for kind in hubspot.kinds() {
-        let _ = hubspot.list(CALL, kind, cursor).await;
-        let _ = hubspot.fetch(CALL, kind, &ids).await;
-        let _ = hubspot.find(CALL, kind, std::slice::from_ref(&sought)).await;
-        let _ = hubspot.history(CALL, kind, &ids, &["dealname".to_owned(), "phone".to_owned()]).await;
+    for kind in connector.kinds() {
+        let _ = connector.list(CALL, kind, cursor).await;
+        let _ = connector.fetch(CALL, kind, &ids).await;
+        let _ = connector.find(CALL, kind, std::slice::from_ref(&sought)).await;
+        let _ = connector.history(CALL, kind, &ids, &["dealname".to_owned(), "phone".to_owned()]).await;
+    }
+    let _ = connector.sales(CALL, &ids).await;
+    for by in [CheckoutBy::Link, CheckoutBy::Invoice] {
+        let new = NewCheckout {
+            by,
+            key: "key".to_owned(),
+            reference: "reference".to_owned(),
+            title: "Peel".to_owned(),
+            minor: 100,
+            currency: "USD".to_owned(),
+            location: None,
+            buyer: Some(ids[0].clone()),
+            email: None,
+            due_on: None,
+        };
+        let _ = connector.checkout(CALL, &new).await;
     }
     let said: BTreeMap<String, Value> = [("dealname".to_owned(), Value::text("Peel"))].into();
     let ops = [
@@ -82,7 +132,7 @@ async fn ask_everything(hubspot: &HubSpot, cursor: &Cursor) {
     ];
     let writes: Vec<Write> =
         ops.into_iter().map(|op| Write { kind: Kind::Deal, trace: "trace".to_owned(), op }).collect();
-    assert_eq!(hubspot.push(CALL, &writes).await.len(), writes.len(), "an outcome for every write");
+    assert_eq!(connector.push(CALL, &writes).await.len(), writes.len(), "an outcome for every write");
 }
 
 /// Headers of a webhook, signature and all: nothing that was not signed with the secret is believed.
@@ -118,6 +168,15 @@ pub fn webhook_bodies(body: &[u8]) {
     headers.insert("x-hubspot-request-timestamp", millis.into());
     let request = WebhookRequest { method: "POST", uri: HOOK, headers: &headers, body, received_at };
     let _ = connector(answer(200, HeaderMap::new(), b"{}")).hints(&request);
+    let signature = tandem_square::sign(&Secret::new(SECRET.to_owned()), HOOK, body);
+    let basic = HeaderMap::from_iter([(http::header::AUTHORIZATION, HeaderValue::from_static(LOGIN))]);
+    let signed = HeaderMap::from_iter([(
+        HeaderName::from_static("x-square-hmacsha256-signature"),
+        signature.parse().expect("base64"),
+    )]);
+    let nothing = answer(200, HeaderMap::new(), b"{}");
+    let _ = pipedrive(nothing.clone()).hints(&WebhookRequest { headers: &basic, ..request });
+    let _ = square(nothing).hints(&WebhookRequest { headers: &signed, ..request });
 }
 
 /// Answers of the vendor: the first byte chooses the status, the rest is the body.
@@ -125,8 +184,9 @@ pub fn vendor_answers(data: &[u8]) {
     const STATUSES: [u16; 16] = [200, 200, 200, 201, 204, 207, 207, 400, 401, 403, 404, 409, 423, 429, 477, 502];
     let Some((first, body)) = data.split_first() else { return };
     let status = STATUSES[usize::from(*first) % STATUSES.len()];
-    let hubspot = connector(answer(status, HeaderMap::new(), body));
-    run(ask_everything(&hubspot, &Cursor::start()));
+    for connector in everybody(&answer(status, HeaderMap::new(), body)) {
+        run(ask_everything(&*connector, &Cursor::start()));
+    }
 }
 
 /// Headers of an answer: waits, limits, dates. The first byte chooses the status, then a line each.
@@ -161,9 +221,11 @@ pub fn headers(data: &[u8]) {
 /// Cursors as they may stand in the database.
 pub fn cursors(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let hubspot =
-        connector(answer(200, HeaderMap::new(), br#"{"results": [{"id": "7"}], "paging": {"next": {"after": "8"}}}"#));
-    run(ask_everything(&hubspot, &Cursor(text.to_owned())));
+    let body = br#"{"results": [{"id": "7"}], "paging": {"next": {"after": "8"}}, "data": [{"id": 7}], "cursor": "c",
+        "additional_data": {"next_cursor": "c"}, "customers": [{"id": "7"}], "orders": [{"id": "7"}]}"#;
+    for connector in everybody(&answer(200, HeaderMap::new(), body)) {
+        run(ask_everything(&*connector, &Cursor(text.to_owned())));
+    }
 }
 
 /// Configuration, one connection's, and mappings.

@@ -48,7 +48,12 @@ impl Place {
     fn is_possible(&self) -> bool {
         let times = match self {
             Self::Listing { since, .. } | Self::Waiting { since } => [since, since],
-            Self::Window { since, until, .. } => [since, until],
+            Self::Window { since, until, from, .. } => {
+                if from.is_some_and(|from| from > *until) {
+                    return false;
+                }
+                [since, until]
+            }
         };
         times.iter().all(|at| (2000..2200).contains(&at.year()))
     }
@@ -166,7 +171,9 @@ async fn window_page(square: &Square, call: Call, kind: Kind, at: Window) -> Res
             let from = reached.max().or(from).filter(|_| kind == Kind::Sale);
             Place::Window { since, until, step, after: Some(after), from }
         }
-        None if step + 1 < steps => Place::Window { since, until, step: step + 1, after: None, from: None },
+        None if step.saturating_add(1) < steps => {
+            Place::Window { since, until, step: step + 1, after: None, from: None }
+        }
         None => {
             let overlap = if square.client.knows_the_time() { OVERLAP } else { WITHOUT_CLOCK };
             Place::Waiting { since: (until - overlap).max(since) }

@@ -37,6 +37,7 @@ use tandem_contract::{
 use url::Url;
 
 pub use tandem_contract::Credentials;
+pub use webhook::sign;
 
 use catalog::Books;
 use client::Client;
