@@ -16,6 +16,7 @@ mod site;
 mod spread;
 mod steps;
 mod table;
+mod till;
 mod vendor;
 mod webhooks;
 
@@ -52,6 +53,9 @@ fn main() -> anyhow::Result<()> {
     }
     if is_asked("webhooks") {
         table::add("webhooks", runtime.block_on(webhooks::rows()));
+    }
+    if is_asked("till") {
+        table::add("till", runtime.block_on(till::rows()));
     }
     if is_asked("decisions") {
         table::add("decisions", decisions::rows());

@@ -11,7 +11,10 @@ use tandem_sandbox::{Sandbox, Simulated};
 use tandem_square::sandbox as square;
 use tokio::net::TcpListener;
 
-use super::{Exit, serve::stop_signal};
+use super::{
+    Exit,
+    serve::{at_once, stop_signal},
+};
 
 /// What the sandboxes are started with.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -50,7 +53,7 @@ pub async fn serve<W: Simulated>(
     sandbox.with(fill);
     let listener = TcpListener::bind(("127.0.0.1", port)).await.with_context(|| format!("port {port} is taken"))?;
     let base = format!("http://{}", listener.local_addr()?);
-    let router = sandbox.router();
+    let (router, listener) = (sandbox.router(), at_once(listener));
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok((sandbox, base))
 }
