@@ -68,8 +68,7 @@ pub fn apply(
 }
 
 /// The sum of what live evidence counts for; `None` where currencies differ, or there is none.
-#[must_use]
-pub fn total<'a>(evidence: impl IntoIterator<Item = &'a Evidence>) -> Option<Money> {
+fn total<'a>(evidence: impl IntoIterator<Item = &'a Evidence>) -> Option<Money> {
     let mut live = evidence.into_iter().filter(|one| one.state == EvidenceState::Live).filter_map(|one| one.amount);
     let first = live.next()?;
     live.try_fold(first, |sum, next| {
@@ -97,7 +96,7 @@ impl Word<'_> {
 
 /// A sale became live: the opportunity is won, and worth what its sales come to. `evidence` is this sale's, which keeps what
 /// the opportunity was before; `others` are its other sales.
-pub fn raise(
+fn raise(
     deal: &mut Opportunity,
     pipeline: Option<&Pipeline>,
     evidence: &mut Evidence,
@@ -124,7 +123,7 @@ pub fn raise(
 }
 
 /// What a sale counts for changed: so does the opportunity's value, unless somebody changed it since.
-pub fn revalue(deal: &mut Opportunity, was: Option<Money>, is: Option<Money>, word: &Word<'_>) {
+fn revalue(deal: &mut Opportunity, was: Option<Money>, is: Option<Money>, word: &Word<'_>) {
     if let (Some(was), Some(is)) = (was, is)
         && deal.value == Some(was)
     {
@@ -146,7 +145,7 @@ fn before<'a>(evidence: &'a Evidence, others: &'a [Evidence]) -> Option<&'a Befo
 }
 
 /// The last live sale of an opportunity is gone.
-pub fn lower(
+fn lower(
     deal: &mut Opportunity,
     pipeline: Option<&Pipeline>,
     evidence: &Evidence,
@@ -194,8 +193,7 @@ pub fn lower(
 }
 
 /// True if none of these still wins the opportunity.
-#[must_use]
-pub fn is_last(others: &[Evidence]) -> bool {
+fn is_last(others: &[Evidence]) -> bool {
     !others.iter().any(|one| one.state == EvidenceState::Live)
 }
 

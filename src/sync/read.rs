@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Merges that are followed one after the other.
-const MOST_MERGES: usize = 16;
+pub(super) const MOST_MERGES: usize = 16;
 
 impl Reconciler {
     /// Everything a decision looks at: links, our records, the vendor's, open intents, histories, people's answers. If a

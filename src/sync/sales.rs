@@ -5,10 +5,13 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tandem_contract::{Call, ConnectorError, ExternalId, Kind, Lane, Sale, SaleRead};
 use tracing::info;
 
-use super::reconcile::{QUARANTINE, Reconciler, SECOND, SyncError, history_ops};
+use super::{
+    read::MOST_MERGES,
+    reconcile::{QUARANTINE, Reconciler, SECOND, SyncError, history_ops},
+};
 use crate::{
     model::{
-        Dirty, Evidence, EvidenceState, Key, LocalRecord, Mark, Opportunity, Reason, RecordId, Trigger,
+        Dirty, Evidence, EvidenceState, Key, LocalRecord, Mark, Opportunity, Pipeline, Reason, RecordId, Trigger,
         contact::phone_tail,
     },
     sales::{
@@ -45,47 +48,48 @@ impl Reconciler {
     /// # Errors
     /// [`SyncError`] if they could not be read; their marks are still there.
     pub async fn sales(&self, dirty: Vec<Dirty>) -> Result<(), SyncError> {
-        let asked: Vec<(ExternalId, Dirty)> = dirty
-            .iter()
-            .filter_map(|dirty| match &dirty.key {
-                Key::External(id) => Some((id.clone(), dirty.clone())),
-                Key::Local(_) => None,
-            })
-            .collect();
-        let strays = dirty.iter().filter(|dirty| matches!(dirty.key, Key::Local(_)));
-        let strays: Vec<Op> = strays.map(|dirty| self.finish(dirty.clone())).collect();
+        let (mut asked, mut ids) = (Vec::new(), Vec::new());
+        let mut strays = Vec::new();
+        for dirty in dirty {
+            match &dirty.key {
+                Key::External(id) => {
+                    ids.push(id.clone());
+                    asked.push(dirty);
+                }
+                Key::Local(_) => strays.push(self.finish(dirty)),
+            }
+        }
         if !strays.is_empty() {
             self.store.commit(&self.commit_of(strays)).await?;
         }
-        let ids: Vec<ExternalId> = asked.iter().map(|(id, _)| id.clone()).collect();
-        let call = Call { lane: Lane::Interactive };
         let began = self.clock.now();
-        match self.connection.connector.sales(call, &ids).await {
+        match self.connection.connector.sales(Call { lane: Lane::Interactive }, &ids).await {
             Ok(reads) => {
-                for ((id, dirty), read) in asked.into_iter().zip(reads) {
+                for ((id, dirty), read) in ids.into_iter().zip(asked).zip(reads) {
                     self.settle_sale(id, read, dirty, began).await?;
                 }
             }
             // One that cannot be read does not keep the others from it.
-            Err(ConnectorError::Malformed { .. }) => {
-                for (id, dirty) in asked {
-                    match self.connection.connector.sales(call, std::slice::from_ref(&id)).await {
-                        Ok(mut read) => {
-                            let read = read.pop().unwrap_or(SaleRead::NotYet);
-                            self.settle_sale(id, read, dirty, began).await?;
-                        }
-                        Err(error @ ConnectorError::Malformed { .. }) => {
-                            let until = self.later(dirty.attempts.max(5));
-                            let failure = self.failure(Kind::Sale, &dirty.key, "", error.code(), error.to_string());
-                            self.store.commit(&self.commit_of(vec![failure, self.defer(dirty, until, true)])).await?;
-                        }
-                        Err(error) => return Err(error.into()),
-                    }
+            Err(ConnectorError::Malformed { .. }) if asked.len() > 1 => {
+                for alone in asked {
+                    Box::pin(self.sales(vec![alone])).await?;
+                }
+            }
+            Err(error @ ConnectorError::Malformed { .. }) => {
+                for dirty in asked {
+                    self.set_sale_aside(dirty, error.code(), error.to_string()).await?;
                 }
             }
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// A sale that a person must look at; it is tried again by itself.
+    async fn set_sale_aside(&self, dirty: Dirty, code: &str, text: String) -> Result<(), StoreError> {
+        let failure = self.failure(Kind::Sale, &dirty.key, "", code, text);
+        let until = self.later(dirty.attempts.max(5));
+        self.store.commit(&self.commit_of(vec![failure, self.defer(dirty, until, true)])).await
     }
 
     /// Decides about a sale, and stores that; again later where something it rests on changed meanwhile.
@@ -116,9 +120,7 @@ impl Reconciler {
             }
             Err(error @ StoreError::Taken { .. }) => {
                 let text = format!("{error} by another record of this account: compare the two and correct one");
-                let failure = self.failure(Kind::Sale, &dirty.key, "", "taken", text);
-                let until = self.later(dirty.attempts.max(5));
-                self.store.commit(&self.commit_of(vec![failure, self.defer(dirty, until, true)])).await
+                self.set_sale_aside(dirty, "taken", text).await
             }
             stored => stored,
         }
@@ -166,12 +168,13 @@ impl Reconciler {
         evidence.sold_on = meaning::day_there(&sale, sale.sold_at, self.connection.account.timezone);
         let mut ops: Vec<Op> =
             sale.returns.iter().filter(|of| **of != sale.id).map(|of| self.mark_sale(of, now)).collect();
+        let pipelines = self.store.pipelines(account).await?;
         match evidence.opportunity {
             Some(opportunity) => {
-                ops.extend(self.follow_sale(&sale, stored.as_ref(), evidence, opportunity, now).await?);
+                ops.extend(self.follow_sale(&sale, stored.as_ref(), evidence, opportunity, &pipelines, now).await?);
                 ops.push(self.finish(dirty));
             }
-            None => ops.extend(self.match_sale(&sale, stored.as_ref(), evidence, dirty, now).await?),
+            None => ops.extend(self.match_sale(&sale, stored.as_ref(), evidence, dirty, &pipelines, now).await?),
         }
         Ok(ops)
     }
@@ -228,18 +231,18 @@ impl Reconciler {
         stored: Option<&Evidence>,
         mut evidence: Evidence,
         dirty: Dirty,
+        pipelines: &[Pipeline],
         now: DateTime<Utc>,
     ) -> Result<Vec<Op>, StoreError> {
         let account = &self.connection.account;
         let any = Trigger::default();
         let triggers = meaning::triggers(account.triggers.iter(), &self.connection.name, &any);
-        let pipelines = self.store.pipelines(&account.name).await?;
         let meant = self.meant(sale).await?;
-        let (state, why, candidates) = match judge(sale, &triggers, &pipelines, &meant) {
+        let (state, why, candidates) = match judge(sale, &triggers, pipelines, &meant) {
             Verdict::For { opportunity, found_by, trigger } => {
                 closing::attach(&mut evidence, opportunity, found_by.as_str());
                 evidence.trigger = trigger;
-                let mut ops = self.follow_sale(sale, stored, evidence, opportunity, now).await?;
+                let mut ops = self.follow_sale(sale, stored, evidence, opportunity, pipelines, now).await?;
                 ops.push(self.finish(dirty));
                 return Ok(ops);
             }
@@ -262,19 +265,15 @@ impl Reconciler {
         stored: Option<&Evidence>,
         evidence: Evidence,
         opportunity: RecordId,
+        pipelines: &[Pipeline],
         now: DateTime<Utc>,
     ) -> Result<Vec<Op>, StoreError> {
-        let account = &self.connection.account.name;
-        let opportunity = self.survivor_of(opportunity).await?;
-        let Some(before) = self.store.records(account, Kind::Deal, &[opportunity]).await?.pop() else {
-            return Ok(Vec::new());
-        };
+        let Some(before) = self.survivor(Kind::Deal, opportunity).await? else { return Ok(Vec::new()) };
         let LocalRecord::Deal(mut deal) = before.clone() else { return Ok(Vec::new()) };
-        let pipelines = self.store.pipelines(account).await?;
-        let others = self.store.evidence_for(account, deal.id).await?;
+        let others = self.store.evidence_for(&self.connection.account.name, deal.id).await?;
         let others: Vec<Evidence> = others.into_iter().filter(|one| one.id() != evidence.id()).collect();
         let trigger = self.trigger_of(&evidence);
-        let evidence = closing::apply(sale, evidence, &mut deal, &pipelines, &others, &trigger, &self.word(now));
+        let evidence = closing::apply(sale, evidence, &mut deal, pipelines, &others, &trigger, &self.word(now));
         let mut ops = self.put_evidence(stored, evidence);
         ops.extend(self.store_closing(&before, deal, now));
         Ok(ops)
@@ -299,34 +298,32 @@ impl Reconciler {
         ops
     }
 
-    /// The record that lives on, where one was merged away.
-    async fn survivor_of(&self, mut id: RecordId) -> Result<RecordId, StoreError> {
+    /// The record of this id, or the one that it was merged into.
+    async fn survivor(&self, kind: Kind, id: RecordId) -> Result<Option<LocalRecord>, StoreError> {
         let account = &self.connection.account.name;
-        for _ in 0..16 {
-            match self.store.records(account, Kind::Deal, &[id]).await?.pop().and_then(|record| record.merged_into()) {
-                Some(next) => id = next,
-                None => break,
-            }
+        let mut found = self.store.records(account, kind, &[id]).await?.pop();
+        for _ in 0..MOST_MERGES {
+            let Some(next) = found.as_ref().and_then(LocalRecord::merged_into) else { break };
+            found = self.store.records(account, kind, &[next]).await?.pop();
         }
-        Ok(id)
+        Ok(found)
     }
 
     /// Whom a sale may be of: opportunities that it names, or takes something back of; else contacts, by every way of finding any.
     async fn meant(&self, sale: &Sale) -> Result<Meant, StoreError> {
         let account = &self.connection.account.name;
-        let named: Vec<RecordId> = sale.mentions.iter().filter_map(|text| named_id(text)).collect();
+        let mut named: Vec<Opportunity> = Vec::new();
+        for id in sale.mentions.iter().filter_map(|text| named_id(text)) {
+            if let Some(LocalRecord::Deal(deal)) = self.survivor(Kind::Deal, id).await?
+                && deal.deleted_at.is_none()
+                && !named.iter().any(|known| known.id == deal.id)
+            {
+                named.push(deal);
+            }
+        }
         if !named.is_empty() {
-            let mut ids = Vec::new();
-            for id in named {
-                ids.push(self.survivor_of(id).await?);
-            }
-            ids.sort_unstable();
-            ids.dedup();
-            let mut named = self.opportunities(&ids).await?;
-            named.retain(|deal| deal.deleted_at.is_none());
-            if !named.is_empty() {
-                return Ok(Meant { named, ..Meant::default() });
-            }
+            named.sort_by_key(|deal| deal.id);
+            return Ok(Meant { named, ..Meant::default() });
         }
         let sources = self.store.evidence(account, &self.connection.name, &sale.returns).await?;
         let exchanged = unique(sources.into_iter().filter_map(|source| source.opportunity).collect());
@@ -405,20 +402,10 @@ impl Reconciler {
 
     /// Those of these contacts that are there, followed through merges.
     async fn live_contacts(&self, ids: Vec<RecordId>) -> Result<Vec<RecordId>, StoreError> {
-        let account = &self.connection.account.name;
         let mut live = Vec::new();
-        for mut id in ids {
-            for _ in 0..16 {
-                let Some(record) = self.store.records(account, Kind::Contact, &[id]).await?.pop() else { break };
-                match record.merged_into() {
-                    Some(next) => id = next,
-                    None if record.is_deleted() => break,
-                    None => {
-                        live.push(id);
-                        break;
-                    }
-                }
-            }
+        for id in ids {
+            let found = self.survivor(Kind::Contact, id).await?;
+            live.extend(found.filter(|record| !record.is_deleted()).map(|record| record.id()));
         }
         Ok(unique(live))
     }

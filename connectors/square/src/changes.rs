@@ -30,17 +30,21 @@ const FIRST_LOOK: TimeDelta = TimeDelta::hours(72);
 enum Place {
     /// Listing everything; changes since `since` are still to be looked for.
     Listing { since: DateTime<Utc>, after: Option<String> },
-    /// In a window. `from` is where the step begins, once it has come further than `since`.
-    Window {
-        since: DateTime<Utc>,
-        until: DateTime<Utc>,
-        step: usize,
-        after: Option<String>,
-        #[serde(default)]
-        from: Option<DateTime<Utc>>,
-    },
+    /// In a window.
+    Window(Window),
     /// Between two windows.
     Waiting { since: DateTime<Utc> },
+}
+
+/// A place in a window. `from` is where the step begins, once it has come further than `since`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Window {
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+    step: usize,
+    after: Option<String>,
+    #[serde(default)]
+    from: Option<DateTime<Utc>>,
 }
 
 impl Place {
@@ -48,7 +52,7 @@ impl Place {
     fn is_possible(&self) -> bool {
         let times = match self {
             Self::Listing { since, .. } | Self::Waiting { since } => [since, since],
-            Self::Window { since, until, from, .. } => {
+            Self::Window(Window { since, until, from, .. }) => {
                 if from.is_some_and(|from| from > *until) {
                     return false;
                 }
@@ -101,9 +105,7 @@ pub async fn next_page(square: &Square, call: Call, stream: &Stream, at: &Cursor
             let window = Window { since, until: end.max(since), step: 0, after: None, from: None };
             window_page(square, call, stream.kind, window).await
         }
-        Place::Window { since, until, step, after, from } => {
-            window_page(square, call, stream.kind, Window { since, until, step, after, from }).await
-        }
+        Place::Window(window) => window_page(square, call, stream.kind, window).await,
     }
 }
 
@@ -136,15 +138,6 @@ async fn listing_page(
     Ok(Page { seen, next: cursor(&place), more, total: None })
 }
 
-/// A place in a window.
-struct Window {
-    since: DateTime<Utc>,
-    until: DateTime<Utc>,
-    step: usize,
-    after: Option<String>,
-    from: Option<DateTime<Utc>>,
-}
-
 async fn window_page(square: &Square, call: Call, kind: Kind, at: Window) -> Result<Page, ConnectorError> {
     let Window { since, until, step, after, from } = at;
     let begin = from.unwrap_or(since);
@@ -155,7 +148,7 @@ async fn window_page(square: &Square, call: Call, kind: Kind, at: Window) -> Res
     let Some((seen, next)) = refused_cursor(page, after.as_deref())? else {
         // Sales come in order of change: their step goes on from as far as it came. Customers do not.
         let place = match kind {
-            Kind::Sale => Place::Window { since, until, step, after: None, from },
+            Kind::Sale => Place::Window(Window { since, until, step, after: None, from }),
             _ => Place::Waiting { since },
         };
         let more = kind == Kind::Sale && from.is_some();
@@ -169,16 +162,16 @@ async fn window_page(square: &Square, call: Call, kind: Kind, at: Window) -> Res
     let place = match next {
         Some(after) => {
             let from = reached.max().or(from).filter(|_| kind == Kind::Sale);
-            Place::Window { since, until, step, after: Some(after), from }
+            Place::Window(Window { since, until, step, after: Some(after), from })
         }
         None if step.saturating_add(1) < steps => {
-            Place::Window { since, until, step: step + 1, after: None, from: None }
+            Place::Window(Window { since, until, step: step + 1, after: None, from: None })
         }
         None => {
             let overlap = if square.client.knows_the_time() { OVERLAP } else { WITHOUT_CLOCK };
             Place::Waiting { since: (until - overlap).max(since) }
         }
     };
-    let more = matches!(place, Place::Window { .. });
+    let more = matches!(place, Place::Window(_));
     Ok(Page { seen, next: cursor(&place), more, total: None })
 }
