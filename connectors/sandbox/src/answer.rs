@@ -54,26 +54,26 @@ pub fn router<W: Simulated>(sandbox: Sandbox<W>) -> Router {
 }
 
 async fn show_faults<W: Simulated>(State(sandbox): State<Sandbox<W>>) -> JsonBody<W::Faults> {
-    JsonBody(sandbox.with(|world| world.faults_mut().clone()))
+    JsonBody(sandbox.with(|world| world.core().faults.clone()))
 }
 
 async fn set_faults<W: Simulated>(
     State(sandbox): State<Sandbox<W>>,
     JsonBody(faults): JsonBody<W::Faults>,
 ) -> JsonBody<W::Faults> {
-    sandbox.with(|world| *world.faults_mut() = faults.clone());
+    sandbox.with(|world| *world.core().faults = faults.clone());
     JsonBody(faults)
 }
 
 /// Merges the given fields into the settings, so one number can be changed alone.
 async fn set_settings<W: Simulated>(State(sandbox): State<Sandbox<W>>, JsonBody(change): JsonBody<Json>) -> Response {
     let merged = sandbox.with(|world| {
-        let mut all = serde_json::to_value(&*world.settings_mut()).unwrap_or_default();
+        let mut all = serde_json::to_value(&*world.core().settings).unwrap_or_default();
         for (name, value) in change.as_object().into_iter().flatten() {
             all[name] = value.clone();
         }
         let settings = serde_json::from_value::<W::Settings>(all)?;
-        *world.settings_mut() = settings.clone();
+        *world.core().settings = settings.clone();
         Ok::<_, serde_json::Error>(settings)
     });
     match merged {
@@ -83,16 +83,16 @@ async fn set_settings<W: Simulated>(State(sandbox): State<Sandbox<W>>, JsonBody(
 }
 
 async fn show_clock<W: Simulated>(State(sandbox): State<Sandbox<W>>) -> JsonBody<Json> {
-    let now = sandbox.with(|world| world.time());
+    let now = sandbox.with(|world| *world.core().now);
     JsonBody(json!({ "now": now.to_rfc3339_opts(SecondsFormat::Millis, true) }))
 }
 
 async fn show_stats<W: Simulated>(State(sandbox): State<Sandbox<W>>) -> JsonBody<Json> {
-    JsonBody(sandbox.with(|world| serde_json::to_value(&*world.stats_mut()).unwrap_or_default()))
+    JsonBody(sandbox.with(|world| serde_json::to_value(&*world.core().stats).unwrap_or_default()))
 }
 
 async fn clear_stats<W: Simulated>(State(sandbox): State<Sandbox<W>>) -> StatusCode {
-    sandbox.with(|world| *world.stats_mut() = W::Stats::default());
+    sandbox.with(|world| *world.core().stats = W::Stats::default());
     StatusCode::NO_CONTENT
 }
 

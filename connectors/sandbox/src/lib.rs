@@ -6,9 +6,11 @@
 
 mod answer;
 mod deliver;
+mod due;
 mod query;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,6 +26,7 @@ use tokio::sync::Notify;
 
 pub use answer::{Fate, http_date};
 pub use deliver::Delivery;
+pub use due::Due;
 pub use query::Query;
 
 /// The state of a simulated vendor, and what it answers.
@@ -45,18 +48,8 @@ pub trait Simulated: Sized + Send + 'static {
     fn new(settings: Self::Settings, rng: StdRng, now: DateTime<Utc>) -> Self;
     /// By how much its clock is ahead of the real one.
     fn clock_ahead(settings: &Self::Settings) -> TimeDelta;
-    /// Tells it what time it is, by its own clock, and how long it has been running.
-    fn tell_time(&mut self, now: DateTime<Utc>, elapsed: Duration);
-    /// Its time.
-    fn time(&self) -> DateTime<Utc>;
-    /// Its settings.
-    fn settings_mut(&mut self) -> &mut Self::Settings;
-    /// Its faults.
-    fn faults_mut(&mut self) -> &mut Self::Faults;
-    /// Its counters.
-    fn stats_mut(&mut self) -> &mut Self::Stats;
-    /// Its dice.
-    fn dice(&mut self) -> &mut StdRng;
+    /// What every simulator has.
+    fn core(&mut self) -> Core<'_, Self>;
 
     /// Takes a request apart.
     ///
@@ -78,6 +71,22 @@ pub trait Simulated: Sized + Send + 'static {
     fn next_delivery(&mut self) -> Result<Delivery<Self::Sent>, Option<Duration>>;
     /// A delivery was answered 2xx, or was not.
     fn delivered(&mut self, sent: Self::Sent, success: bool);
+}
+
+/// What every simulator has.
+pub struct Core<'a, W: Simulated> {
+    /// Its settings.
+    pub settings: &'a mut W::Settings,
+    /// Its faults.
+    pub faults: &'a mut W::Faults,
+    /// Its counters.
+    pub stats: &'a mut W::Stats,
+    /// Its time, by its own clock.
+    pub now: &'a mut DateTime<Utc>,
+    /// How long it has been running.
+    pub elapsed: &'a mut Duration,
+    /// Its dice.
+    pub dice: &'a mut StdRng,
 }
 
 /// One simulated account of a vendor.
@@ -114,8 +123,9 @@ impl<W: Simulated> Sandbox<W> {
     /// As [`Sandbox::with`], without waking the delivery of webhooks.
     pub(crate) fn with_quietly<T>(&self, work: impl FnOnce(&mut W) -> T) -> T {
         let mut world = self.0.world.lock().unwrap_or_else(PoisonError::into_inner);
-        let ahead = W::clock_ahead(world.settings_mut());
-        world.tell_time(self.0.clock.now() + ahead, self.0.clock.elapsed());
+        let core = world.core();
+        *core.now = self.0.clock.now() + W::clock_ahead(core.settings);
+        *core.elapsed = self.0.clock.elapsed();
         work(&mut world)
     }
 
@@ -135,11 +145,23 @@ impl<W: Simulated> Sandbox<W> {
 
     /// Draws a duration from zero to `most`.
     pub(crate) fn up_to(&self, most: Duration) -> Duration {
-        self.with(|world| most.mul_f64(world.dice().random::<f64>()))
+        self.with(|world| most.mul_f64(world.core().dice.random::<f64>()))
     }
 }
 
-/// Draws true with this probability.
+/// Draws true with this probability. What cannot happen throws no die.
 pub fn chance(dice: &mut StdRng, probability: f64) -> bool {
     probability > 0.0 && dice.random::<f64>() < probability
+}
+
+/// Faults that happened, and where: by fault, then by route.
+pub type Struck = BTreeMap<&'static str, BTreeMap<String, u64>>;
+
+/// Whether a fault of this probability happens here; counted if it does.
+pub fn struck(dice: &mut StdRng, counts: &mut Struck, fault: &'static str, probability: f64, place: &str) -> bool {
+    let happens = chance(dice, probability);
+    if happens {
+        *counts.entry(fault).or_default().entry(place.to_owned()).or_default() += 1;
+    }
+    happens
 }

@@ -149,7 +149,7 @@ impl World {
         let fails = self.faults.row_fails;
         for input in list {
             let id = text_of(input.get("id"));
-            if self.chance(fails) {
+            if tandem_sandbox::chance(&mut self.rng, fails) {
                 errors.push(json!({
                     "status": "error", "category": "INTERNAL_ERROR", "message": "This row could not be read.",
                     "links": {}, "errors": [], "context": { "fromObjectId": [id] },

@@ -7,6 +7,7 @@ use std::{
 
 use serde::Serialize;
 use serde_json::json;
+use tandem_sandbox::Struck;
 
 use super::world::{CORRELATION, Refusal, World};
 
@@ -28,7 +29,7 @@ pub struct Stats {
     /// Webhook events delivered.
     pub webhook_events: u64,
     /// Faults that happened, and where: by fault, then by route.
-    pub faults: BTreeMap<&'static str, BTreeMap<String, u64>>,
+    pub faults: Struck,
     /// What people wrote right before an update of the same property, and automations right after one.
     pub in_between: Vec<InBetween>,
 }
@@ -77,11 +78,7 @@ fn admit(window: &mut VecDeque<Duration>, now: Duration, limit: u32, per: Durati
 impl World {
     /// Whether a fault of this probability happens here; counted if it does.
     pub(super) fn struck(&mut self, fault: &'static str, probability: f64, place: &str) -> bool {
-        let happens = self.chance(probability);
-        if happens {
-            *self.stats.faults.entry(fault).or_default().entry(place.to_owned()).or_default() += 1;
-        }
-        happens
+        tandem_sandbox::struck(&mut self.rng, &mut self.stats.faults, fault, probability, place)
     }
 
     /// Takes a call from the budgets; refuses with HubSpot's body when one is empty.

@@ -1,14 +1,14 @@
 //! What the account tells its subscriber, when, how often and in which order.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use http::{HeaderMap, HeaderValue, Method, header};
 use rand::{Rng, seq::SliceRandom};
 use serde_json::{Value as Json, json};
 use tandem_contract::{HttpRequest, Kind, Secret};
-use tandem_sandbox::Delivery;
+use tandem_sandbox::{Delivery, Due};
 use url::Url;
 
 use super::world::{Change, World};
@@ -21,8 +21,7 @@ pub type Batch = Vec<(Json, u32)>;
 #[derive(Clone, Default)]
 pub struct Outbox {
     target: Option<(String, Secret)>,
-    due: BTreeMap<(DateTime<Utc>, u64), (Json, u32)>,
-    sequence: u64,
+    due: Due<(Json, u32)>,
     event_id: u64,
 }
 
@@ -74,20 +73,21 @@ impl World {
     }
 
     fn queue(&mut self, event: Json, attempt: u32, delay: TimeDelta) {
-        self.outbox.sequence += 1;
-        self.outbox.due.insert((self.now + delay, self.outbox.sequence), (event, attempt));
+        self.outbox.due.push(self.now + delay, (event, attempt));
     }
 
     /// The next delivery: events that are due, or how long to wait for the first.
     pub(super) fn next_batch(&mut self) -> Result<Delivery<Batch>, Option<Duration>> {
         let Some((target, secret)) = self.outbox.target.clone() else { return Err(None) };
-        let mut batch = Vec::new();
+        let (mut batch, mut wait) = (Vec::new(), None);
         while batch.len() < self.settings.webhook_batch {
-            let Some(entry) = self.outbox.due.first_entry() else { break };
-            if entry.key().0 > self.now {
-                break;
+            match self.outbox.due.pop(self.now) {
+                Ok(event) => batch.push(event),
+                Err(until) => {
+                    wait = until;
+                    break;
+                }
             }
-            batch.push(entry.remove());
         }
         let foreign = self.faults.webhook_foreign;
         if !batch.is_empty() && self.struck("webhook_foreign", foreign, "webhook") {
@@ -101,10 +101,7 @@ impl World {
             batch.shuffle(&mut self.rng);
         }
         if batch.is_empty() {
-            let first = self.outbox.due.keys().next();
-            return Err(
-                first.map(|(at, _)| (*at - self.now).to_std().unwrap_or_default().max(Duration::from_millis(1)))
-            );
+            return Err(wait);
         }
         let timeout = Duration::from_secs(self.settings.webhook_timeout);
         Ok(Delivery { request: self.signed(&batch, &target, &secret), timeout, sent: batch })

@@ -207,11 +207,6 @@ impl World {
         self.now
     }
 
-    /// Draws true with this probability.
-    pub(super) fn chance(&mut self, probability: f64) -> bool {
-        tandem_sandbox::chance(&mut self.rng, probability)
-    }
-
     /// Ids of all records of a kind that are neither archived nor merged away.
     #[must_use]
     pub fn ids(&self, kind: Kind) -> Vec<u64> {

@@ -7,6 +7,7 @@ use std::{
 
 use serde::Serialize;
 use serde_json::json;
+use tandem_sandbox::Struck;
 
 use super::world::{Refusal, World};
 
@@ -33,7 +34,7 @@ pub struct Stats {
     /// Webhook events delivered.
     pub webhook_events: u64,
     /// Faults that happened, and where: by fault, then by route.
-    pub faults: BTreeMap<&'static str, BTreeMap<String, u64>>,
+    pub faults: Struck,
 }
 
 #[derive(Clone, Default)]
@@ -64,11 +65,7 @@ pub fn cost(method: &str, version: &str, segments: &[&str]) -> u64 {
 impl World {
     /// Whether a fault of this probability happens here; counted if it does.
     pub(super) fn struck(&mut self, fault: &'static str, probability: f64, place: &str) -> bool {
-        let happens = self.chance(probability);
-        if happens {
-            *self.stats.faults.entry(fault).or_default().entry(place.to_owned()).or_default() += 1;
-        }
-        happens
+        tandem_sandbox::struck(&mut self.rng, &mut self.stats.faults, fault, probability, place)
     }
 
     /// Takes a call from the budgets; refuses as Pipedrive does when one is empty.

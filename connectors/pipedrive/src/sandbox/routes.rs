@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use rand::{Rng, rngs::StdRng};
 use serde_json::{Value as Json, json};
 use tandem_contract::Kind;
-use tandem_sandbox::{Delivery, Fate, Query, Simulated, http_date};
+use tandem_sandbox::{Core, Delivery, Fate, Query, Simulated, http_date};
 
 use super::{
     Faults, Settings, Stats,
@@ -84,28 +84,9 @@ impl Simulated for World {
         TimeDelta::milliseconds(settings.clock_ahead_ms)
     }
 
-    fn tell_time(&mut self, now: DateTime<Utc>, elapsed: Duration) {
-        (self.now, self.elapsed) = (now, elapsed);
-    }
-
-    fn time(&self) -> DateTime<Utc> {
-        self.now
-    }
-
-    fn settings_mut(&mut self) -> &mut Settings {
-        &mut self.settings
-    }
-
-    fn faults_mut(&mut self) -> &mut Faults {
-        &mut self.faults
-    }
-
-    fn stats_mut(&mut self) -> &mut Stats {
-        &mut self.stats
-    }
-
-    fn dice(&mut self) -> &mut StdRng {
-        &mut self.rng
+    fn core(&mut self) -> Core<'_, Self> {
+        let Self { settings, faults, stats, now, elapsed, rng: dice, .. } = self;
+        Core { settings, faults, stats, now, elapsed, dice }
     }
 
     fn take_apart(&mut self, parts: Parts, body: Bytes) -> Result<Asked, Response> {

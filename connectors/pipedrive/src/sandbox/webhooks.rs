@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use rand::Rng;
 use serde_json::{Map, Value as Json, json};
 use tandem_contract::{HttpRequest, Kind};
-use tandem_sandbox::Delivery;
+use tandem_sandbox::{Delivery, Due};
 use url::Url;
 
 use super::world::{Change, Refusal, World};
@@ -49,8 +49,7 @@ pub struct Sending {
 #[derive(Clone, Default)]
 pub struct Outbox {
     hooks: BTreeMap<u64, Hook>,
-    due: BTreeMap<(DateTime<Utc>, u64), Sending>,
-    sequence: u64,
+    due: Due<Sending>,
 }
 
 fn word(kind: Kind) -> &'static str {
@@ -198,19 +197,13 @@ impl World {
     }
 
     fn queue(&mut self, sending: Sending, delay: TimeDelta) {
-        self.outbox.sequence += 1;
-        self.outbox.due.insert((self.now + delay, self.outbox.sequence), sending);
+        self.outbox.due.push(self.now + delay, sending);
     }
 
     /// The next delivery, or how long to wait for it.
     pub(super) fn next_sending(&mut self) -> Result<Delivery<Sending>, Option<Duration>> {
         loop {
-            let Some(entry) = self.outbox.due.first_entry() else { return Err(None) };
-            let at = entry.key().0;
-            if at > self.now {
-                return Err(Some((at - self.now).to_std().unwrap_or_default().max(Duration::from_millis(1))));
-            }
-            let sent = entry.remove();
+            let sent = self.outbox.due.pop(self.now)?;
             if let Some(hook) = self.outbox.hooks.get(&sent.hook) {
                 let timeout = Duration::from_secs(self.settings.webhook_timeout);
                 return Ok(Delivery { request: request(&sent, hook), timeout, sent });

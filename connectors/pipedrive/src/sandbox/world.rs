@@ -134,10 +134,6 @@ impl World {
         world
     }
 
-    pub(super) fn chance(&mut self, probability: f64) -> bool {
-        tandem_sandbox::chance(&mut self.rng, probability)
-    }
-
     pub(super) fn next_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tandem_sandbox::Struck;
 
 /// How the seller's account behaves when nothing is broken. Defaults are Square's documented values; `[U]` marks what its
 /// documentation leaves open.
@@ -157,5 +158,5 @@ pub struct Stats {
     /// Webhook events delivered.
     pub webhook_events: u64,
     /// Faults that happened, and where: by fault, then by route.
-    pub faults: BTreeMap<&'static str, BTreeMap<String, u64>>,
+    pub faults: Struck,
 }

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use rand::Rng;
 use serde_json::{Value as Json, json};
 use tandem_contract::{HttpRequest, Secret};
-use tandem_sandbox::Delivery;
+use tandem_sandbox::{Delivery, Due};
 use url::Url;
 
 use super::world::{Refusal, World, iso};
@@ -41,8 +41,7 @@ pub struct Sending {
 #[derive(Default)]
 pub struct Outbox {
     subscriptions: BTreeMap<String, Subscription>,
-    due: BTreeMap<(DateTime<Utc>, u64), Sending>,
-    sequence: u64,
+    due: Due<Sending>,
 }
 
 impl World {
@@ -182,18 +181,12 @@ impl World {
     }
 
     fn queue(&mut self, sending: Sending, delay: TimeDelta) {
-        self.outbox.sequence += 1;
-        self.outbox.due.insert((self.now + delay, self.outbox.sequence), sending);
+        self.outbox.due.push(self.now + delay, sending);
     }
 
     pub(super) fn next_sending(&mut self) -> Result<Delivery<Sending>, Option<Duration>> {
         loop {
-            let Some(entry) = self.outbox.due.first_entry() else { return Err(None) };
-            let at = entry.key().0;
-            if at > self.now {
-                return Err(Some((at - self.now).to_std().unwrap_or_default().max(Duration::from_millis(1))));
-            }
-            let sent = entry.remove();
+            let sent = self.outbox.due.pop(self.now)?;
             if let Some(subscription) = self.outbox.subscriptions.get(&sent.subscription) {
                 let timeout = Duration::from_secs(self.settings.webhook_timeout);
                 return Ok(Delivery { request: request(&sent, subscription), timeout, sent });

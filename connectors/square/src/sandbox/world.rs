@@ -152,11 +152,7 @@ impl World {
 
     /// Whether a fault of this probability happens here; counted if it does.
     pub(super) fn struck(&mut self, fault: &'static str, probability: f64, place: &str) -> bool {
-        let happens = tandem_sandbox::chance(&mut self.rng, probability);
-        if happens {
-            *self.stats.faults.entry(fault).or_default().entry(place.to_owned()).or_default() += 1;
-        }
-        happens
+        tandem_sandbox::struck(&mut self.rng, &mut self.stats.faults, fault, probability, place)
     }
 
     /// Lists will show this of a record, once they have caught up; null once it is gone.
