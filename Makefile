@@ -5,7 +5,7 @@ SEED  ?= 1
 FUZZ_SECONDS ?= 60
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test check lint simulate fuzz bench test-long test-sdk doc tools
+.PHONY: demo test check lint simulate fuzz bench test-long test-sdk test-fhir-server doc tools
 
 demo: ## A HubSpot account, a daemon, and people at work on both sides.
 	cargo build --bin tandem
@@ -41,6 +41,9 @@ bench: ## Each figure beside a yardstick of the same run; DEALS= chooses the siz
 
 test-sdk: tools ## The vendors' official client libraries against the sandboxes.
 	tests/sdk/run
+
+test-fhir-server: tools ## A FHIR server that nobody here wrote against the connector; building it takes half an hour, once.
+	tests/fhir-server/run
 
 doc:
 	cargo doc --workspace --no-deps --open

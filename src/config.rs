@@ -8,10 +8,10 @@ use std::{
 };
 
 use serde::Deserialize;
-use tandem_contract::{Limit, Secret};
+use tandem_contract::{Limit, Secret, VisitClass};
 
 use crate::{
-    model::{Name, Profile, Trigger},
+    model::{Name, Profile, Trigger, VisitRules},
     sync::{
         connection::Filter,
         guard::Limits,
@@ -209,6 +209,9 @@ pub struct Account {
     /// `[accounts.NAME.sales_triggers.NAME]`: which sales close opportunities; any, where there is none.
     #[serde(default)]
     pub sales_triggers: BTreeMap<Name, Trigger>,
+    /// `[accounts.NAME.visit_rules.NAME]`: how visits at a clinic move opportunities.
+    #[serde(default)]
+    pub visit_rules: BTreeMap<Name, VisitRules>,
 }
 
 fn utc() -> chrono_tz::Tz {
@@ -242,7 +245,7 @@ impl From<RateLimit> for Limit {
 pub struct Connection {
     /// The account it belongs to.
     pub account: Name,
-    /// `hubspot`, `pipedrive` or `square`.
+    /// `hubspot`, `pipedrive`, `square` or `fhir`.
     pub connector: String,
     /// The vendor's own address if left out.
     #[serde(default)]
@@ -295,6 +298,40 @@ pub struct Connection {
     /// When a request is given up.
     #[serde(default)]
     pub request_timeout_seconds: Option<u64>,
+    /// Whose dialect a FHIR server speaks.
+    #[serde(default)]
+    pub dialect: Option<String>,
+    /// What a clinic's codes stand for.
+    #[serde(default)]
+    pub visit_types: Vec<VisitType>,
+    /// Headers that a FHIR server wants besides.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Text>,
+    /// Whether a clinic's contact details of patients are kept in step.
+    #[serde(default)]
+    pub patients: bool,
+    /// The topic that a FHIR server offers to subscribe to.
+    #[serde(default)]
+    pub subscription_topic: Option<String>,
+}
+
+/// A code that a clinic books with, and what it stands for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VisitType {
+    /// The code's system; any, if left out.
+    #[serde(default)]
+    pub system: Option<String>,
+    /// The code.
+    pub code: String,
+    /// `consult`, `treatment`, `follow_up` or `ignored`.
+    pub class: VisitClass,
+    /// The service line.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// What people call it when they book it from here: `meeting`, `service`, `rental`.
+    #[serde(default)]
+    pub kind: Option<String>,
 }
 
 impl Config {

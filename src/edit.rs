@@ -111,8 +111,7 @@ impl Desk<'_> {
     }
 
     async fn store_new(&self, record: LocalRecord) -> Result<LocalRecord, EditError> {
-        let policy = self.account.profile.policy();
-        let slot = slot(policy.uniqueness, &record);
+        let slot = slot(self.account.uniqueness(), &record);
         let mut ops = vec![Op::PutRecord { record: record.clone(), expected: 0, slot }];
         ops.extend(self.marks(record.kind(), record.id()));
         self.commit(ops).await?;
@@ -147,7 +146,7 @@ impl Desk<'_> {
             deal.end_quarantine();
         }
         record.touch(self.now);
-        let slot = slot(self.account.profile.policy().uniqueness, &record);
+        let slot = slot(self.account.uniqueness(), &record);
         let mut ops = vec![Op::PutRecord { record: record.clone(), expected: before.version(), slot }];
         ops.extend(history_ops(kind, &before, &record, PERSON, self.now, self.run));
         ops.extend(self.marks(kind, id));
@@ -238,7 +237,7 @@ impl Desk<'_> {
             record.set(&conflict.fields, &values, &self.stamp())?;
             if record != before {
                 record.touch(self.now);
-                let slot = slot(self.account.profile.policy().uniqueness, &record);
+                let slot = slot(self.account.uniqueness(), &record);
                 ops.push(Op::PutRecord { record: record.clone(), expected: before.version(), slot });
                 ops.extend(history_ops(conflict.kind, &before, &record, PERSON, self.now, self.run));
             }

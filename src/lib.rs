@@ -15,3 +15,4 @@ pub mod simulation;
 pub mod store;
 pub mod sync;
 pub mod vendors;
+pub mod visits;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tandem_contract::{Clock, Connector, Credentials, KeepRefreshToken, Kind, Secret, Transport};
+use tandem_fhir::{Fhir, Login, PrivateKey};
 use tandem_hubspot::HubSpot;
 use tandem_pipedrive::Pipedrive;
 use tandem_square::Square;
@@ -22,10 +23,11 @@ use crate::{
 };
 
 /// The connectors by name, each with the mapping it comes with.
-pub const CONNECTORS: [(&str, &str); 3] = [
+pub const CONNECTORS: [(&str, &str); 4] = [
     ("hubspot", include_str!("../config/mappings/hubspot.toml")),
     ("pipedrive", include_str!("../config/mappings/pipedrive.toml")),
     ("square", include_str!("../config/mappings/square.toml")),
+    ("fhir", include_str!("../config/mappings/fhir.toml")),
 ];
 
 /// What every connection of an installation is made with.
@@ -86,6 +88,7 @@ pub async fn connect(
     let connector: Arc<dyn Connector> = match settings.connector.as_str() {
         "pipedrive" => Arc::new(making.pipedrive(&lenses).await?),
         "square" => Arc::new(making.square(&lenses, hook.as_ref()).await?),
+        "fhir" => Arc::new(making.fhir(&lenses)?),
         _ => Arc::new(making.hubspot(&lenses).await?),
     };
     Ok(Connection {
@@ -140,8 +143,16 @@ impl Making<'_> {
             ("api_version", settings.api_version.is_some()),
             ("search_rate_limit", settings.search_rate_limit.is_some()),
             ("accept_v1_signature", settings.accept_v1_signature),
-            ("marker_property", settings.marker_property.is_some() && settings.connector == "square"),
+            (
+                "marker_property",
+                settings.marker_property.is_some() && matches!(settings.connector.as_str(), "square" | "fhir"),
+            ),
             ("token_url", settings.token_url.is_some() && settings.connector == "square"),
+            ("dialect", settings.dialect.is_some()),
+            ("visit_types", !settings.visit_types.is_empty()),
+            ("headers", !settings.headers.is_empty()),
+            ("patients", settings.patients),
+            ("subscription_topic", settings.subscription_topic.is_some()),
         ];
         match given.into_iter().find(|(field, given)| *given && !known.contains(field)) {
             Some((field, _)) => {
@@ -190,6 +201,7 @@ impl Making<'_> {
         use tandem_hubspot::Options;
         let settings = self.settings;
         self.only_secrets(&["access_token", "client_id", "client_secret", "refresh_token"])?;
+        self.only_settings(&["api_version", "search_rate_limit", "accept_v1_signature"])?;
         let (credentials, keeper) = self.credentials("access_token").await?;
         let mut options = Options::new(self.base(Options::BASE_URL)?, credentials);
         options.client_secret = self.secret("client_secret")?;
@@ -266,6 +278,70 @@ impl Making<'_> {
             Some(keeper) => square.keep_refresh_token(keeper),
             None => square,
         })
+    }
+}
+
+impl Making<'_> {
+    fn login(&self) -> Result<Login, SetupError> {
+        let secrets = [self.secret("access_token")?, self.secret("client_id")?, self.secret("client_secret")?];
+        let key = self.secret("private_key")?;
+        Ok(match (secrets, key) {
+            ([Some(token), None, None], None) => Login::Token(token),
+            ([None, Some(id), Some(client_secret)], None) => {
+                Login::Client { client_id: id.expose().to_owned(), client_secret }
+            }
+            ([None, Some(id), None], Some(pem)) => {
+                let key = PrivateKey::from_pem(&pem)
+                    .map_err(|why| self.wrong("credentials", format!("private_key {why}")))?;
+                let key_id = self.secret("key_id")?;
+                let key_id = key_id.ok_or_else(|| self.wrong("credentials", "private_key needs key_id".into()))?;
+                Login::Key { client_id: id.expose().to_owned(), key_id: key_id.expose().to_owned(), key }
+            }
+            _ => {
+                let why =
+                    "needs access_token, or client_id with client_secret, or client_id with private_key and key_id";
+                return Err(self.wrong("credentials", why.into()).into());
+            }
+        })
+    }
+
+    fn fhir(&self, lenses: &BTreeMap<Kind, Lens>) -> Result<Fhir, SetupError> {
+        use tandem_fhir::Options;
+        let settings = self.settings;
+        let known =
+            ["access_token", "client_id", "client_secret", "private_key", "key_id", "hook_token", "hook_secret"];
+        self.only_secrets(&known)?;
+        self.only_settings(&["dialect", "visit_types", "headers", "patients", "subscription_topic"])?;
+        let base = self.address("base_url", settings.base_url.as_ref())?;
+        let base = base.ok_or_else(|| self.wrong("base_url", "is missing: every FHIR server has its own".into()))?;
+        let mut options = Options::new(base, self.login()?);
+        options.token_url = self.address("token_url", settings.token_url.as_ref())?;
+        if let Some(dialect) = &settings.dialect {
+            options.dialect = dialect.parse().map_err(|error| self.wrong("dialect", format!("{error}")))?;
+        }
+        for (name, text) in &settings.headers {
+            let secret = text.secret(&self.key(&format!("headers.{name}")), self.parts.folder)?;
+            options.extra_headers.insert(name.clone(), secret);
+        }
+        let row = |row: &crate::config::VisitType| tandem_fhir::VisitType {
+            system: row.system.clone(),
+            code: row.code.clone(),
+            class: row.class,
+            service: row.service.clone(),
+            kind: row.kind.clone(),
+        };
+        options.visit_types = settings.visit_types.iter().map(row).collect();
+        options.patients = settings.patients;
+        options.hook_token = self.secret("hook_token")?;
+        options.hook_secret = self.secret("hook_secret")?;
+        options.topic.clone_from(&settings.subscription_topic);
+        options.select = mapping::selection(lenses);
+        options.rate_limit = settings.rate_limit.map(Into::into);
+        options.daily_budget = settings.daily_budget;
+        options.poll = settings.poll_seconds.map(at_least_one);
+        given(&mut options.request_timeout, settings.request_timeout_seconds.map(at_least_one));
+        options.read_only = settings.direction == Direction::In;
+        Ok(Fhir::new(options, self.parts.transport.clone(), self.parts.clock.clone()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ids::Name, money::Currency, trigger::Trigger};
+use super::{ids::Name, money::Currency, trigger::Trigger, visit::VisitRules};
 
 /// How many active opportunities a contact may have in one pipeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,4 +69,18 @@ pub struct Account {
     pub currency: Currency,
     /// Which sales close opportunities; any, where there is none.
     pub triggers: BTreeMap<Name, Trigger>,
+    /// How visits at a clinic move opportunities.
+    pub visit_rules: BTreeMap<Name, VisitRules>,
+}
+
+impl Account {
+    /// How many active opportunities a contact may have in one pipeline: one, wherever a clinic's visits move them, since a visit
+    /// must have one opportunity that it is of (AX-04).
+    #[must_use]
+    pub fn uniqueness(&self) -> Uniqueness {
+        match self.visit_rules.is_empty() {
+            true => self.profile.policy().uniqueness,
+            false => Uniqueness::OneActivePerContact,
+        }
+    }
 }

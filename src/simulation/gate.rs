@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use crate::{
     model::{
         Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, IntentState, Link,
-        LocalRecord, Name, Pipeline, RecordId, StageMap, ids::ConflictId,
+        LocalRecord, Name, Pipeline, RecordId, StageMap, Visit, ids::ConflictId,
     },
     store::{By, Commit, GuardEvent, Op, StoreError, SyncStore, memory::MemoryStore},
 };
@@ -222,6 +222,7 @@ fn purpose(commit: &Commit) -> &'static str {
             Op::PutIntent(_) => (4, "plans"),
             Op::PutConnection(_) | Op::PutPipeline(..) | Op::PutStageMap(_) => (3, "connection"),
             Op::PutEvidence(_) => (5, "evidence"),
+            Op::PutVisit(_) => (5, "visits"),
             Op::PutRecord { .. } => (2, "records"),
             Op::PutLink { .. } | Op::UpdateLink(_) | Op::RemoveLink { .. } | Op::PutAlias { .. } => (1, "links"),
             _ => (0, "marks"),
@@ -333,6 +334,14 @@ impl SyncStore for GatedStore {
     async fn evidence_for(&self, account: &Name, opportunity: RecordId) -> Stored<Vec<Evidence>> {
         self.read("evidence_for").await?;
         self.inner.evidence_for(account, opportunity).await
+    }
+    async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Stored<Vec<Visit>> {
+        self.read("visits").await?;
+        self.inner.visits(account, connection, ids).await
+    }
+    async fn visits_of(&self, account: &Name, contact: RecordId) -> Stored<Vec<Visit>> {
+        self.read("visits_of").await?;
+        self.inner.visits_of(account, contact).await
     }
     async fn evidence_in(&self, account: &Name, state: EvidenceState, limit: usize) -> Stored<Vec<Evidence>> {
         self.read("evidence_in").await?;

@@ -473,6 +473,34 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), S
                 return Err(StoreError::Outdated(format!("sale {}", evidence.id())));
             }
         }
+        Op::PutVisit(visit) => {
+            let hit = run!(
+                "INSERT INTO visit (account, connection, visit, version, body) VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (account, connection, visit) DO UPDATE SET version = excluded.version, body = excluded.body
+                  WHERE visit.version = excluded.version - 1",
+                visit.connection.as_str(),
+                visit.visit.as_str(),
+                visit.version,
+                json(visit)?
+            )?;
+            if hit == 0 {
+                return Err(StoreError::Outdated(format!("visit {}", visit.id())));
+            }
+            run!(
+                "DELETE FROM visitor WHERE account = $1 AND connection = $2 AND visit = $3",
+                visit.connection.as_str(),
+                visit.visit.as_str()
+            )?;
+            for contact in &visit.contacts {
+                run!(
+                    "INSERT INTO visitor (account, contact, connection, visit) VALUES ($1, $2, $3, $4)
+                     ON CONFLICT (account, contact, connection, visit) DO NOTHING",
+                    contact.0,
+                    visit.connection.as_str(),
+                    visit.visit.as_str()
+                )?;
+            }
+        }
         Op::PutGuard(event) => {
             run!(
                 "INSERT INTO guard_event (account, connection, class, body) VALUES ($1, $2, $3, $4)

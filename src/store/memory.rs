@@ -16,7 +16,7 @@ use tandem_contract::{
 use super::{By, Commit, GuardEvent, Op, StoreError, SyncStore, Taken};
 use crate::model::{
     Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, Key, Link, LocalRecord,
-    Name, Pipeline, RecordId, StageMap,
+    Name, Pipeline, RecordId, StageMap, Visit,
     ids::{ConflictId, FailureId, IntentId, PipelineId},
 };
 
@@ -48,6 +48,7 @@ struct State {
     epochs: BTreeMap<Owned, i64>,
     guards: BTreeMap<(Owned, String), GuardEvent>,
     evidence: BTreeMap<(Owned, ExternalId), Evidence>,
+    visits: BTreeMap<(Owned, ExternalId), Visit>,
     leases: BTreeMap<i64, (String, i64, DateTime<Utc>)>,
 }
 
@@ -271,6 +272,13 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
                 return Err(StoreError::Outdated(format!("sale {}", evidence.id())));
             }
             put!(state, undo, evidence, key, evidence);
+        }
+        Op::PutVisit(visit) => {
+            let key = (owned(&visit.connection), visit.visit.clone());
+            if state.visits.get(&key).map_or(0, |stored| stored.version) != visit.version - 1 {
+                return Err(StoreError::Outdated(format!("visit {}", visit.id())));
+            }
+            put!(state, undo, visits, key, visit);
         }
         Op::PutGuard(event) => put!(state, undo, guards, (owned(&event.connection), event.class.clone()), event),
     }
@@ -498,6 +506,18 @@ impl SyncStore for MemoryStore {
         let state = self.lock();
         let all =
             state.evidence.iter().filter(|(((a, _), _), one)| a == account && one.opportunity == Some(opportunity));
+        Ok(all.map(|(_, one)| one.clone()).collect())
+    }
+
+    async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Result<Vec<Visit>, StoreError> {
+        let state = self.lock();
+        let owned = (account.clone(), connection.clone());
+        Ok(ids.iter().filter_map(|id| state.visits.get(&(owned.clone(), id.clone())).cloned()).collect())
+    }
+
+    async fn visits_of(&self, account: &Name, contact: RecordId) -> Result<Vec<Visit>, StoreError> {
+        let state = self.lock();
+        let all = state.visits.iter().filter(|(((a, _), _), one)| a == account && one.contacts.contains(&contact));
         Ok(all.map(|(_, one)| one.clone()).collect())
     }
 

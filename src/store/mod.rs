@@ -24,7 +24,7 @@ use tandem_contract::{Cursor, ExternalId, Kind};
 
 use crate::model::{
     Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, Key, Link, LocalRecord,
-    Mark, Name, Pipeline, RecordId, StageMap,
+    Mark, Name, Pipeline, RecordId, StageMap, Visit,
     ids::{ConflictId, IntentId},
 };
 
@@ -39,7 +39,7 @@ pub enum StoreError {
         /// Which record.
         id: RecordId,
     },
-    /// A connection, a pipeline or a sale changed since it was read; nothing of the commit was stored.
+    /// A connection, a pipeline, a sale or a visit changed since it was read; nothing of the commit was stored.
     #[error("{0} changed meanwhile; read it again")]
     Outdated(String),
     /// Something that must be unique is taken; nothing of the commit was stored.
@@ -196,6 +196,8 @@ pub enum Op {
     PutGuard(GuardEvent),
     /// Stores a sale, its version already raised.
     PutEvidence(Evidence),
+    /// Stores a visit, its version already raised.
+    PutVisit(Visit),
 }
 
 /// Operations on one account that happen together.
@@ -320,6 +322,12 @@ pub trait SyncStore: Send + Sync {
 
     /// The sales that are evidence for an opportunity, in order of till and id.
     async fn evidence_for(&self, account: &Name, opportunity: RecordId) -> Result<Vec<Evidence>, StoreError>;
+
+    /// Visits of a calendar, by the vendor's ids.
+    async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Result<Vec<Visit>, StoreError>;
+
+    /// The visits of a contact, in order of calendar and id.
+    async fn visits_of(&self, account: &Name, contact: RecordId) -> Result<Vec<Visit>, StoreError>;
 
     /// Sales in this state, newest first.
     async fn evidence_in(

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::model::{
     Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, Link, LocalRecord, Name,
-    Pipeline, RecordId, StageMap, ids::ConflictId,
+    Pipeline, RecordId, StageMap, Visit, ids::ConflictId,
 };
 
 /// Whose rows are asked for.
@@ -311,6 +311,32 @@ impl SyncStore for SqlStore {
         })
         .map_err(refused)?;
         rows.into_iter().map(|(sale, body)| parse("evidence", sale, &body)).collect()
+    }
+
+    async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Result<Vec<Visit>, StoreError> {
+        let mut all = Vec::with_capacity(ids.len());
+        for visit in ids {
+            let row: Option<(String,)> = on_pool!(self, pool, Db => {
+                sqlx::query_as("SELECT body FROM visit WHERE account = $1 AND connection = $2 AND visit = $3")
+                    .bind(account.as_str()).bind(connection.as_str()).bind(visit.as_str()).fetch_optional(pool).await
+            })
+            .map_err(refused)?;
+            all.extend(row.map(|(body,)| parse("visit", visit, &body)).transpose()?);
+        }
+        Ok(all)
+    }
+
+    async fn visits_of(&self, account: &Name, contact: RecordId) -> Result<Vec<Visit>, StoreError> {
+        let rows: Vec<(String, String)> = on_pool!(self, pool, Db => {
+            sqlx::query_as(
+                "SELECT v.visit, v.body FROM visitor AS o
+                   JOIN visit AS v ON v.account = o.account AND v.connection = o.connection AND v.visit = o.visit
+                  WHERE o.account = $1 AND o.contact = $2 ORDER BY v.connection, v.visit",
+            )
+            .bind(account.as_str()).bind(contact.0).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        rows.into_iter().map(|(visit, body)| parse("visit", visit, &body)).collect()
     }
 
     async fn evidence_in(

@@ -242,7 +242,7 @@ impl Reconciler {
 
     /// The one active place a record takes, where the account's policy has such places (AX-02).
     pub(super) fn slot(&self, record: &LocalRecord) -> Option<String> {
-        slot(self.connection.account.profile.policy().uniqueness, record)
+        slot(self.connection.account.uniqueness(), record)
     }
 
     pub(super) fn conflict(&self, kind: Kind, record: RecordId, clash: Clash) -> Conflict {
@@ -277,7 +277,9 @@ impl Reconciler {
         let Some(Fetched::Found(remote) | Fetched::MergedInto(remote)) = decided.work.fetched.clone() else { return };
         let is_new = step == Step::TakeIn;
         if is_new
-            && (self.connection.direction == Direction::Out || !self.connection.filter.admits(kind, lens, &remote))
+            && (self.connection.direction == Direction::Out
+                || !self.connection.connector.introduces(kind)
+                || !self.connection.filter.admits(kind, lens, &remote))
         {
             return self.finish_all(decided);
         }
@@ -584,7 +586,7 @@ impl Reconciler {
             decided.ops.push(Op::DropIntent(intent.id));
         }
         let quarantined = local.as_opportunity().is_some_and(|deal| deal.quarantined);
-        if !self.writes() || quarantined {
+        if !self.writes() || quarantined || !self.connection.connector.introduces(kind) {
             return self.finish_all(decided);
         }
         // Made here before any pipeline was known.

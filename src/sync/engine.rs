@@ -276,11 +276,11 @@ impl Engine {
         let mut summary = running.reconciler.summary.lock().unwrap_or_else(PoisonError::into_inner).clone();
         summary.calls = self.connection.connector.calls();
         summary.seconds = (self.shared.clock.elapsed() - began).as_secs_f64();
-        // Sales that are nobody's are looked at again for days; that is no work left undone.
+        // Sales that are nobody's, and visits that may change, are looked at again for days; that is no work left undone.
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let left =
             self.shared.store.due(account, name, None, self.shared.clock.now() + TimeDelta::days(400), 1).await?;
-        summary.waiting = u64::from(left.iter().any(|dirty| dirty.kind != Kind::Sale));
+        summary.waiting = u64::from(left.iter().any(|dirty| !matches!(dirty.kind, Kind::Sale | Kind::Appointment)));
         if let Some(state) = unreadable(&running.unreadable) {
             summary.state = state.into();
         }
@@ -384,6 +384,7 @@ impl Engine {
         }
         let worked = match kind {
             Kind::Sale => running.reconciler.sales(due.clone()).await,
+            Kind::Appointment => running.reconciler.visits(due.clone()).await,
             kind => running.reconciler.batch(kind, due.clone(), Pageful::default(), Vec::new(), Lane::Propagate).await,
         };
         match worked {

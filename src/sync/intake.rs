@@ -179,6 +179,9 @@ impl Reconciler {
         if kind == Kind::Sale {
             return self.marks_for_sales(hinted, &ids).await;
         }
+        if kind == Kind::Appointment {
+            return self.marks_for_visits(hinted, &ids).await;
+        }
         let links = self.store.links(account, name, kind, By::External(&ids)).await?;
         let known: BTreeMap<&ExternalId, _> = links.iter().map(|link| (&link.external, link)).collect();
         let now = self.clock.now();
@@ -213,6 +216,28 @@ impl Reconciler {
         let mark = |(id, _): (&ExternalId, _)| {
             let key = Key::External(id.clone());
             Op::Mark(Mark { connection: name.clone(), kind: Kind::Sale, key, due_at, priority })
+        };
+        Ok(hinted.iter().filter(is_news).map(mark).collect())
+    }
+}
+
+impl Reconciler {
+    /// Windows overlap, and days are read again and again: a visit that is known as it is now is not read again.
+    async fn marks_for_visits(
+        &self,
+        hinted: BTreeMap<ExternalId, tandem_contract::Version>,
+        ids: &[ExternalId],
+    ) -> Result<Vec<Op>, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let known = self.store.visits(account, name, ids).await?;
+        let known: BTreeMap<&ExternalId, _> = known.iter().map(|visit| (&visit.visit, &visit.seen)).collect();
+        let (due_at, priority) = (self.clock.now(), Reason::Poll.priority());
+        let is_news = |(id, version): &(&ExternalId, &tandem_contract::Version)| {
+            known.get(id).is_none_or(|known| version.token.is_none() || version.token != known.token)
+        };
+        let mark = |(id, _): (&ExternalId, _)| {
+            let key = Key::External(id.clone());
+            Op::Mark(Mark { connection: name.clone(), kind: Kind::Appointment, key, due_at, priority })
         };
         Ok(hinted.iter().filter(is_news).map(mark).collect())
     }

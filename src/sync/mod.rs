@@ -2,7 +2,7 @@
 //!
 //! [`lens`] translates, [`plan`] and [`presence`] decide, all pure. [`reconcile`] reads the truth on both sides, plans,
 //! and stores the plan in one transaction; `push` carries out what is to be written at the vendor, past the [`guard`].
-//! [`intake`] finds out what changed; `sales` reads what a till sold. [`engine`] drives them for one connection.
+//! [`intake`] finds out what changed; `sales` reads what a till sold, `visits` what a clinic's calendar says. [`engine`] drives them for one connection.
 
 pub mod audit;
 pub mod connection;
@@ -24,3 +24,4 @@ mod remap;
 mod sales;
 pub mod summary;
 mod takeover;
+mod visits;

@@ -466,7 +466,7 @@ impl Reconciler {
         let account = &self.connection.account.name;
         let now = self.clock.now();
         // Where the policy has no such places, nobody can wait for one.
-        let has_places = self.connection.account.profile.policy().uniqueness == Uniqueness::OneActivePerContact;
+        let has_places = self.connection.account.uniqueness() == Uniqueness::OneActivePerContact;
         if !has_places {
             return Ok(());
         }

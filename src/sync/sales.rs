@@ -299,7 +299,7 @@ impl Reconciler {
     }
 
     /// The record of this id, or the one that it was merged into.
-    async fn survivor(&self, kind: Kind, id: RecordId) -> Result<Option<LocalRecord>, StoreError> {
+    pub(super) async fn survivor(&self, kind: Kind, id: RecordId) -> Result<Option<LocalRecord>, StoreError> {
         let account = &self.connection.account.name;
         let mut found = self.store.records(account, kind, &[id]).await?.pop();
         for _ in 0..MOST_MERGES {
@@ -342,7 +342,7 @@ impl Reconciler {
         Ok(Meant { named: Vec::new(), exchanged, buyers })
     }
 
-    async fn opportunities(&self, ids: &[RecordId]) -> Result<Vec<Opportunity>, StoreError> {
+    pub(super) async fn opportunities(&self, ids: &[RecordId]) -> Result<Vec<Opportunity>, StoreError> {
         let records = self.store.records(&self.connection.account.name, Kind::Deal, ids).await?;
         Ok(records
             .into_iter()
@@ -401,7 +401,7 @@ impl Reconciler {
     }
 
     /// Those of these contacts that are there, followed through merges.
-    async fn live_contacts(&self, ids: Vec<RecordId>) -> Result<Vec<RecordId>, StoreError> {
+    pub(super) async fn live_contacts(&self, ids: Vec<RecordId>) -> Result<Vec<RecordId>, StoreError> {
         let mut live = Vec::new();
         for id in ids {
             let found = self.survivor(Kind::Contact, id).await?;
@@ -411,20 +411,20 @@ impl Reconciler {
     }
 }
 
-fn unique(mut ids: Vec<RecordId>) -> Vec<RecordId> {
+pub(super) fn unique(mut ids: Vec<RecordId>) -> Vec<RecordId> {
     ids.sort_unstable();
     ids.dedup();
     ids
 }
 
 /// The opportunity a text names: our id, alone or behind a prefix such as `opp_`.
-fn named_id(text: &str) -> Option<RecordId> {
+pub(super) fn named_id(text: &str) -> Option<RecordId> {
     let text = text.trim();
     text.parse().ok().or_else(|| text.rsplit_once(['_', ':', ' '])?.1.parse().ok())
 }
 
 /// Whether two ways of writing a telephone number mean the same one, read as people in this country do.
-fn is_same_number(ours: &str, theirs: &str, country: Option<&str>) -> bool {
+pub(super) fn is_same_number(ours: &str, theirs: &str, country: Option<&str>) -> bool {
     use phonenumber::{Mode, country::Id};
     let country: Option<Id> = country.and_then(|code| code.parse().ok());
     let read = |text: &str| {

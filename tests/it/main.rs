@@ -6,7 +6,10 @@
 mod conformance;
 mod disk;
 mod doors;
+mod emr;
 mod failpoints;
+mod fhir;
+mod fhir_server;
 mod fields;
 mod fuzz;
 mod kills;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::{
-    Checkout, ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, NewCheckout, Record, SaleRead,
-    Schema, Value, Version, WebhookError, WebhookRequest,
+    Checkout, ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, NewCheckout, NewVisit, Opening,
+    Record, SaleRead, Schema, Value, Version, VisitChange, VisitRead, WebhookError, WebhookRequest,
 };
 
 /// How far a connector's writes are protected against an edit made at the same moment.
@@ -201,6 +201,13 @@ pub trait Connector: Send + Sync {
         false
     }
 
+    /// Whether records of this kind are taken in that nobody here knows, and made there where nobody there knows them. Where
+    /// not, records are only linked to those that are on both sides.
+    fn introduces(&self, kind: Kind) -> bool {
+        let _ = kind;
+        true
+    }
+
     /// How long after we gave up on a request the vendor may still carry it out.
     fn late_window(&self) -> Duration;
 
@@ -298,10 +305,58 @@ pub trait Connector: Send + Sync {
     /// [`ConnectorError`]; asked for again, what was done is not done twice. A vendor without a till rejects it.
     async fn checkout(&self, call: Call, new: &NewCheckout) -> Result<Checkout, ConnectorError> {
         let _ = (call, new);
-        Err(ConnectorError::Rejected {
+        Err(self.has_no("till"))
+    }
+
+    /// Visits by id, in the order asked: what vendors with a calendar are asked for what their feeds and webhooks of
+    /// [`Kind::Appointment`] name. A vendor without one is never asked.
+    ///
+    /// # Errors
+    /// [`ConnectorError`] if the batch as a whole could not be read.
+    async fn visits(&self, call: Call, ids: &[ExternalId]) -> Result<Vec<VisitRead>, ConnectorError> {
+        let _ = call;
+        Ok(ids.iter().map(|_| VisitRead::Gone).collect())
+    }
+
+    /// Makes an appointment, and the vendor's record of who comes if there is none; answers both ids. Asked for again under the
+    /// same reference it is the same appointment.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]; a [`ConnectorError::Conflict`] where the time is taken. A vendor without a calendar rejects it.
+    async fn book(&self, call: Call, new: &NewVisit) -> Result<(ExternalId, ExternalId), ConnectorError> {
+        let _ = (call, new);
+        Err(self.has_no("calendar"))
+    }
+
+    /// Moves an appointment, or calls it off. Asked for again it is done already.
+    ///
+    /// # Errors
+    /// [`ConnectorError`].
+    async fn change_visit(&self, call: Call, id: &ExternalId, change: &VisitChange) -> Result<(), ConnectorError> {
+        let _ = (call, id, change);
+        Err(self.has_no("calendar"))
+    }
+
+    /// What is free between two moments, in order: offers, not holds.
+    ///
+    /// # Errors
+    /// [`ConnectorError`].
+    async fn openings(
+        &self,
+        call: Call,
+        from: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<Vec<Opening>, ConnectorError> {
+        let _ = (call, from, until);
+        Err(self.has_no("calendar"))
+    }
+
+    /// The refusal of what this vendor does not have.
+    fn has_no(&self, what: &str) -> ConnectorError {
+        ConnectorError::Rejected {
             field: Some("connection".into()),
-            reason: format!("{} has no till", self.system()),
-        })
+            reason: format!("{} has no {what}", self.system()),
+        }
     }
 
     /// Makes sure that the vendor sends its news to this address, where that is a call and not a setting that people make

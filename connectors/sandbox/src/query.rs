@@ -41,6 +41,12 @@ impl Query {
             .collect()
     }
 
+    /// Every parameter, in order.
+    #[must_use]
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        self.0.clone()
+    }
+
     /// Everything but one parameter, as text: what a cursor is bound to.
     #[must_use]
     pub fn without(&self, name: &str) -> String {

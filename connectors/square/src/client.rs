@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,8 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value as Json;
 use tandem_contract::{
-    Auth, Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport,
-    VendorClock,
+    Auth, Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limiter, Pace, Secret, Transport, VendorClock,
 };
 use url::Url;
 
@@ -26,8 +25,6 @@ use crate::{
 const ALL: Bucket = Bucket(0);
 /// How often a call that was certainly not carried out (429) is repeated before the engine takes over.
 const REPEATS: u32 = 3;
-/// How long the pace stays down after Square said that it was too fast, before it rises by a tenth.
-const RECOVER: Duration = Duration::from_secs(30);
 
 pub struct Client {
     base_url: Url,
@@ -35,37 +32,10 @@ pub struct Client {
     pub clock: Arc<dyn Clock>,
     pub auth: Auth<App>,
     limiter: Limiter,
-    pace: Mutex<Pace>,
+    pace: Pace,
     timeout: Duration,
     pub calls: AtomicU64,
     theirs: VendorClock,
-}
-
-/// How fast we go: as configured, half of it after each 429, and slowly up again.
-struct Pace {
-    most: u32,
-    now: u32,
-    changed: Duration,
-    per: Duration,
-}
-
-impl Pace {
-    /// Half as fast; how long to wait before going on.
-    fn slower(&mut self, at: Duration) -> Limit {
-        self.now = (self.now / 2).max(1);
-        self.changed = at;
-        Limit { requests: self.now, per: self.per }
-    }
-
-    /// A little faster, if nobody complained for a while.
-    fn faster(&mut self, at: Duration) -> Option<Limit> {
-        if self.now == self.most || at.saturating_sub(self.changed) < RECOVER {
-            return None;
-        }
-        self.now = (self.now + (self.most / 10).max(1)).min(self.most);
-        self.changed = at;
-        Some(Limit { requests: self.now, per: self.per })
-    }
 }
 
 /// A request, before budget and token.
@@ -131,13 +101,12 @@ pub struct Faults {
 
 impl Client {
     pub fn new(options: &Options, transport: Arc<dyn Transport>, clock: Arc<dyn Clock>) -> Self {
-        let Limit { requests, per } = options.rate_limit;
         Self {
             base_url: options.base_url.clone(),
             transport,
             auth: auth(options),
             limiter: Limiter::new(&[options.rate_limit], options.daily_budget),
-            pace: Mutex::new(Pace { most: requests, now: requests, changed: Duration::ZERO, per }),
+            pace: Pace::new(options.rate_limit),
             timeout: options.request_timeout,
             calls: AtomicU64::new(0),
             theirs: VendorClock::default(),
@@ -173,7 +142,7 @@ impl Client {
             let answer = self.send(ask, &token).await?;
             match answer.status {
                 status if status.is_success() => {
-                    self.went_well();
+                    self.pace.went_well(&self.limiter, ALL, &*self.clock);
                     return answer.json().map_err(|error| match ask.writes {
                         // It happened; what came back cannot be read.
                         true => ConnectorError::OutcomeUnknown(error.to_string()),
@@ -183,7 +152,7 @@ impl Client {
                 StatusCode::UNAUTHORIZED if refused.is_none() => refused = Some(token),
                 StatusCode::TOO_MANY_REQUESTS => {
                     let wait = retry_after(&answer).unwrap_or(Duration::from_secs(1 << repeats.min(6)));
-                    self.too_fast(wait);
+                    self.pace.too_fast(&self.limiter, ALL, wait, &*self.clock);
                     if repeats >= REPEATS {
                         return Err(ConnectorError::RateLimited {
                             retry_after: Some(wait),
@@ -194,20 +163,6 @@ impl Client {
                 }
                 _ => return Err(refusal(&answer, ask.writes)),
             }
-        }
-    }
-
-    fn too_fast(&self, wait: Duration) {
-        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        let slower = pace.slower(self.clock.elapsed());
-        self.limiter.correct(ALL, slower, &*self.clock);
-        self.limiter.penalise(ALL, wait, &*self.clock);
-    }
-
-    fn went_well(&self) {
-        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(faster) = pace.faster(self.clock.elapsed()) {
-            self.limiter.correct(ALL, faster, &*self.clock);
         }
     }
 
@@ -329,14 +284,5 @@ mod tests {
     fn a_page_of_something_in_between_is_no_word_of_squares() {
         let error = refusal(&answer(404, "<html>not here</html>"), true);
         assert!(matches!(error, ConnectorError::NotSent(_)), "{error}");
-    }
-
-    #[test]
-    fn the_pace_halves_and_recovers_slowly() {
-        let mut pace = Pace { most: 50, now: 50, changed: Duration::ZERO, per: Duration::from_secs(10) };
-        assert_eq!(pace.slower(Duration::from_secs(1)).requests, 25);
-        assert_eq!(pace.faster(Duration::from_secs(2)), None);
-        assert_eq!(pace.faster(Duration::from_secs(31)).map(|limit| limit.requests), Some(30));
-        assert_eq!(pace.faster(Duration::from_secs(32)), None);
     }
 }

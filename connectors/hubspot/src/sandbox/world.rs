@@ -219,6 +219,13 @@ impl World {
         self.objects.get(&kind)?.get(&id)?.properties.get(property).cloned()
     }
 
+    /// Everything a record says.
+    #[must_use]
+    pub fn properties(&self, kind: Kind, id: u64) -> Properties {
+        let object = self.objects.get(&kind).and_then(|all| all.get(&id));
+        object.map(|object| Properties::clone(&object.properties)).unwrap_or_default()
+    }
+
     /// Every value that was ever stated for a property of a record, oldest first.
     #[must_use]
     pub fn stated(&self, kind: Kind, id: u64, property: &str) -> Vec<String> {

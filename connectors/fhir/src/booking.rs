@@ -1,0 +1,207 @@
+//! Making, moving and calling off appointments, and what is free.
+//!
+//! FHIR has no keys of idempotency: a conditional create on our identifier stands for one. What a person cancels is cancelled,
+//! never deleted. Source: <https://hl7.org/fhir/R4/appointment.html>, <https://hl7.org/fhir/R4/slot.html>.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use http::{Method, header};
+use serde::Deserialize;
+use serde_json::{Value as Json, json, value::RawValue};
+use tandem_contract::{Call, ConnectorError, ExternalId, NewVisit, Opening, Pushed, VisitChange};
+
+use crate::{
+    Fhir,
+    bundle::{parse, quietly, search},
+    client::{Ask, Look, Meta},
+    patients::{self, IF_NONE_EXIST, form_value, token},
+    visits::Type,
+};
+
+/// A moment as the server wants it.
+pub fn iso(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn writable(fhir: &Fhir) -> Result<(), ConnectorError> {
+    if fhir.options.read_only {
+        return Err(ConnectorError::Forbidden("this connection only reads (direction = \"in\")".into()));
+    }
+    if !fhir.profile().books {
+        return Err(ConnectorError::Rejected {
+            field: Some("connection".into()),
+            reason: "this server takes no appointments from outside".into(),
+        });
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Known {
+    id: String,
+}
+
+/// Makes an appointment, and its patient if need be; or finds the one that was made under the same reference.
+pub async fn book(fhir: &Fhir, call: Call, new: &NewVisit) -> Result<(ExternalId, ExternalId), ConnectorError> {
+    writable(fhir)?;
+    let profile = fhir.profile();
+    let kind = fhir.options.visit_types.iter().find(|row| row.kind.as_deref() == Some(new.kind.as_str()));
+    let kind = kind.ok_or_else(|| ConnectorError::Rejected {
+        field: Some("kind".into()),
+        reason: "no row of the connection's visit_types has this kind".into(),
+    })?;
+    let patient = match &new.visitor.id {
+        Some(id) => id.clone(),
+        None => match patients::create(fhir, call.lane, &new.visitor).await? {
+            Pushed::Written { id, .. } | Pushed::Exists { id, .. } => id,
+            Pushed::Failed(error) => return Err(error),
+        },
+    };
+    let ours = token(&fhir.options.opportunity_system, &new.reference);
+    if !profile.conditional_create {
+        let known: Vec<Known> = quietly(fhir, call.lane, "Appointment", &[("identifier", &ours)]).await?;
+        if let Some(known) = known.first() {
+            return Ok((Type::Appointment.id(&known.id)?, patient));
+        }
+    }
+    let mut coding = json!({ "code": kind.code });
+    if let Some(system) = &kind.system {
+        coding["system"] = system.as_str().into();
+    }
+    let actor = |reference: String, required: bool| {
+        let mut actor = json!({ "actor": { "reference": reference }, "status": "accepted" });
+        if required {
+            actor["required"] = "required".into();
+        }
+        actor
+    };
+    let mut participants = vec![actor(format!("Patient/{patient}"), true)];
+    participants.extend(new.practitioner.as_ref().map(|id| actor(format!("Practitioner/{id}"), true)));
+    participants.extend(new.site.as_ref().map(|id| actor(format!("Location/{id}"), false)));
+    let mut body = json!({
+        "resourceType": "Appointment", "status": "booked", "appointmentType": { "coding": [coding] },
+        "identifier": [{ "system": fhir.options.opportunity_system, "value": new.reference }],
+        "start": iso(new.starts_at), "end": iso(new.ends_at), "participant": participants,
+    });
+    if let Some(slot) = &new.slot {
+        body["slot"] = json!([{ "reference": format!("Slot/{slot}") }]);
+    }
+    let mut ask = Ask::change(Method::POST, &["Appointment"], call.lane, body.to_string());
+    if profile.conditional_create {
+        ask = ask.header(IF_NONE_EXIST, format!("identifier={}", form_value(&ours)));
+    }
+    let answer = fhir.client.ask(&ask).await.map_err(taken)?;
+    let lost = || ConnectorError::OutcomeUnknown("the answer names no appointment".into());
+    Ok((Type::Appointment.id(&answer.id().ok_or_else(lost)?)?, patient))
+}
+
+/// For a booking a conflict means that somebody else has the time.
+fn taken(error: ConnectorError) -> ConnectorError {
+    match error {
+        ConnectorError::Stale => ConnectorError::Conflict("that time is taken: choose another opening".into()),
+        ConnectorError::Rejected { field, reason } if field.as_deref() == Some("slot") => {
+            ConnectorError::Conflict(format!("that time is taken ({reason}): choose another opening"))
+        }
+        error => error,
+    }
+}
+
+/// How often a change is made anew on what somebody else wrote meanwhile.
+const TRIES: u32 = 3;
+
+/// Moves an appointment, or calls it off: on the tree that the server sent, over the version that was read.
+pub async fn change(fhir: &Fhir, call: Call, id: &ExternalId, change: &VisitChange) -> Result<(), ConnectorError> {
+    writable(fhir)?;
+    let Some((Type::Appointment, number)) = Type::split(id) else {
+        return Err(ConnectorError::Rejected { field: None, reason: "is not an appointment".into() });
+    };
+    for _ in 0..TRIES {
+        let answer = match fhir.client.look(&Ask::get(&["Appointment", number], call.lane)).await? {
+            Look::Found(answer) => answer,
+            Look::Deleted | Look::Missing => return Err(ConnectorError::Gone),
+        };
+        let mut tree: BTreeMap<String, Box<RawValue>> = answer.json()?;
+        let meta: Option<Meta> = tree.get("meta").map(|raw| parse(raw)).transpose()?;
+        let mut put = |name: &str, value: Json| -> bool {
+            let raw = serde_json::value::to_raw_value(&value).ok();
+            let news = raw.as_ref().map(|raw| raw.get()) != tree.get(name).map(|raw| raw.get());
+            if let (true, Some(raw)) = (news, raw) {
+                tree.insert(name.to_owned(), raw);
+            }
+            news
+        };
+        let news = match change {
+            VisitChange::Move { starts_at, ends_at } => {
+                let news = put("start", iso(*starts_at).into()) | put("end", iso(*ends_at).into());
+                // The opening it had is not the one it has.
+                news && {
+                    tree.remove("slot");
+                    true
+                }
+            }
+            VisitChange::Cancel => {
+                put("status", "cancelled".into()) && {
+                    let system = "http://terminology.hl7.org/CodeSystem/appointment-cancellation-reason";
+                    put("cancelationReason", json!({ "coding": [{ "system": system, "code": "pat" }] }))
+                }
+            }
+        };
+        if !news {
+            return Ok(());
+        }
+        let body = serde_json::to_vec(&tree).map_err(|_| ConnectorError::NotSent("it could not be written".into()))?;
+        let mut ask = Ask::change(Method::PUT, &["Appointment", number], call.lane, body);
+        if let (true, Some(version)) = (fhir.profile().if_match, meta.and_then(|meta| meta.version_id)) {
+            ask = ask.header(header::IF_MATCH, format!("W/\"{version}\""));
+        }
+        match fhir.client.ask(&ask).await {
+            Err(ConnectorError::Stale) => {}
+            done => return done.map(drop),
+        }
+    }
+    Err(ConnectorError::Stale)
+}
+
+#[derive(Deserialize)]
+struct Slot {
+    id: String,
+    start: DateTime<Utc>,
+    end: DateTime<Utc>,
+    #[serde(default)]
+    status: String,
+}
+
+/// What is free between two moments, in order.
+pub async fn openings(
+    fhir: &Fhir,
+    call: Call,
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<Vec<Opening>, ConnectorError> {
+    if !fhir.profile().slots {
+        return Err(ConnectorError::Rejected {
+            field: Some("connection".into()),
+            reason: "this server does not tell what is free".into(),
+        });
+    }
+    let filters =
+        [("start", format!("ge{}", iso(from))), ("start", format!("lt{}", iso(until))), ("status", "free".to_owned())];
+    let (mut openings, mut at) = (Vec::new(), None::<String>);
+    for _ in 0..20 {
+        let rows = search(fhir, call.lane, "Slot", &filters, at.as_deref()).await?;
+        for raw in &rows.found {
+            let slot: Slot = parse(raw)?;
+            if slot.status == "free" && slot.start >= from && slot.start < until {
+                openings.push(Opening { slot: slot.id, starts_at: slot.start, ends_at: slot.end });
+            }
+        }
+        at = rows.next;
+        if at.is_none() {
+            break;
+        }
+    }
+    openings.sort_by(|a, b| (a.starts_at, &a.slot).cmp(&(b.starts_at, &b.slot)));
+    openings.dedup();
+    Ok(openings)
+}

@@ -1,0 +1,247 @@
+//! What changed, and how far we have read. Each way of finding out that a profile knows is a feed here.
+//!
+//! `_lastUpdated` to the second: windows that overlap by two minutes, up to the server's own time less five seconds. By day: the
+//! days around today. Without it: windows of appointment dates. What was read before is told by its version, or by what it says.
+//! Deleted records vanish from searches: every visit that is held as open is read by id once a day, whatever feeds say.
+//!
+//! Source: <https://hl7.org/fhir/R4/search.html>.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike, Days, NaiveDate, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use tandem_contract::{Call, ConnectorError, Cursor, Kind, Page, Seen, Stream};
+
+use crate::{
+    Fhir,
+    booking::iso,
+    bundle::search,
+    patients,
+    profile::Feed,
+    visits::{self, Type},
+};
+
+/// How far two windows overlap.
+const OVERLAP: TimeDelta = TimeDelta::minutes(2);
+/// The same where no answer says what time it is at the server.
+const WITHOUT_CLOCK: TimeDelta = TimeDelta::minutes(15);
+/// How far behind the server's time a window ends: records of one transaction become visible one after another.
+const BEHIND: TimeDelta = TimeDelta::seconds(5);
+/// Since when appointments are looked at, when a clinic is connected.
+const FIRST_LOOK: Days = Days::new(30);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Where a stream stands. `next` is where the server said to go on.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "at", rename_all = "snake_case")]
+enum Place {
+    /// Listing everything since a day; changes since `since` are still to be looked for.
+    Listing { since: DateTime<Utc>, next: Option<String> },
+    /// In a window of time.
+    Window { since: DateTime<Utc>, until: DateTime<Utc>, next: Option<String> },
+    /// Between two windows.
+    Waiting { since: DateTime<Utc> },
+    /// On a day of several, or in a window of dates.
+    Days { day: NaiveDate, until: NaiveDate, next: Option<String> },
+}
+
+impl Place {
+    /// False for moments at which there was no FHIR, or is none of us any more.
+    fn is_possible(&self) -> bool {
+        let years = match self {
+            Self::Listing { since, .. } | Self::Waiting { since } => [since.year(), since.year()],
+            Self::Window { since, until, .. } => [since.year(), until.year()],
+            Self::Days { day, until, .. } => [day.year(), until.year()],
+        };
+        years.iter().all(|year| (2000..2200).contains(year))
+    }
+}
+
+fn stream(kind: Kind, name: &str, period: Duration, backfills: bool) -> Stream {
+    Stream { name: format!("{kind}.{name}"), kind, period, backfills }
+}
+
+/// The feeds.
+pub fn streams(fhir: &Fhir) -> Vec<Stream> {
+    let poll = fhir.options.poll.unwrap_or(MINUTE);
+    let visits = Kind::Appointment;
+    let mut all = Vec::new();
+    if fhir.options.patients {
+        all.push(stream(Kind::Contact, "changes", poll, true));
+    }
+    let profile = fhir.profile();
+    match profile.feed {
+        Feed::Instant => all.push(stream(visits, "changes", poll, false)),
+        Feed::Day => {
+            all.push(stream(visits, "today", poll.max(5 * MINUTE), false));
+            all.push(stream(visits, "around", 30 * MINUTE, false));
+        }
+        Feed::Dates => {
+            all.push(stream(visits, "near", poll.max(2 * MINUTE), false));
+            all.push(stream(visits, "soon", 15 * MINUTE, false));
+            all.push(stream(visits, "far", 1_440 * MINUTE, false));
+        }
+        Feed::None => {}
+    }
+    if profile.encounters {
+        all.push(stream(visits, "encounters", poll, false));
+    }
+    all
+}
+
+/// True while a stream lists everything for the first time.
+pub fn is_listing(cursor: &Cursor) -> bool {
+    matches!(serde_json::from_str(&cursor.0), Ok(Place::Listing { .. }))
+}
+
+fn cursor(place: &Place) -> Cursor {
+    Cursor(serde_json::to_string(place).unwrap_or_default())
+}
+
+/// The next page of a stream.
+pub async fn next_page(fhir: &Fhir, call: Call, stream: &Stream, at: &Cursor) -> Result<Page, ConnectorError> {
+    let now = fhir.client.vendor_now();
+    // A cursor that cannot be read is treated as lost: reading again is safe, skipping is not.
+    let place: Option<Place> = serde_json::from_str(&at.0).ok().filter(Place::is_possible);
+    let name = stream.name.rsplit('.').next().unwrap_or_default();
+    match name {
+        "today" | "around" | "near" | "soon" | "far" => days_page(fhir, call, name, now.date_naive(), place).await,
+        _ => {
+            let kind = match (stream.kind, name) {
+                (Kind::Contact, _) => "Patient",
+                (_, "encounters") => "Encounter",
+                _ => "Appointment",
+            };
+            let place = place.filter(|place| !matches!(place, Place::Days { .. }));
+            let first = Place::Listing { since: now - WITHOUT_CLOCK, next: None };
+            window_page(fhir, call, kind, now, place.unwrap_or(first)).await
+        }
+    }
+}
+
+/// Rows of a search as what was seen: patients of a listing whole, everything else as hints.
+fn seen(
+    fhir: &Fhir,
+    kind: &str,
+    rows: &[Box<serde_json::value::RawValue>],
+    whole: bool,
+) -> Result<Vec<Seen>, ConnectorError> {
+    rows.iter()
+        .map(|raw| {
+            let hinted = match kind {
+                "Patient" if whole => return patients::whole(fhir, raw).map(Seen::Record),
+                "Patient" => patients::hint(raw)?,
+                "Encounter" => visits::hint(Type::Encounter, raw)?,
+                _ => visits::hint(Type::Appointment, raw)?,
+            };
+            Ok(Seen::Hint { id: hinted.0, version: hinted.1 })
+        })
+        .collect()
+}
+
+async fn window_page(
+    fhir: &Fhir,
+    call: Call,
+    kind: &str,
+    now: DateTime<Utc>,
+    place: Place,
+) -> Result<Page, ConnectorError> {
+    let elements = |filters: &mut Vec<(&'static str, String)>| {
+        // Of visits only the version is looked at here.
+        if kind != "Patient" {
+            filters.push(("_elements", "id,meta".into()));
+        }
+    };
+    let (mut filters, since, until, next) = match place {
+        Place::Listing { since, next } => {
+            let from = (now.date_naive() - FIRST_LOOK).to_string();
+            let filters = if kind == "Patient" { Vec::new() } else { vec![("date", format!("ge{from}"))] };
+            (filters, since, None, next)
+        }
+        Place::Window { since, until, next } => (Vec::new(), since, Some(until), next),
+        Place::Waiting { since } => (Vec::new(), since, Some((now - BEHIND).max(since)), None),
+        Place::Days { .. } => (Vec::new(), now - WITHOUT_CLOCK, Some(now - BEHIND), None),
+    };
+    if let Some(until) = until {
+        filters.push(("_lastUpdated", format!("ge{}", iso(since))));
+        filters.push(("_lastUpdated", format!("lt{}", iso(until))));
+        filters.push(("_sort", "_lastUpdated".into()));
+    }
+    elements(&mut filters);
+    let rows = match search(fhir, call.lane, kind, &filters, next.as_deref()).await {
+        // Its link has ended: the search begins anew.
+        Err(ConnectorError::Gone | ConnectorError::Rejected { .. }) if next.is_some() => {
+            let place = match until {
+                Some(until) => Place::Window { since, until, next: None },
+                None => Place::Listing { since, next: None },
+            };
+            return Ok(Page { next: cursor(&place), more: true, ..Page::default() });
+        }
+        rows => rows?,
+    };
+    let seen = seen(fhir, kind, &rows.found, until.is_none())?;
+    let more = rows.next.is_some();
+    let place = match (rows.next, until) {
+        (Some(next), Some(until)) => Place::Window { since, until, next: Some(next) },
+        (Some(next), None) => Place::Listing { since, next: Some(next) },
+        (None, Some(until)) => {
+            let overlap = if fhir.client.knows_the_time() { OVERLAP } else { WITHOUT_CLOCK };
+            Place::Waiting { since: (until - overlap).max(since) }
+        }
+        (None, None) => Place::Waiting { since },
+    };
+    Ok(Page { seen, next: cursor(&place), more, total: None })
+}
+
+/// The days that a feed goes over, seen from today: first and last.
+fn span(name: &str, today: NaiveDate) -> (NaiveDate, NaiveDate) {
+    let (back, ahead) = match name {
+        "today" => (0, 0),
+        "around" => (1, 1),
+        "near" => (2, 2),
+        "soon" => (0, 30),
+        _ => (30, 180),
+    };
+    (today - Days::new(back), today + Days::new(ahead))
+}
+
+async fn days_page(
+    fhir: &Fhir,
+    call: Call,
+    name: &str,
+    today: NaiveDate,
+    place: Option<Place>,
+) -> Result<Page, ConnectorError> {
+    let (first, last) = span(name, today);
+    let by_day = fhir.profile().feed == Feed::Day;
+    let (day, until, next) = match place {
+        Some(Place::Days { day, until, next }) if day <= until => (day, until, next),
+        _ => (first, last, None),
+    };
+    let filters = match by_day {
+        true => vec![("_lastUpdated", format!("eq{day}"))],
+        false => vec![("date", format!("ge{day}")), ("date", format!("le{until}"))],
+    };
+    let rows = match search(fhir, call.lane, "Appointment", &filters, next.as_deref()).await {
+        Err(ConnectorError::Gone | ConnectorError::Rejected { .. }) if next.is_some() => {
+            return Ok(Page { next: cursor(&Place::Days { day, until, next: None }), more: true, ..Page::default() });
+        }
+        rows => rows?,
+    };
+    let seen = seen(fhir, "Appointment", &rows.found, false)?;
+    let place = match (rows.next, by_day && day < until) {
+        (Some(next), _) => Place::Days { day, until, next: Some(next) },
+        (None, true) => Place::Days { day: day + Days::new(1), until, next: None },
+        // Over: the next poll begins with the days around its own today.
+        (None, false) => return Ok(Page { seen, next: Cursor::start(), more: false, total: None }),
+    };
+    Ok(Page { seen, next: cursor(&place), more: true, total: None })
+}
+
+/// One page of all patients, for the audit.
+pub async fn list(fhir: &Fhir, call: Call, at: &Cursor) -> Result<Page, ConnectorError> {
+    let next = Some(at.0.as_str()).filter(|next| !next.is_empty());
+    let rows = search(fhir, call.lane, "Patient", &[], next).await?;
+    let seen = seen(fhir, "Patient", &rows.found, false)?;
+    Ok(Page { seen, more: rows.next.is_some(), next: Cursor(rows.next.unwrap_or_default()), total: None })
+}

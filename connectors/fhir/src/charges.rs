@@ -1,0 +1,126 @@
+//! What a visit was charged: the invoices of its account or of its patient's day, else the charges of the encounter. Totals only,
+//! since the sign of a line's discount differs between systems; lines are not read.
+//!
+//! Source: <https://hl7.org/fhir/R4/invoice.html>, <https://hl7.org/fhir/R4/chargeitem.html>. The till stays the authority for money
+//! received.
+
+use chrono::{Days, NaiveDate};
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tandem_contract::{ConnectorError, Lane};
+
+use crate::{Fhir, bundle::quietly};
+
+/// What the charges are of.
+pub struct Of<'a> {
+    pub patient: Option<&'a str>,
+    pub account: Option<&'a str>,
+    pub encounter: Option<&'a str>,
+    pub on: Option<NaiveDate>,
+}
+
+/// Money with the digits that were written: an amount never goes through binary floating point.
+#[derive(Deserialize)]
+struct Money {
+    value: Box<RawValue>,
+    currency: Option<String>,
+}
+
+impl Money {
+    fn read(&self) -> Option<(Decimal, String)> {
+        let text = self.value.get();
+        let amount = text.parse().or_else(|_| Decimal::from_scientific(text)).ok()?;
+        Some((amount, self.currency.clone()?))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Invoice {
+    status: String,
+    #[serde(default)]
+    total_net: Option<Money>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ChargeItem {
+    status: String,
+    #[serde(default)]
+    price_override: Option<Money>,
+}
+
+/// The sum; `None` where there is nothing, or not in one currency.
+pub async fn total(fhir: &Fhir, lane: Lane, of: &Of<'_>) -> Result<Option<(Decimal, String)>, ConnectorError> {
+    let profile = fhir.profile();
+    if profile.invoices {
+        let (day, after) = match of.on {
+            Some(on) => (format!("ge{on}"), format!("lt{}", on + Days::new(2))),
+            None => (String::new(), String::new()),
+        };
+        let pairs: Option<Vec<(&str, &str)>> = match (of.account, of.patient, of.on) {
+            (Some(account), ..) => Some(vec![("account", account)]),
+            (None, Some(patient), Some(_)) => Some(vec![("patient", patient), ("date", &day), ("date", &after)]),
+            _ => None,
+        };
+        if let Some(pairs) = pairs {
+            let invoices: Vec<Invoice> = unless_refused(quietly(fhir, lane, "Invoice", &pairs).await)?;
+            let counted = invoices.iter().filter(|one| matches!(one.status.as_str(), "issued" | "balanced"));
+            let sums: Vec<_> = counted.filter_map(|one| one.total_net.as_ref()).collect();
+            if !sums.is_empty() {
+                return Ok(sum(sums.into_iter()));
+            }
+        }
+    }
+    if let (true, Some(encounter)) = (profile.charges, of.encounter) {
+        let charges: Vec<ChargeItem> =
+            unless_refused(quietly(fhir, lane, "ChargeItem", &[("context", encounter)]).await)?;
+        let counted = charges.iter().filter(|one| matches!(one.status.as_str(), "billable" | "billed"));
+        return Ok(sum(counted.filter_map(|one| one.price_override.as_ref())));
+    }
+    Ok(None)
+}
+
+/// What may not be read, or searched this way, tells nothing: a visit does not wait for money.
+fn unless_refused<T>(found: Result<Vec<T>, ConnectorError>) -> Result<Vec<T>, ConnectorError> {
+    match found {
+        Err(ConnectorError::Forbidden(_) | ConnectorError::Rejected { .. } | ConnectorError::Gone) => Ok(Vec::new()),
+        found => found,
+    }
+}
+
+fn sum<'a>(all: impl Iterator<Item = &'a Money>) -> Option<(Decimal, String)> {
+    let mut all = all.map(Money::read);
+    let (mut total, currency) = all.next()??;
+    for one in all {
+        let (amount, other) = one?;
+        if other != currency {
+            return None;
+        }
+        total = total.checked_add(amount)?;
+    }
+    Some((total, currency))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn money(text: &str) -> Money {
+        serde_json::from_str(text).expect("money")
+    }
+
+    #[test]
+    fn amounts_are_exact_and_of_one_currency() {
+        let all = [
+            money(r#"{"value":650,"currency":"USD"}"#),
+            money(r#"{"value":0.10,"currency":"USD"}"#),
+            money(r#"{"value":650.00,"currency":"USD"}"#),
+        ];
+        assert_eq!(sum(all.iter()).map(|(sum, _)| sum.to_string()).as_deref(), Some("1300.10"));
+        let mixed = [money(r#"{"value":1,"currency":"USD"}"#), money(r#"{"value":1,"currency":"EUR"}"#)];
+        assert_eq!(sum(mixed.iter()), None);
+        assert_eq!(sum([].iter()), None);
+    }
+}

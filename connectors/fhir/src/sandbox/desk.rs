@@ -1,0 +1,188 @@
+//! The hand of somebody at the clinic's desk. Invented people only.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value as Json, json};
+
+use super::world::{World, iso};
+
+/// What stands wherever something stands that must not leave a clinic.
+pub const CANARY: &str = "PHI-CANARY";
+
+/// The system of the clinic's codes.
+const CODES: &str = "https://ehr.example.test/codes/appt-type";
+
+impl World {
+    /// Registers somebody; answers their id.
+    pub fn register(&mut self, first: &str, last: &str, email: &str, phone: &str) -> String {
+        let id = self.next_id("Patient");
+        let mut telecom = Vec::new();
+        if !phone.is_empty() {
+            telecom.push(json!({ "system": "phone", "value": phone, "use": "mobile" }));
+        }
+        if !email.is_empty() {
+            telecom.push(json!({ "system": "email", "value": email }));
+        }
+        let mut body = json!({ "active": true, "name": [{ "use": "official", "family": last, "given": [first] }] });
+        if !telecom.is_empty() {
+            body["telecom"] = telecom.into();
+        }
+        self.put(&id, "Patient", body);
+        id
+    }
+
+    /// Merges one patient into another.
+    pub fn merge(&mut self, lost: &str, survivor: &str) {
+        let mut body = self.resource("Patient", lost).cloned().unwrap_or_default();
+        body["active"] = false.into();
+        body["link"] = json!([{ "other": { "reference": format!("Patient/{survivor}") }, "type": "replaced-by" }]);
+        self.store("Patient", lost, Some(body));
+    }
+
+    /// Makes an appointment of half an hour; answers its id.
+    pub fn appoint(&mut self, patient: &str, code: &str, status: &str, start: DateTime<Utc>) -> String {
+        let id = self.next_id("Appointment");
+        let mut actor = json!({ "actor": { "reference": self.reference("Patient", patient) } });
+        if self.settings.participant_status {
+            actor["status"] = "accepted".into();
+        }
+        let body = json!({
+            "status": status, "appointmentType": { "coding": [{ "system": CODES, "code": code }] },
+            "start": iso(start), "end": iso(start + TimeDelta::minutes(30)), "created": iso(self.now), "participant": [actor],
+        });
+        self.put(&id, "Appointment", body);
+        id
+    }
+
+    /// Begins an encounter, of an appointment or of none; answers its id.
+    pub fn encounter(&mut self, patient: &str, code: &str, status: &str, of: Option<&str>) -> String {
+        let id = self.next_id("Encounter");
+        let mut body = json!({
+            "status": status, "class": { "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB" },
+            "type": [{ "coding": [{ "system": CODES, "code": code }] }],
+            "subject": { "reference": self.reference("Patient", patient) }, "period": { "start": iso(self.now) },
+        });
+        if let Some(of) = of {
+            body["appointment"] = json!([{ "reference": self.reference("Appointment", of) }]);
+        }
+        self.put(&id, "Encounter", body);
+        id
+    }
+
+    /// Writes an invoice over this much, in major units; answers its id.
+    pub fn invoice(&mut self, patient: &str, status: &str, amount: f64, currency: &str) -> String {
+        let id = self.next_id("Invoice");
+        let net = json!({ "value": amount, "currency": currency });
+        let body = json!({
+            "status": status, "subject": { "reference": self.reference("Patient", patient) }, "date": iso(self.now), "totalNet": net,
+        });
+        self.put(&id, "Invoice", body);
+        id
+    }
+
+    /// Charges an encounter; answers the charge's id, which is as odd as some servers' are.
+    pub fn charge(&mut self, patient: &str, encounter: &str, amount: f64) -> String {
+        let id = format!("CHG|{}", self.next_id("ChargeItem"));
+        let body = json!({
+            "status": "billable", "code": { "coding": [{ "code": "INJ" }] },
+            "subject": { "reference": self.reference("Patient", patient) },
+            "context": { "reference": self.reference("Encounter", encounter) },
+            "priceOverride": { "value": amount, "currency": "USD" },
+        });
+        self.put(&id, "ChargeItem", body);
+        id
+    }
+
+    /// Opens a slot of half an hour; answers its id.
+    pub fn open_slot(&mut self, start: DateTime<Utc>) -> String {
+        let id = self.next_id("Slot");
+        let body = json!({
+            "schedule": { "reference": "Schedule/simsch01" }, "status": "free",
+            "start": iso(start), "end": iso(start + TimeDelta::minutes(30)),
+        });
+        self.put(&id, "Slot", body);
+        id
+    }
+
+    /// Changes elements of a record; null takes one away.
+    pub fn edit(&mut self, kind: &str, id: &str, changes: &Json) {
+        let Some(mut body) = self.resource(kind, id).cloned() else { return };
+        for (name, value) in changes.as_object().into_iter().flatten() {
+            match (value.is_null(), body.as_object_mut()) {
+                (true, Some(all)) => drop(all.remove(name)),
+                _ => body[name] = value.clone(),
+            }
+        }
+        self.store(kind, id, Some(body));
+    }
+
+    /// Changes the status of a record.
+    pub fn set_status(&mut self, kind: &str, id: &str, status: &str) {
+        self.edit(kind, id, &json!({ "status": status }));
+    }
+
+    /// Moves an appointment.
+    pub fn reschedule(&mut self, id: &str, start: DateTime<Utc>) {
+        self.edit("Appointment", id, &json!({ "start": iso(start), "end": iso(start + TimeDelta::minutes(30)) }));
+    }
+
+    /// Deletes a record.
+    pub fn delete(&mut self, kind: &str, id: &str) {
+        if self.resource(kind, id).is_some() {
+            self.store(kind, id, None);
+        }
+    }
+
+    fn put(&mut self, id: &str, kind: &str, mut body: Json) {
+        if self.settings.canary {
+            fill(kind, &mut body);
+        }
+        self.store(kind, id, Some(body));
+    }
+
+    pub(super) fn reference(&self, kind: &str, id: &str) -> String {
+        match self.settings.absolute_references {
+            true => format!("{}/{kind}/{id}", self.base),
+            false => format!("{kind}/{id}"),
+        }
+    }
+}
+
+/// Fills in everything that must not leave a clinic.
+fn fill(kind: &str, body: &mut Json) {
+    let concept = json!({ "text": CANARY, "coding": [{ "system": CANARY, "code": CANARY, "display": CANARY }] });
+    body["text"] =
+        json!({ "status": "generated", "div": format!("<div xmlns=\"http://www.w3.org/1999/xhtml\">{CANARY}</div>") });
+    body["extension"] = json!([{ "url": "https://ehr.example.test/ext", "valueString": CANARY }]);
+    match kind {
+        "Patient" => {
+            body["birthDate"] = CANARY.into();
+            body["gender"] = CANARY.into();
+            body["identifier"] = json!([{ "system": "http://hl7.org/fhir/sid/us-ssn", "value": CANARY }]);
+            body["address"] = json!([{ "text": CANARY, "line": [CANARY], "city": CANARY, "postalCode": CANARY }]);
+            body["maritalStatus"] = concept.clone();
+            body["contact"] = json!([{ "name": { "text": CANARY } }]);
+            body["communication"] = json!([{ "language": concept }]);
+            body["generalPractitioner"] = json!([{ "display": CANARY }]);
+            body["deceasedDateTime"] = CANARY.into();
+            body["photo"] = json!([{ "title": CANARY }]);
+        }
+        "Appointment" => {
+            body["description"] = CANARY.into();
+            body["comment"] = CANARY.into();
+            body["patientInstruction"] = CANARY.into();
+            body["reasonCode"] = json!([concept]);
+            body["cancelationReason"] = json!({ "text": CANARY });
+            body["serviceType"] = json!([concept]);
+            body["supportingInformation"] = json!([{ "display": CANARY }]);
+            body["appointmentType"]["text"] = CANARY.into();
+        }
+        "Encounter" => {
+            body["reasonCode"] = json!([concept]);
+            body["diagnosis"] = json!([{ "condition": { "display": CANARY } }]);
+            body["hospitalization"] = json!({ "dischargeDisposition": concept });
+            body["serviceType"] = concept;
+        }
+        "Invoice" => body["note"] = json!([{ "text": CANARY }]),
+        _ => {}
+    }
+}

@@ -1,0 +1,447 @@
+//! Visits at a clinic: reads those that are marked, finds whom they are of, and stores that with what it does to the opportunity,
+//! in one transaction.
+//!
+//! A visit that may still change is read again every day, whatever feeds say: deleted appointments vanish without a word.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use tandem_contract::{
+    Call, ConnectorError, ExternalId, Kind, Lane, Value, VisitClass, VisitRead, VisitStatus, Visitor,
+};
+use tracing::info;
+
+use super::{
+    reconcile::{Reconciler, SyncError, history_ops},
+    sales::{is_same_number, named_id, unique},
+};
+use crate::{
+    model::{
+        Contact, Currency, Dirty, Key, LocalRecord, Money, Note, Opportunity, Pipeline, RecordId, Stamp, Status, Visit,
+        VisitRules, contact::phone_tail, field,
+    },
+    store::{By, Op, StoreError},
+    visits::{
+        ladder::{Rank, is_about, rank},
+        people::{Found, find},
+        stage::{self, Move, Situation},
+    },
+};
+
+/// How often a visit that may still change is read.
+const DAILY: TimeDelta = TimeDelta::hours(24);
+/// How long a visit of nobody, or of nobody's opportunity, is looked at again.
+const PATIENCE: TimeDelta = TimeDelta::days(7);
+/// The pseudo-row under which visits are shown that a person must look at.
+pub const VISITORS: &str = "visitors";
+const SEVERAL: &str = "several contacts here may be the one who comes: compare them with the clinic's record, and merge them or correct an address; it is tried again by itself";
+const MANY: &str = "the contact has several open opportunities in the pipeline of this visit: close or merge all but one; it is tried again by itself";
+const UNMAPPED: &str = "its type is not in the connection's visit_types, so it moves nothing: `tandem connection test` lists such types; add a row for it";
+
+/// What a contact's visits do.
+struct Effect {
+    ops: Vec<Op>,
+    again: Option<DateTime<Utc>>,
+}
+
+impl Reconciler {
+    /// Works on marked visits.
+    ///
+    /// # Errors
+    /// [`SyncError`] if they could not be read; their marks are still there.
+    pub async fn visits(&self, dirty: Vec<Dirty>) -> Result<(), SyncError> {
+        let (mut asked, mut ids, mut strays) = (Vec::new(), Vec::new(), Vec::new());
+        for dirty in dirty {
+            match &dirty.key {
+                Key::External(id) => {
+                    ids.push(id.clone());
+                    asked.push(dirty);
+                }
+                Key::Local(_) => strays.push(self.finish(dirty)),
+            }
+        }
+        if !strays.is_empty() {
+            self.store.commit(&self.commit_of(strays)).await?;
+        }
+        match self.connection.connector.visits(Call { lane: Lane::Propagate }, &ids).await {
+            Ok(reads) => {
+                for ((id, dirty), read) in ids.into_iter().zip(asked).zip(reads) {
+                    self.settle_visit(id, read, dirty).await?;
+                }
+            }
+            // One that cannot be read does not keep the others from it.
+            Err(ConnectorError::Malformed { .. }) if asked.len() > 1 => {
+                for alone in asked {
+                    Box::pin(self.visits(vec![alone])).await?;
+                }
+            }
+            Err(error @ ConnectorError::Malformed { .. }) => {
+                for dirty in asked {
+                    let failure = self.failure(Kind::Appointment, &dirty.key, "", error.code(), error.to_string());
+                    let until = self.later(dirty.attempts.max(5));
+                    self.store.commit(&self.commit_of(vec![failure, self.defer(dirty, until, true)])).await?;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Decides about a visit, and stores that; again later where something it rests on changed meanwhile.
+    async fn settle_visit(&self, id: ExternalId, read: VisitRead, dirty: Dirty) -> Result<(), StoreError> {
+        let mut ops = self.visit(id, read, dirty.clone()).await?;
+        if dirty.attempts > 0 {
+            let (connection, key) = (self.connection.name.clone(), dirty.key.clone());
+            ops.insert(0, Op::DropFailures { connection, kind: Kind::Appointment, key, row: Some(String::new()) });
+        }
+        match self.store.commit(&self.commit_of(ops)).await {
+            Err(StoreError::Outdated(_) | StoreError::Stale { .. } | StoreError::Taken { .. }) => {
+                let until = self.later(dirty.attempts.min(4));
+                self.store.commit(&self.commit_of(vec![self.defer(dirty, until, true)])).await
+            }
+            stored => stored,
+        }
+    }
+
+    /// What a visit needs.
+    async fn visit(&self, id: ExternalId, read: VisitRead, dirty: Dirty) -> Result<Vec<Op>, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let now = self.clock.now().trunc_subsecs(6);
+        let stored = self.store.visits(account, name, std::slice::from_ref(&id)).await?.pop();
+        let known = stored.clone();
+        let mut visit = stored.unwrap_or_else(|| Visit::new(name.clone(), id, now));
+        let before = visit.status;
+        let mut failures = Vec::new();
+        match read {
+            VisitRead::Gone => {
+                if known.is_none() {
+                    return Ok(vec![self.finish(dirty)]);
+                }
+                // What is gone is as good as called off; what had taken place did.
+                if visit.is_open() {
+                    visit.status = VisitStatus::Cancelled;
+                }
+            }
+            VisitRead::Found(read) => {
+                take(&mut visit, &read);
+                if matches!(read.class, VisitClass::Unmapped) {
+                    failures.push(("unmapped_visit", UNMAPPED));
+                } else if read.class != VisitClass::Ignored {
+                    if let Some(named) = read.mention.as_deref().and_then(|text| named_id(text.split('/').next()?)) {
+                        visit.opportunity = Some(named);
+                    }
+                    let (contacts, several) = self.visitors(&read.visitors).await?;
+                    visit.contacts = contacts;
+                    if several {
+                        failures.push(("several_contacts", SEVERAL));
+                    }
+                }
+            }
+        }
+        if visit.status != before || known.is_none() {
+            visit.since = now;
+        }
+        let moved = known.as_ref().is_some_and(|known| known.starts_at.is_some() && known.starts_at != visit.starts_at);
+        if moved && visit.is_open() {
+            visit.noted.insert(Note::Moved);
+        }
+        let mut ops = vec![self.release_visit(&dirty.key)];
+        let mut again = None;
+        let mut effects = Vec::new();
+        for contact in visit.contacts.clone() {
+            let effect = self.effect(contact, &mut visit, now, &mut failures).await?;
+            again = again.into_iter().chain(effect.again).min();
+            effects.extend(effect.ops);
+        }
+        if known.as_ref() != Some(&visit) {
+            let mut next = visit.clone();
+            next.version += 1;
+            ops.push(Op::PutVisit(next));
+        }
+        ops.extend(effects);
+        for (code, text) in failures {
+            ops.push(self.failure(Kind::Appointment, &dirty.key, VISITORS, code, text.into()));
+        }
+        let waits = visit.contacts.is_empty() && now - visit.seen_at < PATIENCE;
+        let daily = (visit.is_open() || waits).then(|| now + DAILY);
+        ops.push(match again.into_iter().chain(daily).min() {
+            Some(at) => self.defer(dirty, at.max(now + TimeDelta::seconds(1)), false),
+            None => self.finish(dirty),
+        });
+        Ok(ops)
+    }
+
+    fn release_visit(&self, key: &Key) -> Op {
+        Op::DropFailures {
+            connection: self.connection.name.clone(),
+            kind: Kind::Appointment,
+            key: key.clone(),
+            row: Some(VISITORS.into()),
+        }
+    }
+
+    /// What the visits of a contact do to their opportunities. `visit` is the one that was read, which is not stored yet.
+    async fn effect(
+        &self,
+        contact: RecordId,
+        visit: &mut Visit,
+        now: DateTime<Utc>,
+        failures: &mut Vec<(&'static str, &'static str)>,
+    ) -> Result<Effect, StoreError> {
+        let account = &self.connection.account;
+        let mut effect = Effect { ops: Vec::new(), again: None };
+        let mut all = self.store.visits_of(&account.name, contact).await?;
+        all.retain(|other| other.id() != visit.id());
+        all.push(visit.clone());
+        let pipelines = self.store.pipelines(&account.name).await?;
+        let deals = self.store.opportunities_of(&account.name, &[contact]).await?;
+        let mut deals = self.opportunities(&deals).await?;
+        deals.retain(|deal| deal.deleted_at.is_none());
+        for rules in account.visit_rules.values() {
+            let Some(pipeline) = pipelines.iter().find(|pipeline| is_about(rules, pipeline)) else { continue };
+            if !stage::is_of(visit, rules) {
+                continue;
+            }
+            let of: Vec<Visit> = all.iter().filter(|visit| stage::is_of(visit, rules)).cloned().collect();
+            let here: Vec<&Opportunity> =
+                deals.iter().filter(|deal| deal.position.pipeline == Some(pipeline.id) && !deal.quarantined).collect();
+            let deal = match self.meant_by(visit, &here) {
+                Meant::One(deal) => deal.clone(),
+                Meant::Several => {
+                    failures.push(("several_opportunities", MANY));
+                    continue;
+                }
+                Meant::None => match self.opened(contact, visit, rules, pipeline, &here, now).await? {
+                    Some(deal) => deal,
+                    None => {
+                        let waits = now - visit.seen_at < PATIENCE;
+                        effect.again = effect.again.into_iter().chain(waits.then(|| now + DAILY)).min();
+                        continue;
+                    }
+                },
+            };
+            let before = here.iter().filter(|other| other.id != deal.id && other.created_at < deal.created_at);
+            let verdict = stage::decide(&Situation {
+                closed_before: before.filter_map(|other| other.position.closed_at).max(),
+                visits: &of,
+                deal: &deal,
+                pipeline,
+                rules,
+                kept_means_done: rules.kept_means_done.unwrap_or_else(|| !self.tells_of_encounters()),
+                now,
+            });
+            effect.again = effect.again.into_iter().chain(verdict.again).min();
+            for changed in verdict.visits {
+                if changed.id() == visit.id() {
+                    *visit = changed;
+                } else {
+                    effect.ops.push(Op::PutVisit(Visit { version: changed.version + 1, ..changed }));
+                }
+            }
+            for (id, note) in &verdict.notes {
+                if let Some(task) = note.task() {
+                    let key = Key::Local(deal.id);
+                    effect.ops.push(self.failure(Kind::Deal, &key, &format!("visit {id}"), note.as_str(), task.into()));
+                }
+            }
+            effect.ops.extend(self.store_move(deal, pipeline, rules, verdict.to, verdict.next_visit, now).await?);
+        }
+        Ok(effect)
+    }
+
+    fn tells_of_encounters(&self) -> bool {
+        self.connection.connector.streams().iter().any(|stream| stream.name.ends_with(".encounters"))
+    }
+
+    /// The opportunity that a visit is of: the one that it names; else the open one; else the one that was closed last.
+    fn meant_by<'a>(&self, visit: &Visit, here: &[&'a Opportunity]) -> Meant<'a> {
+        if let Some(named) = visit.opportunity.and_then(|id| here.iter().find(|deal| deal.id == id)) {
+            return Meant::One(named);
+        }
+        let open: Vec<&&Opportunity> = here.iter().filter(|deal| deal.position.status == Status::Open).collect();
+        match open.as_slice() {
+            [one] => Meant::One(one),
+            [] => {
+                // A visit that was in time for one that is closed says nothing new of it, but may be said never to have been.
+                let in_time = |deal: &&&Opportunity| {
+                    let at = visit.created_at.or(visit.starts_at).unwrap_or(visit.seen_at);
+                    deal.position.closed_at.is_none_or(|closed| at <= closed)
+                        || visit.raised.as_ref().is_some_and(|raised| raised.opportunity == deal.id)
+                };
+                let last = here.iter().filter(in_time).max_by_key(|deal| (deal.position.closed_at, deal.id));
+                last.map_or(Meant::None, |deal| Meant::One(deal))
+            }
+            _ => Meant::Several,
+        }
+    }
+
+    /// A new opportunity, where the rules say that a visit opens one.
+    async fn opened(
+        &self,
+        contact: RecordId,
+        visit: &Visit,
+        rules: &VisitRules,
+        pipeline: &Pipeline,
+        here: &[&Opportunity],
+        now: DateTime<Utc>,
+    ) -> Result<Option<Opportunity>, StoreError> {
+        let says = rank(visit, true).is_some_and(|rank| rank > Rank::Lead);
+        let is_over = !visit.is_open();
+        if !rules.opens || !says || (is_over && !here.is_empty()) {
+            return Ok(None);
+        }
+        let found = self.survivor(Kind::Contact, contact).await?;
+        let Some(LocalRecord::Contact(person)) = found.filter(|record| !record.is_deleted()) else { return Ok(None) };
+        let mut deal = Opportunity::new(RecordId(self.ids.next(now)), now);
+        deal.version = 0;
+        let name = [person.first_name.as_deref(), person.last_name.as_deref()];
+        let name = name.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        deal.name = if name.is_empty() { "Visit".into() } else { name };
+        deal.contact = Some(person.id);
+        deal.position.pipeline = Some(pipeline.id);
+        deal.position.stage = pipeline.default_stage().map(|stage| stage.id);
+        deal.created_by = Some(self.connection.name.to_string());
+        Ok(Some(deal))
+    }
+
+    /// Stores where an opportunity goes.
+    async fn store_move(
+        &self,
+        deal: Opportunity,
+        pipeline: &Pipeline,
+        rules: &VisitRules,
+        to: Option<Move>,
+        next: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Op>, StoreError> {
+        let is_new = deal.version == 0;
+        let before = LocalRecord::Deal(deal.clone());
+        let mut deal = deal;
+        let stamp = Stamp { at: now, by: self.connection.name.to_string() };
+        match to {
+            Some(Move::To(stage)) => {
+                deal.position.stage = Some(stage);
+                deal.position.settle(pipeline, false, now);
+            }
+            Some(Move::Won(at, worth)) => {
+                deal.position.status = Status::Won;
+                deal.position.lost_reason = None;
+                deal.position.closed_at = Some(at);
+                deal.position.settle(pipeline, true, at);
+                deal.closed_by = Some(self.connection.name.to_string());
+                deal.end_quarantine();
+                // The till is the authority for money received: it has none for this one, or it had won it.
+                if let Some(worth) = worth {
+                    deal.value = Some(worth);
+                    for name in field::VALUE {
+                        deal.stamps.insert(name.to_owned(), stamp.clone());
+                    }
+                }
+            }
+            None => {}
+        }
+        if before.as_opportunity().is_none_or(|before| before.position != deal.position) {
+            for name in field::POSITION {
+                deal.stamps.insert(name.to_owned(), stamp.clone());
+            }
+        }
+        if let Some(name) = &rules.next_visit {
+            let value = next.map_or(Value::Null, Value::Time);
+            if deal.custom.get(name).unwrap_or(&Value::Null) != &value {
+                deal.custom.insert(name.clone(), value);
+                deal.stamps.insert(format!("custom.{name}"), stamp);
+            }
+        }
+        let mut after = LocalRecord::Deal(deal);
+        if after == before && !is_new {
+            return Ok(Vec::new());
+        }
+        after.touch(now);
+        let slot = self.slot(&after);
+        let by = self.connection.name.as_str();
+        let mut ops = history_ops(Kind::Deal, &before, &after, by, now, self.run);
+        ops.extend(self.mark_siblings(Kind::Deal, after.id(), now));
+        info!(record = %after.id(), "a visit changed an opportunity");
+        ops.push(Op::PutRecord { expected: before.version(), record: after, slot });
+        Ok(ops)
+    }
+
+    /// Who comes, where they are known here; true if it is not clear of one.
+    async fn visitors(&self, visitors: &[Visitor]) -> Result<(Vec<RecordId>, bool), StoreError> {
+        let (mut contacts, mut several) = (Vec::new(), false);
+        for visitor in visitors {
+            match self.visitor(visitor).await? {
+                Found::One(id) => contacts.push(id),
+                Found::Nobody => {}
+                Found::Several(_) => several = true,
+            }
+        }
+        Ok((unique(contacts), several))
+    }
+
+    async fn visitor(&self, visitor: &Visitor) -> Result<Found, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let ids: Vec<ExternalId> = visitor.id.iter().chain(&visitor.aliases).cloned().collect();
+        let linked = self.store.pairs(account, name, Kind::Contact, By::External(&ids)).await?;
+        let linked = linked.into_iter().map(|(local, _)| local);
+        let marked = visitor.marker.as_deref().and_then(|marker| self.connection.of_marker(marker));
+        let known = self.live_contacts(linked.chain(marked).collect()).await?;
+        match known.as_slice() {
+            [] => {}
+            [one] => return Ok(Found::One(*one)),
+            _ => return Ok(Found::Several(known)),
+        }
+        let mut alike: BTreeSet<RecordId> = BTreeSet::new();
+        if let Some(email) = visitor.email.as_deref().map(|email| email.trim().to_lowercase()) {
+            let found = self.store.contacts_by_email(account, &[email]).await?;
+            alike.extend(found.into_iter().map(|(_, id)| id));
+        }
+        for tail in visitor.phones.iter().filter_map(|phone| phone_tail(phone)) {
+            alike.extend(self.store.contacts_by_phone(account, &tail).await?);
+        }
+        let alike: Vec<RecordId> = alike.into_iter().collect();
+        let records = self.store.records(account, Kind::Contact, &alike).await?;
+        let contacts: Vec<Contact> = records
+            .into_iter()
+            .filter(|record| !record.is_deleted())
+            .filter_map(|record| match record {
+                LocalRecord::Contact(contact) => Some(contact),
+                LocalRecord::Deal(_) => None,
+            })
+            .collect();
+        // Numbers are written without a country more often than not: the same digits at the end are the same there.
+        let same = |ours: &str, theirs: &str| {
+            is_same_number(ours, theirs, None) || national(ours).is_some_and(|ours| national(theirs) == Some(ours))
+        };
+        Ok(find(visitor, &contacts, same))
+    }
+}
+
+/// The last ten digits of a number, if it has so many.
+fn national(phone: &str) -> Option<String> {
+    let digits: Vec<char> = phone.chars().filter(char::is_ascii_digit).collect();
+    digits.len().checked_sub(10).map(|from| digits[from..].iter().collect())
+}
+
+/// The opportunity that a visit is of.
+enum Meant<'a> {
+    One(&'a Opportunity),
+    None,
+    Several,
+}
+
+/// What was read, as it is kept.
+fn take(visit: &mut Visit, read: &tandem_contract::Visit) {
+    visit.seen = read.version.clone();
+    visit.class = read.class;
+    visit.service.clone_from(&read.service);
+    visit.status = read.status;
+    visit.appointment.clone_from(&read.appointment);
+    visit.starts_at = read.starts_at.map(|at| at.trunc_subsecs(6));
+    visit.ends_at = read.ends_at.map(|at| at.trunc_subsecs(6));
+    visit.created_at = read.created_at.map(|at| at.trunc_subsecs(6));
+    visit.site.clone_from(&read.site);
+    visit.patients = read.visitors.iter().filter_map(|visitor| visitor.id.clone()).collect();
+    let charged = read.charged.as_ref();
+    visit.charged = charged.and_then(|(major, code)| Money::from_major(*major, Currency::new(code).ok()?).ok());
+}

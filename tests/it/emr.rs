@@ -1,0 +1,437 @@
+//! Visits at a clinic move opportunities: the table of eighteen sequences, one open opportunity per contact and pipeline (AX-04),
+//! booking from an opportunity (AX-31 to AX-34), and what must never leave a clinic.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+use tandem::{
+    model::{LocalRecord, Name, Note, Opportunity, Profile, Status, Trigger, Visit, VisitRules},
+    simulation::Rig,
+    store::SyncStore,
+    sync::{connection::Connection, engine::Engine, guard::Limits, mapping},
+    vendors::CONNECTORS,
+};
+use tandem_contract::{Kind, RouterTransport};
+use tandem_fhir::{
+    Dialect, Fhir,
+    sandbox::{CANARY, Sandbox, Settings},
+};
+use tandem_hubspot::sandbox as hubspot;
+
+use crate::fhir::options;
+
+struct Practice {
+    rig: Rig,
+    emr: Sandbox,
+    calendar: Arc<Connection>,
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// The stages of the sandbox's pipeline that stand for the rungs.
+const STAGES: [&str; 6] = [
+    "appointmentscheduled",
+    "qualifiedtobuy",
+    "presentationscheduled",
+    "decisionmakerboughtin",
+    "contractsent",
+    "closedwon",
+];
+
+fn rules() -> VisitRules {
+    VisitRules {
+        pipeline: "sales".into(),
+        requested: Some("Qualified To Buy".into()),
+        consult_booked: Some("Presentation Scheduled".into()),
+        consult_done: Some("Decision maker bought in".into()),
+        treatment_booked: Some("Contract Sent".into()),
+        next_visit: Some("next_visit".into()),
+        ..VisitRules::default()
+    }
+}
+
+impl Practice {
+    fn new(rules: VisitRules, settings: Settings) -> Self {
+        let crm = hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
+        let rules = BTreeMap::from([(name("clinic"), rules)]);
+        let rig = Rig::new(5, crm, Profile::Agency, |connection| {
+            connection.siblings = vec![name("emr")];
+            connection.account.visit_rules.clone_from(&rules);
+        });
+        let emr = Sandbox::new(settings, 5, rig.clock.clone());
+        let transport = Arc::new(RouterTransport::new(emr.router()));
+        let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "fhir").unwrap();
+        let mut calendar = Connection::clone(&rig.connection);
+        calendar.connector = Arc::new(Fhir::new(options(Dialect::FullR4), transport, rig.clock.clone()));
+        (calendar.name, calendar.siblings) = (name("emr"), vec![name("hubspot")]);
+        calendar.lenses = mapping::parse(text).unwrap();
+        Self { rig, emr, calendar: Arc::new(calendar) }
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        self.rig.clock.now()
+    }
+
+    /// Both engines in turn, until neither has anything to do.
+    async fn settle(&self) {
+        for _ in 0..3 {
+            for engine in [self.rig.engine(), Engine::new(self.rig.shared(Limits::default()), self.calendar.clone())] {
+                engine.once().await.unwrap();
+            }
+            self.rig.clock.sleep(Duration::from_secs(6)).await;
+        }
+    }
+
+    async fn wait(&self, minutes: u64) {
+        self.settle().await;
+        self.rig.clock.sleep(Duration::from_secs(60 * minutes)).await;
+        self.settle().await;
+    }
+
+    fn contact(&self, first: &str, last: &str, email: &str, phone: &str) -> u64 {
+        let person = [("firstname", first), ("lastname", last), ("email", email), ("phone", phone)];
+        let person = person.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        self.rig.sandbox.with(|world| world.create(Kind::Contact, &person, hubspot::Change::Person)).unwrap()
+    }
+
+    fn deal_of(&self, contact: u64, title: &str) -> u64 {
+        let deal = [("dealname", title), ("dealstage", STAGES[0]), ("amount", "100")];
+        let deal = deal.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        self.rig.sandbox.with(|world| {
+            let deal = world.create(Kind::Deal, &deal, hubspot::Change::Person).unwrap();
+            world.associate(deal, contact, hubspot::Change::Person);
+            deal
+        })
+    }
+
+    /// Somebody with an open deal; answers the deal and the patient.
+    async fn ana(&self) -> (u64, String) {
+        let contact = self.contact("Ana", "Rivera", "ana@example.com", "(310) 555-0142");
+        let deal = self.deal_of(contact, "Ana's course");
+        let patient = self.emr.with(|world| world.register("Ana", "Rivera", "Ana@Example.com", "+13105550142"));
+        self.settle().await;
+        (deal, patient)
+    }
+
+    fn in_hubspot(&self, deal: u64, property: &str) -> String {
+        self.rig.sandbox.with(|world| world.value(Kind::Deal, deal, property)).unwrap_or_default()
+    }
+
+    fn rung(&self, deal: u64) -> usize {
+        let stage = self.in_hubspot(deal, "dealstage");
+        STAGES.iter().position(|known| *known == stage).unwrap()
+    }
+
+    fn deals(&self) -> Vec<Opportunity> {
+        let all = self.rig.store.all(&self.rig.account.name, Kind::Deal);
+        all.into_iter().filter_map(|record| record.as_opportunity().cloned()).collect()
+    }
+
+    async fn visits(&self) -> Vec<Visit> {
+        let contacts = self.rig.store.all(&self.rig.account.name, Kind::Contact);
+        let mut all = Vec::new();
+        for contact in contacts.iter().map(LocalRecord::id) {
+            all.extend(self.rig.store.visits_of(&self.rig.account.name, contact).await.unwrap());
+        }
+        all
+    }
+
+    /// What people were told, in order of visits.
+    async fn told(&self) -> Vec<Note> {
+        self.visits().await.into_iter().flat_map(|visit| visit.noted).collect()
+    }
+
+    async fn tasks(&self) -> Vec<String> {
+        let all = self.rig.store.failures(&self.rig.account.name, 100).await.unwrap();
+        all.into_iter().map(|failure| failure.code).collect()
+    }
+}
+
+/// What happens at the desk. Visits are counted from 0 in the order they are made.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Somebody books a visit with this code.
+    Book(&'static str),
+    /// A visit has another status.
+    Say(usize, &'static str),
+    /// A visit is at another time.
+    Shift(usize),
+    /// A visit is deleted.
+    Delete(usize),
+    /// An encounter with this code, of a visit or of none.
+    Meet(&'static str, Option<usize>),
+    /// An encounter, counted in the same row, has another status.
+    SayMet(usize, &'static str),
+    /// Minutes pass, and the engines work.
+    Wait(u64),
+    /// The deal is won at the CRM, as a sale would.
+    WonElsewhere,
+    /// The patient's record is replaced by another one, which has a consult that was kept.
+    Merge,
+    /// Another contact with the same name and address comes.
+    Twin,
+}
+
+use Step::{Book, Delete, Meet, Merge, Say, SayMet, Shift, Twin, Wait, WonElsewhere};
+
+/// A row of the table: number, steps, rung, what people are told.
+type Row = (usize, &'static [Step], usize, &'static [Note]);
+
+const TABLE: [Row; 18] = [
+    (1, &[], 0, &[]),
+    (2, &[Book("CONSULT")], 2, &[]),
+    (3, &[Book("CONSULT"), Wait(1), Say(0, "cancelled"), Wait(11)], 0, &[Note::Cancelled]),
+    (4, &[Book("CONSULT"), Wait(1), Say(0, "cancelled"), Wait(3), Book("CONSULT"), Wait(11)], 2, &[Note::Rescheduled]),
+    (5, &[Book("CONSULT"), Wait(1), Shift(0)], 2, &[Note::Moved]),
+    (6, &[Book("CONSULT"), Wait(1), Say(0, "fulfilled")], 3, &[]),
+    (7, &[Book("CONSULT"), Say(0, "fulfilled"), Book("TREAT")], 4, &[]),
+    (
+        8,
+        &[Book("CONSULT"), Say(0, "fulfilled"), Book("TREAT"), Wait(1), Say(1, "noshow"), Wait(11)],
+        3,
+        &[Note::Missed],
+    ),
+    (9, &[Book("TREAT"), Wait(1), Meet("TREAT", Some(0)), SayMet(1, "finished")], 5, &[]),
+    (10, &[Book("TREAT"), Wait(1), WonElsewhere, Wait(1), Meet("TREAT", Some(0)), SayMet(1, "finished")], 5, &[]),
+    (11, &[Meet("TREAT", None), SayMet(0, "finished"), Wait(1), SayMet(0, "entered-in-error")], 5, &[Note::Withdrawn]),
+    (12, &[Book("TREAT"), Book("TREAT"), Wait(1), Say(0, "cancelled"), Wait(11)], 4, &[Note::Rescheduled]),
+    (13, &[Meet("TREAT", None), SayMet(0, "finished"), Wait(1), Book("CHECK")], 5, &[]),
+    (14, &[Book("CONSULT"), Wait(1), Delete(0), Wait(1_450), Wait(11)], 0, &[Note::Cancelled]),
+    (15, &[Twin, Book("CONSULT")], 0, &[]),
+    (16, &[Book("CONSULT"), Say(0, "fulfilled"), Say(0, "booked"), Say(0, "fulfilled")], 3, &[]),
+    (17, &[Meet("TREAT", None), SayMet(0, "finished")], 5, &[]),
+    (18, &[Merge], 3, &[]),
+];
+
+#[tokio::test(start_paused = true)]
+async fn every_sequence_of_visits_brings_the_opportunity_where_the_table_says() {
+    for (number, steps, rung, told) in TABLE {
+        let practice = Practice::new(rules(), Settings::default());
+        let (deal, patient) = practice.ana().await;
+        let mut made: Vec<(&str, String)> = Vec::new();
+        let emr = &practice.emr;
+        for step in steps {
+            let start = practice.now() + TimeDelta::days(5);
+            match *step {
+                Book(code) => {
+                    made.push(("Appointment", emr.with(|world| world.appoint(&patient, code, "booked", start))))
+                }
+                Say(at, status) | SayMet(at, status) => {
+                    emr.with(|world| world.set_status(made[at].0, &made[at].1, status))
+                }
+                Shift(at) => emr.with(|world| world.reschedule(&made[at].1, start + TimeDelta::days(2))),
+                Delete(at) => emr.with(|world| world.delete("Appointment", &made[at].1)),
+                Meet(code, of) => {
+                    let of = of.map(|at| made[at].1.clone());
+                    made.push((
+                        "Encounter",
+                        emr.with(|world| world.encounter(&patient, code, "in-progress", of.as_deref())),
+                    ));
+                }
+                Wait(minutes) => practice.wait(minutes).await,
+                WonElsewhere => {
+                    let won = BTreeMap::from([("dealstage".to_owned(), "closedwon".to_owned())]);
+                    practice
+                        .rig
+                        .sandbox
+                        .with(|world| world.update(Kind::Deal, deal, &won, hubspot::Change::Person))
+                        .unwrap();
+                }
+                Merge => emr.with(|world| {
+                    let other = world.register("Anita", "Rivera-Stone", "anita@example.com", "");
+                    world.appoint(&other, "CONSULT", "fulfilled", start - TimeDelta::days(6));
+                    world.merge(&other, &patient);
+                }),
+                Twin => drop(practice.contact("Ana", "Rivera", "", "310 555 0142")),
+            }
+        }
+        let amount = practice.in_hubspot(deal, "amount");
+        practice.settle().await;
+        assert_eq!(practice.rung(deal), rung, "row {number}: {steps:?}");
+        assert_eq!(practice.told().await, told, "row {number}: what people are told");
+        let ours = practice.deals().remove(0);
+        let next = ours.custom.get("next_visit").cloned().unwrap_or_default();
+        match number {
+            // The only visit that is ahead, at its new time.
+            5 => {
+                let start = practice.visits().await[0].starts_at.unwrap();
+                assert_eq!(next, tandem_contract::Value::Time(start), "row 5: the date is the new one");
+            }
+            10 => assert_eq!(practice.in_hubspot(deal, "amount"), amount, "row 10: the amount is not the clinic's"),
+            8 => assert_eq!(practice.tasks().await, ["visit_missed"], "row 8"),
+            11 => assert_eq!(practice.tasks().await, ["visit_withdrawn"], "row 11"),
+            15 => assert_eq!(practice.tasks().await, ["several_contacts"], "row 15"),
+            _ => assert_eq!(practice.tasks().await, Vec::<String>::new(), "row {number}"),
+        }
+        if rung == 5 {
+            assert_eq!(ours.position.status, Status::Won, "row {number}");
+        }
+    }
+}
+
+/// AX-04: visits must have one opportunity that they are of, so a second is kept aside, whatever the account's profile says.
+#[tokio::test(start_paused = true)]
+async fn a_second_open_opportunity_is_quarantined_where_visits_move_them() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    let contact = practice.rig.sandbox.with(|world| world.ids(Kind::Contact))[0];
+    let second = practice.deal_of(contact, "Ana again");
+    practice.settle().await;
+    let quarantined: Vec<String> =
+        practice.deals().into_iter().filter(|deal| deal.quarantined).map(|deal| deal.name).collect();
+    assert_eq!(quarantined, ["Ana again"]);
+    practice.emr.with(|world| world.appoint(&patient, "CONSULT", "booked", practice.now() + TimeDelta::days(1)));
+    practice.settle().await;
+    assert_eq!((practice.rung(deal), practice.rung(second)), (2, 0), "the visit is of the first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stage_that_a_person_chose_stays_unless_visits_are_further_on() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    let choose = |stage: &str| {
+        let stage = BTreeMap::from([("dealstage".to_owned(), stage.to_owned())]);
+        practice.rig.sandbox.with(|world| world.update(Kind::Deal, deal, &stage, hubspot::Change::Person)).unwrap();
+    };
+    choose(STAGES[3]);
+    practice.settle().await;
+    let start = practice.now() + TimeDelta::days(1);
+    let consult = practice.emr.with(|world| world.appoint(&patient, "CONSULT", "booked", start));
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 3, "a consult is not further on");
+    practice.emr.with(|world| world.set_status("Appointment", &consult, "cancelled"));
+    practice.wait(11).await;
+    assert_eq!(practice.rung(deal), 3, "and calling it off takes nothing back");
+    practice.emr.with(|world| world.appoint(&patient, "TREAT", "booked", start));
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 4);
+    choose(STAGES[1]);
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 1, "a person may move it back; nothing new says otherwise");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visit_opens_an_opportunity_only_where_the_rules_say_so() {
+    for opens in [false, true] {
+        let practice = Practice::new(VisitRules { opens, ..rules() }, Settings::default());
+        practice.contact("Ben", "Ito", "ben@example.com", "");
+        let ben = practice.emr.with(|world| world.register("Ben", "Ito", "ben@example.com", ""));
+        practice.settle().await;
+        let start = practice.now() + TimeDelta::days(1);
+        let first = practice.emr.with(|world| world.appoint(&ben, "TREAT", "booked", start));
+        practice.settle().await;
+        let expected = usize::from(opens);
+        assert_eq!(practice.rig.sandbox.with(|world| world.ids(Kind::Deal)).len(), expected);
+        if opens {
+            practice.emr.with(|world| {
+                let met = world.encounter(&ben, "TREAT", "in-progress", Some(&first));
+                world.set_status("Encounter", &met, "finished");
+            });
+            practice.settle().await;
+            assert_eq!(practice.deals()[0].position.status, Status::Won);
+            practice.wait(60).await;
+            practice.emr.with(|world| world.appoint(&ben, "TREAT", "booked", start + TimeDelta::days(30)));
+            practice.settle().await;
+            let open = practice.deals().into_iter().filter(|deal| deal.position.status == Status::Open).count();
+            assert_eq!((practice.deals().len(), open), (2, 1), "repeat business");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visit_of_a_type_that_nobody_mapped_moves_nothing_and_is_shown() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    let start = practice.now() + TimeDelta::days(1);
+    practice.emr.with(|world| {
+        world.appoint(&patient, "MYSTERY", "booked", start);
+        world.appoint(&patient, "LUNCH", "booked", start);
+    });
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 0);
+    assert_eq!(practice.tasks().await, ["unmapped_visit"]);
+    let identity = practice.calendar.connector.check().await.unwrap();
+    let item = identity.items.iter().find(|item| item.name == "visit_types").unwrap();
+    assert!(!item.ok && item.detail.contains("MYSTERY (1)"), "{item:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_treatment_that_nobody_closed_is_asked_about_after_two_days() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    practice.emr.with(|world| world.appoint(&patient, "TREAT", "booked", practice.now() + TimeDelta::minutes(30)));
+    practice.wait(60).await;
+    assert_eq!(practice.tasks().await, Vec::<String>::new());
+    practice.wait(49 * 60).await;
+    assert_eq!(practice.tasks().await, ["visit_overdue"]);
+    assert_eq!(practice.rung(deal), 4, "a task, and no win by itself");
+}
+
+/// Sheet section 12: what must not leave a clinic is in no record, no property at the CRM, and no task.
+#[tokio::test(start_paused = true)]
+async fn nothing_clinical_leaves_the_clinic() {
+    let practice = Practice::new(rules(), Settings { canary: true, ..Settings::default() });
+    let (deal, patient) = practice.ana().await;
+    practice.emr.with(|world| {
+        let treatment = world.appoint(&patient, "TREAT", "booked", practice.now() + TimeDelta::days(1));
+        let met = world.encounter(&patient, "TREAT", "in-progress", Some(&treatment));
+        world.invoice(&patient, "balanced", 600.0, "USD");
+        world.set_status("Encounter", &met, "finished");
+        world.register("Stranger", "Unknown", "stranger@example.com", "");
+    });
+    practice.settle().await;
+    assert_eq!((practice.rung(deal), practice.in_hubspot(deal, "amount").parse().ok()), (5, Some(600.0)));
+    let crm = practice.rig.sandbox.with(|world| {
+        let all = [Kind::Contact, Kind::Deal]
+            .map(|kind| world.ids(kind).into_iter().map(move |id| (kind, id)).collect::<Vec<_>>());
+        all.into_iter().flatten().map(|(kind, id)| format!("{:?}", world.properties(kind, id))).collect::<String>()
+    });
+    let account = &practice.rig.account.name;
+    let mut ours = format!(
+        "{:?}{:?}",
+        practice.rig.store.all(account, Kind::Contact),
+        practice.rig.store.all(account, Kind::Deal)
+    );
+    ours += &format!("{:?}", practice.visits().await);
+    ours += &format!("{:?}", practice.rig.store.failures(account, 100).await.unwrap());
+    for (place, text) in [("the CRM", crm), ("the store", ours)] {
+        assert!(!text.contains(CANARY), "{place} knows what it must not");
+        assert!(!text.contains("stranger@example.com"), "{place} knows a patient whom nobody here knew");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clinic_that_is_away_stops_nothing_else() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    practice.emr.with(|world| world.faults.unavailable_before = 1.0);
+    let renamed = BTreeMap::from([("dealname".to_owned(), "Ana's new course".to_owned())]);
+    practice.rig.sandbox.with(|world| world.update(Kind::Deal, deal, &renamed, hubspot::Change::Person)).unwrap();
+    practice.rig.engine().once().await.unwrap();
+    assert_eq!(practice.deals()[0].name, "Ana's new course");
+    practice.emr.with(|world| {
+        world.faults.unavailable_before = 0.0;
+        world.edit("Patient", &patient, &json!({ "gender": "female" }));
+        world.appoint(&patient, "CONSULT", "booked", world.now + TimeDelta::days(1))
+    });
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 2);
+}
+
+/// One opportunity held by a CRM, a till's rules and a clinic: visits never leave won, whoever won it.
+#[test]
+fn rules_are_written_as_the_example_says() {
+    let text = r#"
+        pipeline = "Sales Pipeline"
+        services = ["injectables"]
+        consult_booked = "Presentation Scheduled"
+        hold_minutes = 5
+    "#;
+    let rules: VisitRules = toml::from_str(text).unwrap();
+    assert_eq!(rules.hold_minutes, Some(5));
+    assert!(toml::from_str::<VisitRules>("pipelines = \"x\"").is_err(), "a mistyped key is refused");
+    assert_eq!(Trigger::default(), toml::from_str("").unwrap());
+}

@@ -1,0 +1,588 @@
+//! The FHIR connector against its sandbox, in every dialect: the contract's suite, tokens, pages, versions, what servers do wrong.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+use tandem::{sync::mapping, vendors::CONNECTORS};
+use tandem_contract::{
+    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Kind, Lane, NewVisit, NewVisitor,
+    PropertyType, Pushed, RouterTransport, Secret, Seen, TokioClock, Value, Version, VisitChange, VisitClass,
+    VisitRead, VisitStatus, Write, WriteOp, conformance,
+};
+use tandem_fhir::{
+    Dialect, Fhir, Login, Options, PrivateKey, VisitType,
+    sandbox::{Duplicates, Faults, Sandbox, Settings, Versioning},
+};
+
+pub const CALL: Call = Call { lane: Lane::Interactive };
+const DIALECTS: [Dialect; 6] =
+    [Dialect::FullR4, Dialect::ModmedEma, Dialect::NextechStu3, Dialect::Canvas, Dialect::Athena, Dialect::UsCoreOnly];
+
+pub fn id(text: &str) -> ExternalId {
+    ExternalId::new(text).unwrap()
+}
+
+/// The clinic's table of visits.
+pub fn visit_types() -> Vec<VisitType> {
+    let row = |code: &str, class, kind: Option<&str>| VisitType {
+        system: None,
+        code: code.into(),
+        class,
+        service: Some("injectables".into()),
+        kind: kind.map(str::to_owned),
+    };
+    vec![
+        row("CONSULT", VisitClass::Consult, Some("meeting")),
+        row("TREAT", VisitClass::Treatment, Some("service")),
+        row("CHECK", VisitClass::FollowUp, None),
+        row("LUNCH", VisitClass::Ignored, None),
+    ]
+}
+
+pub fn options(dialect: Dialect) -> Options {
+    let mut options =
+        Options::new("http://emr.example.com/fhir".parse().unwrap(), Login::Token(Secret::new("sim-fhir-token")));
+    options.dialect = dialect;
+    options.visit_types = visit_types();
+    options.extra_headers.insert("x-api-key".into(), Secret::new("sim-api-key"));
+    let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "fhir").unwrap();
+    options.select = mapping::selection(&mapping::parse(text).unwrap());
+    options
+}
+
+pub struct Clinic {
+    pub connector: Fhir,
+    pub sandbox: Sandbox,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Clinic {
+    fn new(settings: Settings, options: Options) -> Self {
+        let start = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(start));
+        let sandbox = Sandbox::new(settings, 7, clock.clone());
+        let transport = Arc::new(RouterTransport::new(sandbox.router()));
+        Self { connector: Fhir::new(options, transport, clock.clone()), sandbox, clock }
+    }
+
+    fn of(dialect: Dialect) -> Self {
+        Self::new(Settings::of(dialect), options(dialect))
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    async fn wait(&self, seconds: u64) {
+        self.clock.sleep(Duration::from_secs(seconds)).await;
+    }
+
+    /// Ids that a feed names, from a cursor to its end.
+    async fn feed(&self, name: &str, cursor: &mut Cursor) -> Vec<String> {
+        let streams = self.connector.streams();
+        let stream = streams.iter().find(|stream| stream.name == name).unwrap();
+        let mut seen = Vec::new();
+        loop {
+            let page = self.connector.changes(CALL, stream, cursor).await.unwrap();
+            seen.extend(page.seen.into_iter().map(|seen| match seen {
+                Seen::Record(record) => record.id.to_string(),
+                Seen::Hint { id, .. } | Seen::Archived(id) => id.to_string(),
+            }));
+            *cursor = page.next;
+            if !page.more {
+                seen.sort();
+                return seen;
+            }
+        }
+    }
+
+    async fn visit(&self, which: &str) -> VisitRead {
+        self.connector.visits(CALL, &[id(which)]).await.unwrap().remove(0)
+    }
+}
+
+#[async_trait]
+impl conformance::Vendor for Clinic {
+    fn connector(&self) -> &dyn Connector {
+        &self.connector
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Contact
+    }
+
+    fn text_property(&self) -> String {
+        "family".into()
+    }
+
+    fn needed(&self) -> BTreeMap<String, Value> {
+        BTreeMap::from([("given".into(), Value::text("Ada"))])
+    }
+
+    async fn make(&self, text: &str) -> ExternalId {
+        id(&self.sandbox.with(|world| world.register("Ada", text, "", "")))
+    }
+
+    async fn edit(&self, id: &ExternalId, text: &str) {
+        self.wait(1).await;
+        let name = json!([{ "use": "official", "family": text, "given": ["Ada"] }]);
+        self.sandbox.with(|world| world.edit("Patient", id.as_str(), &json!({ "name": name })));
+        // Windows end five seconds behind.
+        self.wait(10).await;
+    }
+
+    async fn delete(&self, id: &ExternalId) {
+        self.sandbox.with(|world| world.delete("Patient", id.as_str()));
+    }
+
+    fn remembers_deleted(&self) -> bool {
+        self.sandbox.with(|world| world.settings.remembers_deleted)
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    async fn count(&self) -> usize {
+        self.sandbox.with(|world| world.ids("Patient").len())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fhir_conforms_where_the_standard_is_followed_and_where_it_is_not() {
+    let dialects = [
+        Settings::default(),
+        Settings {
+            conflict_status: 409,
+            lenient: false,
+            remembers_deleted: false,
+            answers_representation: false,
+            page_rows: 2,
+            versioning: Versioning::Versioned,
+            ..Settings::default()
+        },
+        Settings { versioning: Versioning::NoVersion, conditional_create: false, ..Settings::default() },
+    ];
+    for settings in dialects {
+        let mut options = options(Dialect::FullR4);
+        options.patients = true;
+        let clinic = Clinic::new(settings.clone(), options);
+        clinic.connector.identify().await.unwrap();
+        let broken = conformance::run(&clinic).await;
+        assert!(broken.is_empty(), "{settings:?}:\n{}", broken.join("\n"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_every_dialect_a_changed_visit_is_found_or_the_test_of_the_connection_says_that_it_is_not() {
+    for dialect in DIALECTS {
+        let clinic = Clinic::of(dialect);
+        let identity = clinic.connector.check().await.unwrap();
+        let patient = clinic.sandbox.with(|world| world.register("Ana", "Rivera", "ana@example.com", ""));
+        let start = clinic.now() + TimeDelta::days(1);
+        let streams = clinic.connector.streams();
+        let feeds: Vec<_> = streams
+            .iter()
+            .filter(|one| one.kind == Kind::Appointment && one.name != "appointment.encounters")
+            .collect();
+        if feeds.is_empty() {
+            let item = identity.items.iter().find(|item| item.name == "appointments").unwrap();
+            assert!(!item.ok, "{dialect:?}: {item:?}");
+            continue;
+        }
+        let visit = clinic.sandbox.with(|world| world.appoint(&patient, "CONSULT", "booked", start));
+        let mut cursors = vec![Cursor::start(); feeds.len()];
+        clinic.wait(10).await;
+        let wanted = format!("Appointment/{visit}");
+        for round in ["made", "changed"] {
+            let mut seen = Vec::new();
+            for (stream, cursor) in feeds.iter().zip(&mut cursors) {
+                seen.extend(clinic.feed(&stream.name, cursor).await);
+            }
+            assert!(seen.contains(&wanted), "{dialect:?}, when it was {round}: {seen:?}");
+            clinic.sandbox.with(|world| world.set_status("Appointment", &visit, "arrived"));
+            clinic.wait(300).await;
+        }
+        let VisitRead::Found(read) = clinic.visit(&wanted).await else { panic!("{dialect:?}") };
+        assert_eq!((read.status, read.class), (VisitStatus::Arrived, VisitClass::Consult), "{dialect:?}");
+        assert_eq!(read.visitors[0].email.as_deref(), Some("ana@example.com"), "{dialect:?}");
+        assert_eq!(read.starts_at, Some(start), "{dialect:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_are_read_to_the_end_also_when_their_links_end_before() {
+    let clinic =
+        Clinic::new(Settings { page_rows: 3, page_seconds: 30, ..Settings::default() }, options(Dialect::FullR4));
+    clinic.connector.identify().await.unwrap();
+    let patient = clinic.sandbox.with(|world| world.register("Ana", "Rivera", "", ""));
+    let start = clinic.now() + TimeDelta::days(1);
+    let mut all: Vec<String> = (0..8)
+        .map(|_| {
+            format!("Appointment/{}", clinic.sandbox.with(|world| world.appoint(&patient, "CONSULT", "booked", start)))
+        })
+        .collect();
+    all.sort();
+    let streams = clinic.connector.streams();
+    let stream = streams.iter().find(|stream| stream.name == "appointment.changes").unwrap();
+    let first = clinic.connector.changes(CALL, stream, &Cursor::start()).await.unwrap();
+    assert!(first.more);
+    clinic.wait(60).await;
+    // The link has ended: the listing begins anew, and nothing is skipped.
+    let mut cursor = first.next;
+    let seen = clinic.feed("appointment.changes", &mut cursor).await;
+    assert!(all.iter().all(|one| seen.contains(one)), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_ignores_a_filter_is_not_believed() {
+    let clinic = Clinic::of(Dialect::FullR4);
+    clinic.connector.identify().await.unwrap();
+    // It promised `_lastUpdated`, and does not heed it.
+    clinic.sandbox.with(|world| world.settings.last_updated = tandem_fhir::sandbox::LastUpdated::None);
+    let streams = clinic.connector.streams();
+    let stream = streams.iter().find(|stream| stream.name == "appointment.changes").unwrap();
+    let listed = clinic.connector.changes(CALL, stream, &Cursor::start()).await.unwrap();
+    let error = clinic.connector.changes(CALL, stream, &listed.next).await.unwrap_err();
+    assert!(
+        matches!(&error, ConnectorError::Rejected { field: Some(field), .. } if field == "_lastUpdated"),
+        "{error}"
+    );
+}
+
+/// An RSA key and one on P-384, made for this run, and their public halves.
+fn keys() -> (Vec<(&'static str, Secret)>, serde_json::Value) {
+    use aws_lc_rs::{
+        encoding::{AsDer, Pkcs8V1Der},
+        rsa::{KeyPair as Rsa, KeySize},
+        signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+    };
+    use base64::{
+        Engine,
+        engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+    };
+    let pem = |der: &[u8]| {
+        Secret::new(format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der)))
+    };
+    let number = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let rsa = Rsa::generate(KeySize::Rsa2048).unwrap();
+    let ec = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+    let point = ec.public_key().as_ref()[1..].to_vec();
+    let jwks = json!({ "keys": [
+        { "kty": "RSA", "kid": "rsa-1", "alg": "RS384", "use": "sig", "e": "AQAB",
+          "n": number(rsa.public_key().modulus().big_endian_without_leading_zero()) },
+        { "kty": "EC", "kid": "ec-1", "alg": "ES384", "use": "sig", "crv": "P-384", "x": number(&point[..48]), "y": number(&point[48..]) },
+    ] });
+    let rsa: Pkcs8V1Der<'_> = rsa.as_der().unwrap();
+    let ec = ec.to_pkcs8v1().unwrap();
+    (vec![("rsa-1", pem(rsa.as_ref())), ("ec-1", pem(ec.as_ref()))], jwks)
+}
+
+fn by_key(key_id: &str, pem: &Secret) -> Login {
+    Login::Key { client_id: "tandem-sandbox".into(), key_id: key_id.into(), key: PrivateKey::from_pem(pem).unwrap() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn smart_backend_services_sign_with_either_key_and_a_token_that_ends_is_asked_for_again() {
+    let (pems, jwks) = keys();
+    for (key_id, pem) in &pems {
+        let settings = Settings {
+            jwks: jwks.clone(),
+            access_tokens: Vec::new(),
+            client_secret: String::new(),
+            ..Settings::default()
+        };
+        let mut options = options(Dialect::FullR4);
+        options.login = by_key(key_id, pem);
+        let clinic = Clinic::new(settings, options);
+        clinic.connector.check().await.unwrap();
+        assert_eq!(clinic.sandbox.with(|world| world.stats.tokens), 1, "{key_id}: one token for many calls");
+        clinic.wait(299).await;
+        clinic.connector.identify().await.unwrap();
+        clinic.connector.visits(CALL, &[id("Appointment/1")]).await.unwrap();
+        assert_eq!(clinic.sandbox.with(|world| world.stats.tokens), 2, "{key_id}: before the first has ended");
+        // Taken away early: one 401, one new token, and the call goes through.
+        clinic.sandbox.with(|world| world.faults = Faults { unauthorized: 1.0, ..Faults::default() });
+        let error = clinic.connector.visits(CALL, &[id("Appointment/1")]).await.unwrap_err();
+        assert!(matches!(error, ConnectorError::Unauthorized(_)), "{error}");
+        assert_eq!(clinic.sandbox.with(|world| world.stats.tokens), 3, "{key_id}: once, not again and again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clients_secret_is_as_good_and_what_is_wrong_is_said() {
+    let settings = Settings { access_tokens: Vec::new(), ..Settings::default() };
+    let client =
+        |secret: &str| Login::Client { client_id: "tandem-sandbox".into(), client_secret: Secret::new(secret) };
+    let mut options = options(Dialect::FullR4);
+    options.login = client("sim-fhir-secret");
+    let clinic = Clinic::new(settings.clone(), options.clone());
+    clinic.connector.check().await.unwrap();
+    clinic.connector.visits(CALL, &[id("Appointment/1")]).await.unwrap();
+    options.login = client("wrong");
+    let clinic = Clinic::new(settings.clone(), options.clone());
+    let error = clinic.connector.visits(CALL, &[id("Appointment/1")]).await.unwrap_err().to_string();
+    assert!(error.contains("client_id") && !error.contains("wrong"), "{error}");
+    // A key that was not registered, and a clock that is a quarter of an hour off.
+    let (pems, jwks) = keys();
+    options.login = by_key("another", &pems[0].1);
+    let clinic = Clinic::new(Settings { jwks: jwks.clone(), ..settings.clone() }, options.clone());
+    assert!(matches!(
+        clinic.connector.visits(CALL, &[id("Appointment/1")]).await,
+        Err(ConnectorError::Unauthorized(_))
+    ));
+    options.login = by_key("rsa-1", &pems[0].1);
+    let clinic = Clinic::new(Settings { jwks, clock_ahead_ms: 900_000, ..settings.clone() }, options.clone());
+    let error = clinic.connector.visits(CALL, &[id("Appointment/1")]).await.unwrap_err().to_string();
+    assert!(error.contains("clocks"), "{error}");
+    // A scope that is missing is told by name.
+    options.login = client("sim-fhir-secret");
+    let scopes = vec!["system/Patient.crus".into(), "system/Appointment.crus".into()];
+    let clinic = Clinic::new(Settings { scopes, ..settings }, options);
+    let identity = clinic.connector.check().await.unwrap();
+    let item = identity.items.iter().find(|item| item.name == "scopes").unwrap();
+    assert_eq!((item.ok, item.detail.as_str()), (false, "reading Encounter was not granted"));
+}
+
+#[test]
+fn the_published_assertions_are_believed_once_and_only_by_the_rules() {
+    let Some(specs) = std::env::var_os("VENDOR_SPECS") else { return };
+    let text =
+        std::fs::read_to_string(std::path::Path::new(&specs).join("smart-backend-and-hook-vectors.json")).unwrap();
+    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for hook in vectors["webhook_hmac_vectors"].as_array().unwrap() {
+        let (secret, body) = (hook["secret"].as_str().unwrap(), hook["body"].as_str().unwrap());
+        let value = hook["value"].as_str().unwrap().trim_start_matches("sha256=");
+        assert_eq!(tandem_fhir::sign(&Secret::new(secret), body.as_bytes()), value, "{}", hook["scheme"]);
+    }
+    let asked = |jwt: &str, at: i64, issuer: &str| {
+        let settings = Settings {
+            jwks: vectors["jwks"].clone(),
+            client_id: issuer.into(),
+            client_secret: String::new(),
+            ..Settings::default()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(DateTime::from_timestamp(at, 0).unwrap()));
+            let sandbox = Sandbox::new(settings, 1, clock);
+            let router = sandbox.router();
+            let mut statuses = Vec::new();
+            for _ in 0..2 {
+                let form = format!(
+                    "grant_type=client_credentials&scope=system/Patient.rs&client_assertion={jwt}&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+                );
+                let request = http::Request::post("https://ehr.example.test/auth/token").body(axum::body::Body::from(form)).unwrap();
+                let answer = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap();
+                statuses.push(answer.status().as_u16());
+            }
+            statuses
+        })
+    };
+    for vector in vectors["vectors"].as_array().unwrap() {
+        let (jwt, exp) = (vector["jwt"].as_str().unwrap(), vector["claims"]["exp"].as_i64().unwrap());
+        assert_eq!(asked(jwt, exp - 200, "crm-sync-sim"), [200, 401], "{}: once", vector["alg"]);
+        assert_eq!(asked(jwt, exp - 400, "crm-sync-sim"), [401, 401], "{}: it ends too far ahead", vector["alg"]);
+        assert_eq!(asked(jwt, exp + 60, "crm-sync-sim"), [401, 401], "{}: it has ended", vector["alg"]);
+        assert_eq!(asked(jwt, exp - 200, "somebody-else"), [401, 401], "{}: of another client", vector["alg"]);
+    }
+}
+
+fn update(of: &ExternalId, name: &str, value: &str, expected: Version) -> Write {
+    let properties = BTreeMap::from([(name.to_owned(), Value::text(value))]);
+    let op = WriteOp::Update { id: of.clone(), properties, planned_on: BTreeMap::new(), expected };
+    Write { trace: "t".into(), kind: Kind::Contact, op }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_patient_is_written_over_the_version_that_was_planned_on_and_keeps_everything_else() {
+    let clinic = Clinic::new(Settings { canary: true, ..Settings::default() }, options(Dialect::FullR4));
+    clinic.connector.identify().await.unwrap();
+    let ana = id(&clinic.sandbox.with(|world| world.register("Ana", "Rivera", "ana@example.com", "(310) 555-0142")));
+    let read = |fetched: Vec<Fetched>| match fetched.into_iter().next() {
+        Some(Fetched::Found(record)) => record,
+        other => panic!("{other:?}"),
+    };
+    let record = read(clinic.connector.fetch(CALL, Kind::Contact, &[ana.clone()]).await.unwrap());
+    let before = clinic.sandbox.with(|world| world.resource("Patient", ana.as_str()).cloned()).unwrap();
+    let planned = record.version.clone();
+    clinic.sandbox.with(|world| world.edit("Patient", ana.as_str(), &json!({ "gender": "female" })));
+    let outcome = clinic.connector.push(CALL, &[update(&ana, "phone", "+13105550199", planned)]).await;
+    assert!(matches!(outcome.as_slice(), [Pushed::Failed(ConnectorError::Stale)]), "{outcome:?}");
+    let record = read(clinic.connector.fetch(CALL, Kind::Contact, &[ana.clone()]).await.unwrap());
+    let outcome = clinic.connector.push(CALL, &[update(&ana, "phone", "+13105550199", record.version)]).await;
+    assert!(matches!(outcome.as_slice(), [Pushed::Written { .. }]), "{outcome:?}");
+    let after = clinic.sandbox.with(|world| world.resource("Patient", ana.as_str()).cloned()).unwrap();
+    for (name, value) in before.as_object().unwrap() {
+        match name.as_str() {
+            "meta" | "gender" => {}
+            "telecom" => {
+                assert_eq!(after["telecom"][0], json!({ "system": "phone", "value": "+13105550199", "use": "mobile" }))
+            }
+            _ => assert_eq!(&after[name], value, "{name}"),
+        }
+    }
+    assert_eq!(after["telecom"][1], before["telecom"][1]);
+    assert_eq!(after["gender"], "female");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_merged_patient_is_the_survivor_and_a_deleted_one_is_told_from_one_that_never_was() {
+    let clinic = Clinic::of(Dialect::FullR4);
+    let (old, new) = clinic.sandbox.with(|world| {
+        let (old, new) =
+            (world.register("Ana", "Rivera", "", ""), world.register("Ana", "Rivera", "ana@example.com", ""));
+        world.merge(&old, &new);
+        (old, new)
+    });
+    let gone = clinic.sandbox.with(|world| {
+        let id = world.register("Ben", "Ito", "", "");
+        world.delete("Patient", &id);
+        id
+    });
+    let fetched = clinic.connector.fetch(CALL, Kind::Contact, &[id(&old), id(&gone), id("never")]).await.unwrap();
+    assert!(matches!(&fetched[0], Fetched::MergedInto(record) if record.id.as_str() == new), "{fetched:?}");
+    assert_eq!(&fetched[1..], [Fetched::Archived, Fetched::Gone]);
+}
+
+pub fn booking(reference: &str, start: DateTime<Utc>, slot: Option<String>) -> NewVisit {
+    let visitor = NewVisitor {
+        id: None,
+        marker: "inst:1".into(),
+        first_name: Some("Ana".into()),
+        last_name: Some("Rivera".into()),
+        email: Some("ana@example.com".into()),
+        phone: Some("+13105550142".into()),
+    };
+    let (site, practitioner) = (Some("simloc01".into()), Some("simprac01".into()));
+    NewVisit {
+        reference: reference.into(),
+        visitor,
+        kind: "meeting".into(),
+        starts_at: start,
+        ends_at: start + TimeDelta::minutes(30),
+        slot,
+        site,
+        practitioner,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_booking_is_made_once_with_its_patient_moved_and_called_off() {
+    for dialect in [Dialect::FullR4, Dialect::ModmedEma] {
+        let clinic = Clinic::of(dialect);
+        clinic.connector.identify().await.unwrap();
+        let start = clinic.now() + TimeDelta::days(2);
+        let slot = clinic.sandbox.with(|world| world.open_slot(start));
+        let openings =
+            clinic.connector.openings(CALL, start - TimeDelta::hours(1), start + TimeDelta::hours(1)).await.unwrap();
+        assert_eq!(openings[0].slot, slot, "{dialect:?}");
+        let new = booking("0199d2c4-0000-7000-8000-00000000002a", start, Some(slot.clone()));
+        let (visit, patient) = clinic.connector.book(CALL, &new).await.unwrap();
+        let again = clinic.connector.book(CALL, &new).await.unwrap();
+        assert_eq!(
+            (again.0, again.1),
+            (visit.clone(), patient.clone()),
+            "{dialect:?}: the same wish is the same appointment"
+        );
+        assert_eq!(clinic.sandbox.with(|world| (world.ids("Appointment").len(), world.ids("Patient").len())), (1, 1));
+        let other = booking("0199d2c4-0000-7000-8000-00000000002b", start, Some(slot));
+        let error = clinic.connector.book(CALL, &other).await.unwrap_err();
+        assert!(matches!(error, ConnectorError::Conflict(_)), "{dialect:?}: the slot is taken: {error}");
+        let later = start + TimeDelta::days(1);
+        let to = VisitChange::Move { starts_at: later, ends_at: later + TimeDelta::minutes(30) };
+        clinic.connector.change_visit(CALL, &visit, &to).await.unwrap();
+        clinic.connector.change_visit(CALL, &visit, &to).await.unwrap();
+        let VisitRead::Found(read) = clinic.visit(visit.as_str()).await else { panic!() };
+        assert_eq!(
+            (read.starts_at, read.mention.as_deref()),
+            (Some(later), Some(new.reference.as_str())),
+            "{dialect:?}"
+        );
+        clinic.connector.change_visit(CALL, &visit, &VisitChange::Cancel).await.unwrap();
+        let VisitRead::Found(read) = clinic.visit(visit.as_str()).await else { panic!() };
+        assert_eq!(read.status, VisitStatus::Cancelled, "{dialect:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_whom_the_clinic_knows_is_not_made_again_and_of_two_it_is_not_guessed() {
+    let clinic = Clinic::of(Dialect::FullR4);
+    clinic.connector.identify().await.unwrap();
+    let start = clinic.now() + TimeDelta::days(2);
+    let known = clinic.sandbox.with(|world| world.register("Ana", "Rivera", "Ana@Example.com", "(310) 555-0142"));
+    let (_, patient) = clinic.connector.book(CALL, &booking("r1", start, None)).await.unwrap();
+    assert_eq!(patient.as_str(), known);
+    clinic.sandbox.with(|world| world.register("Ana", "Rivera", "ana@example.com", "310-555-0142"));
+    let error = clinic.connector.book(CALL, &booking("r2", start, None)).await.unwrap_err();
+    assert!(matches!(error, ConnectorError::Conflict(_)), "{error}");
+    // A family's address is no proof of who comes.
+    let clinic = Clinic::of(Dialect::FullR4);
+    clinic.connector.identify().await.unwrap();
+    clinic.sandbox.with(|world| world.register("Leo", "Stone", "ana@example.com", ""));
+    clinic.connector.book(CALL, &booking("r3", start, None)).await.unwrap();
+    assert_eq!(clinic.sandbox.with(|world| world.ids("Patient").len()), 2);
+    // A clinic may want more of a patient than a lead has: that is told, and nothing is invented.
+    let settings = Settings {
+        required_of_patients: vec!["birthDate".into()],
+        duplicates: Duplicates::Refused,
+        ..Settings::default()
+    };
+    let clinic = Clinic::new(settings, options(Dialect::FullR4));
+    clinic.connector.identify().await.unwrap();
+    let error = clinic.connector.book(CALL, &booking("r4", start, None)).await.unwrap_err();
+    assert!(matches!(&error, ConnectorError::Rejected { field: Some(field), .. } if field == "birthDate"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_treatment_came_to_is_the_invoices_total_else_the_charges() {
+    let clinic = Clinic::of(Dialect::FullR4);
+    clinic.connector.identify().await.unwrap();
+    let charged = |read: VisitRead| match read {
+        VisitRead::Found(visit) => visit.charged.map(|(amount, currency)| (amount.normalize().to_string(), currency)),
+        VisitRead::Gone => None,
+    };
+    let (ana, treated) = clinic.sandbox.with(|world| {
+        let ana = world.register("Ana", "Rivera", "", "");
+        let treated = world.encounter(&ana, "TREAT", "finished", None);
+        world.charge(&ana, &treated, 650.5);
+        (ana, format!("Encounter/{treated}"))
+    });
+    assert_eq!(charged(clinic.visit(&treated).await), Some(("650.5".into(), "USD".into())));
+    clinic.sandbox.with(|world| {
+        world.invoice(&ana, "cancelled", 999.0, "USD");
+        world.invoice(&ana, "balanced", 600.0, "USD");
+    });
+    assert_eq!(charged(clinic.visit(&treated).await), Some(("600".into(), "USD".into())));
+    clinic.sandbox.with(|world| world.invoice(&ana, "issued", 10.0, "EUR"));
+    assert_eq!(charged(clinic.visit(&treated).await), None, "two currencies are no sum");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_is_made_once_renewed_and_put_back_where_the_server_gave_up() {
+    let clinic =
+        Clinic::new(Settings::default(), Options { hook_token: Some(Secret::new("hook")), ..options(Dialect::FullR4) });
+    clinic.connector.identify().await.unwrap();
+    let address = "https://tandem.example.com/webhooks/emr".parse().unwrap();
+    for _ in 0..2 {
+        clinic.connector.subscribe(CALL, &address).await.unwrap();
+    }
+    let all = clinic.sandbox.with(|world| world.ids("Subscription"));
+    assert_eq!(all.len(), 2, "one for appointments, one for encounters");
+    clinic.sandbox.with(|world| world.set_status("Subscription", &all[0], "error"));
+    clinic.connector.subscribe(CALL, &address).await.unwrap();
+    let status = |id: &str| clinic.sandbox.with(|world| world.resource("Subscription", id).unwrap()["status"].clone());
+    assert_eq!(status(&all[0]), "active");
+    let ends = |id: &str| clinic.sandbox.with(|world| world.resource("Subscription", id).unwrap()["end"].clone());
+    let before = ends(&all[1]);
+    clinic.wait(25 * 86_400).await;
+    clinic.connector.subscribe(CALL, &address).await.unwrap();
+    assert_ne!(ends(&all[1]), before, "renewed a week before it ends");
+}
+
+#[test]
+fn properties_are_text() {
+    assert!(options(Dialect::FullR4).select[&Kind::Contact].values().all(|kind| *kind == PropertyType::Text));
+}
