@@ -4,6 +4,7 @@
 //! [`sales`] (what a sale at the till means), [`sync`] (the reconciler), [`edit`] (people's edits), then the doors. `docs/ARCHITECTURE.md` has the picture.
 
 pub mod api;
+pub mod booking;
 pub mod checkout;
 pub mod command;
 pub mod config;

@@ -27,7 +27,7 @@ struct Arguments {
 enum Command {
     /// The daemon: API, webhooks, reconciler.
     Serve,
-    /// See it alive: the daemon on a throw-away database with a HubSpot sandbox beside it.
+    /// See it alive: the daemon on a throw-away database with four sandboxes beside it.
     Demo {
         #[command(flatten)]
         size: Size,

@@ -11,9 +11,11 @@ use chrono::DateTime;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tandem::{config::Config, simulation::lenses, sync::mapping, vendors::CONNECTORS};
 use tandem_contract::{
-    Call, CheckoutBy, Connector, Cursor, ExternalId, HttpRequest, HttpResponse, Kind, Lane, NewCheckout, Secret,
-    Sought, TokioClock, Transport, TransportError, Value, WebhookRequest, Write, WriteOp,
+    Call, CheckoutBy, Connector, Cursor, ExternalId, HttpRequest, HttpResponse, Kind, Lane, NewCheckout, NewVisit,
+    NewVisitor, Secret, Sought, TokioClock, Transport, TransportError, Value, VisitChange, VisitClass, WebhookRequest,
+    Write, WriteOp,
 };
+use tandem_fhir::{Fhir, Login, VisitType};
 use tandem_hubspot::{Credentials, HubSpot, Options, sign_v1, sign_v3};
 use tandem_pipedrive::Pipedrive;
 use tandem_square::Square;
@@ -71,9 +73,26 @@ fn selection(vendor: &str) -> BTreeMap<Kind, BTreeMap<String, tandem_contract::P
     mapping::selection(&mapping::parse(text).expect("its mapping"))
 }
 
+fn fhir(answer: HttpResponse) -> Fhir {
+    let address = "http://emr.example.com/fhir".parse().expect("an address");
+    let mut options = tandem_fhir::Options::new(address, Login::Token(Secret::new("token".to_owned())));
+    options.hook_token = Some(Secret::new(SECRET.to_owned()));
+    options.patients = true;
+    options.select = selection("fhir");
+    let class = VisitClass::Treatment;
+    options.visit_types =
+        vec![VisitType { system: None, code: "T".to_owned(), class, service: None, kind: Some("meeting".to_owned()) }];
+    Fhir::new(options, Arc::new(Parrot(answer)), Arc::new(clock()))
+}
+
 /// One of every vendor, each of which is answered the same.
-fn everybody(answer: &HttpResponse) -> [Box<dyn Connector>; 3] {
-    [Box::new(connector(answer.clone())), Box::new(pipedrive(answer.clone())), Box::new(square(answer.clone()))]
+fn everybody(answer: &HttpResponse) -> [Box<dyn Connector>; 4] {
+    [
+        Box::new(connector(answer.clone())),
+        Box::new(pipedrive(answer.clone())),
+        Box::new(square(answer.clone())),
+        Box::new(fhir(answer.clone())),
+    ]
 }
 
 fn answer(status: u16, headers: HeaderMap, body: &[u8]) -> HttpResponse {
@@ -104,6 +123,15 @@ async fn ask_everything(connector: &dyn Connector, cursor: &Cursor) {
         let _ = connector.history(CALL, kind, &ids, &["dealname".to_owned(), "phone".to_owned()]).await;
     }
     let _ = connector.sales(CALL, &ids).await;
+    let visits = ["Appointment/1", "Encounter/2"].map(|id| ExternalId::new(id.to_owned()).expect("an id"));
+    let _ = connector.visits(CALL, &visits).await;
+    let (starts_at, ends_at) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH + Duration::from_secs(1_800));
+    let _ = connector.openings(CALL, starts_at, ends_at).await;
+    let _ = connector.change_visit(CALL, &visits[0], &VisitChange::Move { starts_at, ends_at }).await;
+    let visitor = NewVisitor { email: Some("ana@example.com".to_owned()), ..NewVisitor::default() };
+    let (reference, kind) = ("r".to_owned(), "meeting".to_owned());
+    let new = NewVisit { reference, visitor, kind, starts_at, ends_at, slot: None, site: None, practitioner: None };
+    let _ = connector.book(CALL, &new).await;
     for by in [CheckoutBy::Link, CheckoutBy::Invoice] {
         let new = NewCheckout {
             by,
@@ -176,6 +204,9 @@ pub fn webhook_bodies(body: &[u8]) {
     )]);
     let nothing = answer(200, HeaderMap::new(), b"{}");
     let _ = pipedrive(nothing.clone()).hints(&WebhookRequest { headers: &basic, ..request });
+    let bearer = HeaderValue::try_from(format!("Bearer {SECRET}")).expect("a header");
+    let bearer = HeaderMap::from_iter([(http::header::AUTHORIZATION, bearer)]);
+    let _ = fhir(nothing.clone()).hints(&WebhookRequest { headers: &bearer, ..request });
     let _ = square(nothing).hints(&WebhookRequest { headers: &signed, ..request });
 }
 

@@ -108,6 +108,19 @@ pub async fn receive_at_segment(
     take(&door, &parts.0, &method, &uri, &headers, &body).await
 }
 
+/// The same, where a server puts the record itself below the address, as FHIR's rest-hooks do.
+#[utoipa::path(put, path = "/webhooks/{connection}/{kind}/{id}", params(("connection" = String, Path), ("kind" = String, Path), ("id" = String, Path)), request_body = String, responses((status = 200), (status = 401)))]
+pub async fn receive_below(
+    State(door): State<Door>,
+    Path(parts): Path<(String, String, String)>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<StatusCode, Problem> {
+    take(&door, &parts.0, &method, &uri, &headers, &body).await
+}
+
 async fn take(
     door: &Door,
     name: &str,

@@ -1,5 +1,6 @@
 //! The HTTP door: REST, webhooks in, health, metrics, the OpenAPI description and a plain page.
 
+mod appointments;
 mod auth;
 mod checkouts;
 mod connections;
@@ -83,11 +84,15 @@ fn described() -> OpenApiRouter<Door> {
         .routes(routes!(connections::resolve))
         .routes(routes!(connections::failures))
         .routes(routes!(connections::retry))
+        .routes(routes!(appointments::book, appointments::shift, appointments::cancel))
+        .routes(routes!(appointments::visits))
+        .routes(routes!(appointments::openings))
         .routes(routes!(checkouts::checkout))
         .routes(routes!(sales::list))
         .routes(routes!(sales::link))
         .routes(routes!(inbox::receive))
         .routes(routes!(inbox::receive_at_segment))
+        .routes(routes!(inbox::receive_below))
 }
 
 /// The OpenAPI 3.1 description, made from the code.

@@ -1,10 +1,12 @@
-//! `tandem demo`: a business with two CRMs and a till, and people at work in all of them; without an account anywhere.
+//! `tandem demo`: a clinic with two CRMs, a till and its medical records, and people at work in all of them; without an account
+//! anywhere.
 
 use std::{sync::Arc, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::json;
 use tandem_contract::{Kind, ReqwestTransport, Secret, Value};
+use tandem_fhir::sandbox as fhir;
 use tandem_hubspot::sandbox as hubspot;
 use tandem_hubspot::sandbox::{Change, Sandbox};
 use tandem_pipedrive::sandbox as pipedrive;
@@ -22,7 +24,7 @@ use crate::{
     edit::Fields,
     installation::Installation,
     model::{Name, Opportunity, RecordId, Status},
-    store::seal::Sealer,
+    store::{SyncStore, seal::Sealer},
 };
 
 /// How large the business is.
@@ -48,9 +50,10 @@ struct Systems {
     hubspot: hubspot::Sandbox,
     pipedrive: pipedrive::Sandbox,
     square: square::Sandbox,
+    fhir: fhir::Sandbox,
 }
 
-/// The daemon on a throw-away database with three sandboxes beside it, and people working on all sides.
+/// The daemon on a throw-away database with four sandboxes beside it, and people working on all sides.
 ///
 /// # Errors
 /// A port is taken, or the throw-away folder cannot be made.
@@ -58,7 +61,7 @@ pub async fn demo(size: Size, port: u16, seconds: Option<u64>) -> anyhow::Result
     let folder = std::env::temp_dir().join(format!("tandem-demo-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     println!(
-        "Making a HubSpot account with {} people and {} deals, a Pipedrive company and a Square till that know the same people ...",
+        "Making a HubSpot account with {} people and {} deals, a Pipedrive company, a Square till and a clinic's records that know the same people ...",
         size.contacts, size.deals
     );
     let clinic = hubspot::Clinic { contacts: size.contacts, deals: size.deals };
@@ -91,11 +94,17 @@ pub async fn demo(size: Size, port: u16, seconds: Option<u64>) -> anyhow::Result
         }
     };
     let (square, in_square) = serve(square::Settings::default(), size.seed, 0, fill).await?;
+    let fill = |world: &mut fhir::World| {
+        for [first, last, email, phone] in &people {
+            world.register(first, last, email, phone);
+        }
+    };
+    let (fhir, in_fhir) = serve(fhir::Settings::default(), size.seed, 0, fill).await?;
     let hook = |connection: &str| format!("http://127.0.0.1:{port}/webhooks/{connection}");
     let signature_key = square.with(|world| world.subscribe(&hook("square")));
-    let systems = Systems { hubspot, pipedrive, square };
+    let systems = Systems { hubspot, pipedrive, square, fhir };
     let file = folder.join("tandem.toml");
-    let addresses = [in_hubspot, in_pipedrive, in_square];
+    let addresses = [in_hubspot, in_pipedrive, in_square, in_fhir];
     std::fs::write(&file, configuration(&addresses, port, &systems, &signature_key))?;
     let installation = Arc::new(Installation::open(Config::load(&file)?).await?);
     systems.hubspot.with(|world| {
@@ -106,7 +115,8 @@ pub async fn demo(size: Size, port: u16, seconds: Option<u64>) -> anyhow::Result
     let deliveries = [
         tokio::spawn(systems.hubspot.clone().deliver_webhooks(transport.clone())),
         tokio::spawn(systems.pipedrive.clone().deliver_webhooks(transport.clone())),
-        tokio::spawn(systems.square.clone().deliver_webhooks(transport)),
+        tokio::spawn(systems.square.clone().deliver_webhooks(transport.clone())),
+        tokio::spawn(systems.fhir.clone().deliver_webhooks(transport)),
     ];
     println!("Taking everything over into {} ...", folder.join("demo.db").display());
     let bars = Bars::new();
@@ -140,12 +150,13 @@ fn people(world: &hubspot::World) -> Vec<[String; 4]> {
     all.filter(|[.., email, _]| !email.is_empty()).collect()
 }
 
-fn configuration(addresses: &[String; 3], port: u16, systems: &Systems, signature_key: &Secret) -> String {
-    let [hubspot, pipedrive, square] = addresses;
+fn configuration(addresses: &[String; 4], port: u16, systems: &Systems, signature_key: &Secret) -> String {
+    let [hubspot, pipedrive, square, fhir] = addresses;
     let (token, secret) = systems.hubspot.with(|world| {
         (world.settings.access_tokens.first().cloned().unwrap_or_default(), world.settings.client_secret.clone())
     });
     let api_token = systems.pipedrive.with(|world| world.settings.api_tokens.first().cloned().unwrap_or_default());
+    let clinic_token = systems.fhir.with(|world| world.settings.access_tokens.first().cloned().unwrap_or_default());
     let personal = systems.square.with(|world| world.settings.access_tokens.first().cloned().unwrap_or_default());
     format!(
         r#"# Made by `tandem demo`; thrown away when it ends.
@@ -166,6 +177,22 @@ master_key = "{key}"
 profile = "agency"
 timezone = "America/Phoenix"
 currency = "USD"
+
+[accounts.glow_clinic.visit_rules.injectables]
+pipeline = "Sales"
+consult_booked = "Presentation scheduled"
+consult_done = "Decision maker bought in"
+treatment_booked = "Contract sent"
+
+[connections.emr]
+account = "glow_clinic"
+connector = "fhir"
+base_url = "{fhir}/fhir"
+credentials = {{ access_token = "{clinic_token}", hook_token = "demo-hook" }}
+visit_types = [
+  {{ code = "CONSULT", class = "consult", service = "injectables", kind = "meeting" }},
+  {{ code = "TREAT", class = "treatment", service = "injectables", kind = "service" }},
+]
 
 [connections.hubspot]
 account = "glow_clinic"
@@ -222,8 +249,9 @@ async fn act(installation: Arc<Installation>, systems: Systems, stop: Cancellati
         }
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         turn += 1;
-        let told = match turn % 6 {
+        let told = match turn % 7 {
             0 => both(&installation, sandbox, &mut rng, turn).await,
+            6 => visit(&installation, &systems, &mut rng).await,
             1 => sale(&installation, &systems, &mut rng).await,
             4 => there(sandbox, &mut rng, turn),
             2 | 3 => here(&installation, &mut rng, turn).await,
@@ -248,16 +276,56 @@ async fn linked(
     links.into_iter().find(|link| link.connection.as_str() == connection).map(|link| link.external.to_string())
 }
 
-/// Somebody with one open deal buys something; answers how long it took until both CRMs said that it is won.
-async fn sale(installation: &Installation, systems: &Systems, rng: &mut StdRng) -> Option<String> {
-    let account = installation.accounts.keys().next()?.clone();
-    let all = installation.store.opportunities(&account, None, 500).await.ok()?;
+/// Opportunities of those who have one open.
+async fn lonely(installation: &Installation, account: &Name) -> Option<Vec<Opportunity>> {
+    let all = installation.store.opportunities(account, None, 500).await.ok()?;
     let open: Vec<&Opportunity> = all.iter().filter(|deal| deal.position.status == Status::Open).collect();
     let lonely = |deal: &&&Opportunity| {
         deal.contact.is_some() && open.iter().filter(|other| other.contact == deal.contact).count() == 1
     };
-    let candidates: Vec<&Opportunity> = open.iter().filter(lonely).copied().collect();
-    let deal = *candidates.choose(rng)?;
+    Some(open.iter().filter(lonely).map(|deal| (*deal).clone()).collect())
+}
+
+/// Somebody with one open deal is given a treatment at the clinic; answers how long it took until both CRMs stood further on.
+async fn visit(installation: &Installation, systems: &Systems, rng: &mut StdRng) -> Option<String> {
+    let account = installation.accounts.keys().next()?.clone();
+    let pipelines = installation.store.pipelines(&account).await.ok()?;
+    let sales = pipelines.iter().find(|pipeline| pipeline.label == "Sales")?;
+    let place = |deal: &Opportunity| sales.stages.iter().position(|stage| Some(stage.id) == deal.position.stage);
+    let wanted = sales.stages.iter().position(|stage| stage.label == "Contract sent")?;
+    let early = |deal: &Opportunity| place(deal).is_some_and(|place| place < wanted);
+    let candidates: Vec<Opportunity> = lonely(installation, &account).await?.into_iter().filter(early).collect();
+    let deal = candidates.choose(rng)?;
+    let found = installation.store.records(&account, Kind::Contact, &[deal.contact?]).await.ok()?.pop()?;
+    let email = found.get("email").as_text()?.to_owned();
+    let in_hubspot: u64 = linked(installation, &account, Kind::Deal, deal.id, "hubspot").await?.parse().ok()?;
+    let in_pipedrive: u64 = linked(installation, &account, Kind::Deal, deal.id, "pipedrive").await?.parse().ok()?;
+    let before = systems.pipedrive.with(|world| world.value(Kind::Deal, in_pipedrive, "stage_id"));
+    let began = tokio::time::Instant::now();
+    systems.fhir.with(|world| {
+        let patient = world.patient_with(&email)?;
+        Some(world.appoint(&patient, "TREAT", "booked", world.now + chrono::TimeDelta::days(7)))
+    })?;
+    println!("At the clinic, a treatment is booked for somebody whose one open deal is \"{}\" ...", deal.name);
+    while began.elapsed() < PATIENCE {
+        let stage = systems.hubspot.with(|world| world.value(Kind::Deal, in_hubspot, "dealstage"));
+        let there = systems.pipedrive.with(|world| world.value(Kind::Deal, in_pipedrive, "stage_id"));
+        if stage.as_deref() == Some("contractsent") && there != before {
+            return Some(format!(
+                "... and {:.2} s later deal {in_hubspot} in HubSpot and deal {in_pipedrive} in Pipedrive stand at \"Contract sent\".",
+                began.elapsed().as_secs_f64()
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Some(format!("... which has not reached both CRMs within {} s.", PATIENCE.as_secs()))
+}
+
+/// Somebody with one open deal buys something; answers how long it took until both CRMs said that it is won.
+async fn sale(installation: &Installation, systems: &Systems, rng: &mut StdRng) -> Option<String> {
+    let account = installation.accounts.keys().next()?.clone();
+    let candidates = lonely(installation, &account).await?;
+    let deal = candidates.choose(rng)?;
     let customer = linked(installation, &account, Kind::Contact, deal.contact?, "square").await?;
     let in_hubspot: u64 = linked(installation, &account, Kind::Deal, deal.id, "hubspot").await?.parse().ok()?;
     let in_pipedrive: u64 = linked(installation, &account, Kind::Deal, deal.id, "pipedrive").await?.parse().ok()?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde_json::json;
 use tandem_contract::{ReqwestTransport, Secret, SystemClock};
+use tandem_fhir::sandbox as fhir;
 use tandem_hubspot::sandbox as hubspot;
 use tandem_pipedrive::sandbox as pipedrive;
 use tandem_sandbox::{Sandbox, Simulated};
@@ -37,6 +38,9 @@ pub struct Size {
     /// Its sales so far.
     #[arg(long, default_value_t = 0)]
     pub sales: usize,
+    /// Patients of the clinic.
+    #[arg(long, default_value_t = 0)]
+    pub patients: usize,
     /// Same seed, same accounts.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -58,8 +62,8 @@ pub async fn serve<W: Simulated>(
     Ok((sandbox, base))
 }
 
-/// Serves only the vendor simulators, and prints one JSON line for each. Pipedrive's and Square's webhooks are subscribed to
-/// by their APIs; HubSpot's go to `webhooks`.
+/// Serves only the vendor simulators, and prints one JSON line for each. Pipedrive's, Square's and the clinic's webhooks are
+/// subscribed to by their APIs; HubSpot's go to `webhooks`.
 ///
 /// # Errors
 /// The port is taken.
@@ -97,8 +101,21 @@ pub async fn sandbox(size: Size, port: u16, webhooks: Option<String>) -> anyhow:
         "access_token": settings.access_tokens.first(), "client_id": settings.client_id,
         "client_secret": settings.client_secret, "refresh_token": settings.refresh_token,
     });
-    deliveries.push(tokio::spawn(seller.deliver_webhooks(transport)));
+    deliveries.push(tokio::spawn(seller.deliver_webhooks(transport.clone())));
     print("square", &base, &credentials);
+    let fill = |world: &mut fhir::World| world.fill(size.patients);
+    let (clinic, base) = serve(fhir::Settings::default(), size.seed, 0, fill).await?;
+    let settings = clinic.with(|world| world.settings.clone());
+    let credentials = json!({
+        "access_token": settings.access_tokens.first(), "client_id": settings.client_id,
+        "client_secret": settings.client_secret,
+    });
+    deliveries.push(tokio::spawn(clinic.deliver_webhooks(transport)));
+    let control = json!(base);
+    println!(
+        "{}",
+        json!({ "vendor": "fhir", "base_url": format!("{base}/fhir"), "credentials": credentials, "control_url": control })
+    );
     stop_signal().cancelled().await;
     deliveries.iter().for_each(tokio::task::JoinHandle::abort);
     Ok(Exit::Done)

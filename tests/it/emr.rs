@@ -3,16 +3,17 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use serde_json::json;
 use tandem::{
+    booking::{self, BookingError, Wish},
     model::{LocalRecord, Name, Note, Opportunity, Profile, Status, Trigger, Visit, VisitRules},
     simulation::Rig,
     store::SyncStore,
     sync::{connection::Connection, engine::Engine, guard::Limits, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{Kind, RouterTransport};
+use tandem_contract::{Kind, RouterTransport, VisitChange};
 use tandem_fhir::{
     Dialect, Fhir,
     sandbox::{CANARY, Sandbox, Settings},
@@ -419,6 +420,83 @@ async fn a_clinic_that_is_away_stops_nothing_else() {
     });
     practice.settle().await;
     assert_eq!(practice.rung(deal), 2);
+}
+
+/// AX-31 to AX-34: an appointment is booked, moved and called off from the opportunity, and there is one at a time.
+#[tokio::test(start_paused = true)]
+async fn an_opportunity_has_one_appointment_which_is_booked_moved_and_called_off_from_it() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    let ours = practice.deals().remove(0).id;
+    let (store, clinic) = (&*practice.rig.store, &practice.calendar);
+    let wish = |days: i64, kind: &str| Wish {
+        kind: kind.into(),
+        starts_at: practice.now() + TimeDelta::days(days),
+        ends_at: practice.now() + TimeDelta::days(days) + TimeDelta::minutes(45),
+        slot: None,
+        site: None,
+        practitioner: None,
+    };
+    let unknown = booking::book(store, clinic, ours, wish(1, "rental"), practice.now()).await.unwrap_err();
+    assert!(unknown.to_string().contains("kind"), "{unknown}");
+    let booked = booking::book(store, clinic, ours, wish(1, "meeting"), practice.now()).await.unwrap();
+    assert_eq!(booked.patients[0].as_str(), patient, "the clinic knew her");
+    let second = booking::book(store, clinic, ours, wish(2, "meeting"), practice.now()).await;
+    assert!(matches!(second, Err(BookingError::Booked(id)) if id == booked.id()), "AX-34: one at a time");
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 2);
+    let later = practice.now().trunc_subsecs(0) + TimeDelta::days(3);
+    let to = VisitChange::Move { starts_at: later, ends_at: later + TimeDelta::minutes(30) };
+    booking::change(store, clinic, ours, to, practice.now()).await.unwrap();
+    practice.settle().await;
+    assert_eq!(practice.visits().await[0].starts_at, Some(later));
+    booking::change(store, clinic, ours, VisitChange::Cancel, practice.now()).await.unwrap();
+    practice.wait(11).await;
+    assert_eq!(practice.rung(deal), 0);
+    assert!(matches!(
+        booking::change(store, clinic, ours, VisitChange::Cancel, practice.now()).await,
+        Err(BookingError::None)
+    ));
+    let again = booking::book(store, clinic, ours, wish(4, "service"), practice.now()).await.unwrap();
+    assert_ne!(again.visit, booked.visit, "one that was called off is not the next one");
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 4);
+    // A lost answer: asked for again it is the same one.
+    let past = booking::book(store, clinic, ours, wish(-3, "meeting"), practice.now()).await.unwrap_err();
+    assert!(past.to_string().contains("starts_at"), "{past}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_booking_whose_answer_was_lost_is_asked_for_again_and_made_once() {
+    let practice = Practice::new(rules(), Settings::default());
+    let contact = practice.contact("Ben", "Ito", "ben@example.com", "");
+    practice.deal_of(contact, "Ben's course");
+    practice.settle().await;
+    let ours = practice.deals().remove(0).id;
+    let wish = Wish {
+        kind: "meeting".into(),
+        starts_at: practice.now() + TimeDelta::days(1),
+        ends_at: practice.now() + TimeDelta::days(1) + TimeDelta::minutes(30),
+        slot: None,
+        site: None,
+        practitioner: None,
+    };
+    for broken in ["patient", "appointment"] {
+        practice.emr.with(|world| world.faults.lost_answer = 1.0);
+        let lost = booking::book(&*practice.rig.store, &practice.calendar, ours, wish.clone(), practice.now()).await;
+        assert!(matches!(lost, Err(BookingError::Clinic(_))), "{broken}: {lost:?}");
+        practice.emr.with(|world| world.faults.lost_answer = 0.0);
+    }
+    practice.emr.with(|world| world.faults.unavailable_after = 0.6);
+    let mut made = None;
+    for _ in 0..40 {
+        made = booking::book(&*practice.rig.store, &practice.calendar, ours, wish.clone(), practice.now()).await.ok();
+        if made.is_some() {
+            break;
+        }
+    }
+    assert!(made.is_some());
+    assert_eq!(practice.emr.with(|world| (world.ids("Patient").len(), world.ids("Appointment").len())), (1, 1));
 }
 
 /// One opportunity held by a CRM, a till's rules and a clinic: visits never leave won, whoever won it.

@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use axum::Router;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use tandem::{sync::mapping, vendors::CONNECTORS};
 use tandem_contract::{
-    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Kind, Lane, NewVisit, NewVisitor,
-    PropertyType, Pushed, RouterTransport, Secret, Seen, TokioClock, Value, Version, VisitChange, VisitClass,
-    VisitRead, VisitStatus, Write, WriteOp, conformance,
+    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Kind, Lane, NewVisit, NewVisitor, Pushed,
+    RouterTransport, Secret, Seen, TokioClock, Value, Version, VisitChange, VisitClass, VisitRead, VisitStatus, Write,
+    WriteOp, conformance,
 };
 use tandem_fhir::{
     Dialect, Fhir, Login, Options, PrivateKey, VisitType,
@@ -65,6 +66,13 @@ impl Clinic {
         let sandbox = Sandbox::new(settings, 7, clock.clone());
         let transport = Arc::new(RouterTransport::new(sandbox.router()));
         Self { connector: Fhir::new(options, transport, clock.clone()), sandbox, clock }
+    }
+
+    /// Behind something that listens.
+    fn watched(settings: Settings, options: Options, watch: impl FnOnce(Router) -> Router) -> Self {
+        let clinic = Self::new(settings, options.clone());
+        let transport = Arc::new(RouterTransport::new(watch(clinic.sandbox.router())));
+        Self { connector: Fhir::new(options, transport, clinic.clock.clone()), ..clinic }
     }
 
     fn of(dialect: Dialect) -> Self {
@@ -405,13 +413,13 @@ async fn a_patient_is_written_over_the_version_that_was_planned_on_and_keeps_eve
         Some(Fetched::Found(record)) => record,
         other => panic!("{other:?}"),
     };
-    let record = read(clinic.connector.fetch(CALL, Kind::Contact, &[ana.clone()]).await.unwrap());
+    let record = read(clinic.connector.fetch(CALL, Kind::Contact, std::slice::from_ref(&ana)).await.unwrap());
     let before = clinic.sandbox.with(|world| world.resource("Patient", ana.as_str()).cloned()).unwrap();
     let planned = record.version.clone();
     clinic.sandbox.with(|world| world.edit("Patient", ana.as_str(), &json!({ "gender": "female" })));
     let outcome = clinic.connector.push(CALL, &[update(&ana, "phone", "+13105550199", planned)]).await;
     assert!(matches!(outcome.as_slice(), [Pushed::Failed(ConnectorError::Stale)]), "{outcome:?}");
-    let record = read(clinic.connector.fetch(CALL, Kind::Contact, &[ana.clone()]).await.unwrap());
+    let record = read(clinic.connector.fetch(CALL, Kind::Contact, std::slice::from_ref(&ana)).await.unwrap());
     let outcome = clinic.connector.push(CALL, &[update(&ana, "phone", "+13105550199", record.version)]).await;
     assert!(matches!(outcome.as_slice(), [Pushed::Written { .. }]), "{outcome:?}");
     let after = clinic.sandbox.with(|world| world.resource("Patient", ana.as_str()).cloned()).unwrap();
@@ -582,7 +590,31 @@ async fn a_subscription_is_made_once_renewed_and_put_back_where_the_server_gave_
     assert_ne!(ends(&all[1]), before, "renewed a week before it ends");
 }
 
-#[test]
-fn properties_are_text() {
-    assert!(options(Dialect::FullR4).select[&Kind::Contact].values().all(|kind| *kind == PropertyType::Text));
+/// A clinic that follows the standard, with somebody listening.
+pub fn watched(watch: impl FnOnce(Router) -> Router) -> Clinic {
+    let options = Options { patients: true, hook_token: Some(Secret::new("hook")), ..options(Dialect::FullR4) };
+    Clinic::watched(Settings::default(), options, watch)
+}
+
+/// Everything that the engine asks besides what the contract's suite does.
+pub async fn everything(clinic: &Clinic) {
+    clinic.connector.check().await.unwrap();
+    clinic.connector.subscribe(CALL, &"https://tandem.example.com/webhooks/emr".parse().unwrap()).await.unwrap();
+    let start = clinic.now() + TimeDelta::days(2);
+    let slot = clinic.sandbox.with(|world| world.open_slot(start));
+    clinic.connector.openings(CALL, start - TimeDelta::hours(1), start + TimeDelta::hours(1)).await.unwrap();
+    let (visit, patient) = clinic.connector.book(CALL, &booking("r1", start, Some(slot.clone()))).await.unwrap();
+    clinic.connector.book(CALL, &booking("r2", start, Some(slot))).await.unwrap_err();
+    clinic.connector.change_visit(CALL, &visit, &VisitChange::Cancel).await.unwrap();
+    let met = clinic.sandbox.with(|world| {
+        let met = world.encounter(patient.as_str(), "TREAT", "finished", None);
+        world.charge(patient.as_str(), &met, 10.0);
+        world.invoice(patient.as_str(), "balanced", 12.5, "USD");
+        met
+    });
+    clinic.wait(60).await;
+    for stream in clinic.connector.streams() {
+        clinic.feed(&stream.name, &mut Cursor::start()).await;
+    }
+    clinic.connector.visits(CALL, &[visit, id(&format!("Encounter/{met}")), id("Appointment/never")]).await.unwrap();
 }

@@ -405,6 +405,94 @@ async fn what_the_connector_asks_of_square_and_its_sandbox_answers_is_as_publish
     published.assert_fits();
 }
 
+/// HL7's own schema, one validator a type.
+struct Fhir {
+    schema: Json,
+    known: BTreeMap<String, jsonschema::Validator>,
+}
+
+impl Fhir {
+    fn published() -> Option<Self> {
+        let folder = std::env::var_os("VENDOR_SPECS")?;
+        let text = fs::read_to_string(Path::new(&folder).join("fhir-r4.schema.trimmed.json")).unwrap();
+        Some(Self { schema: serde_json::from_str(&text).unwrap(), known: BTreeMap::new() })
+    }
+
+    /// What does not fit, with the resources of a bundle looked at each by itself.
+    fn wrong(&mut self, body: &Json) -> Vec<String> {
+        let mut body = body.clone();
+        let mut wrong = Vec::new();
+        for entry in body.get_mut("entry").and_then(Json::as_array_mut).into_iter().flatten() {
+            if let Some(inner) = entry.as_object_mut().and_then(|entry| entry.remove("resource")) {
+                wrong.extend(self.wrong(&inner));
+            }
+        }
+        // A part of a record that was asked for in part.
+        if body["meta"]["tag"].as_array().into_iter().flatten().any(|tag| tag["code"] == "SUBSETTED") {
+            return wrong;
+        }
+        let kind = body["resourceType"].as_str().unwrap_or_default().to_owned();
+        if !self.schema["definitions"].as_object().unwrap().contains_key(&kind) {
+            return wrong;
+        }
+        let schema = &self.schema;
+        let validator = self.known.entry(kind.clone()).or_insert_with(|| {
+            let document = json!({ "$schema": "http://json-schema.org/draft-06/schema#", "$ref": format!("#/definitions/{kind}"),
+                "definitions": schema["definitions"] });
+            jsonschema::options().build(&document).unwrap()
+        });
+        wrong.extend(validator.iter_errors(&body).map(|error| format!("{kind}{}: {error}", error.instance_path())));
+        // Required primitives, which HL7's schema does not ask for.
+        if matches!(kind.as_str(), "Appointment" | "Encounter" | "Subscription" | "Slot" | "Invoice")
+            && body["status"].is_null()
+        {
+            wrong.push(format!("{kind}: no status"));
+        }
+        wrong
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_connector_asks_of_a_fhir_server_and_its_sandbox_answers_is_as_published() {
+    let Some(mut fhir) = Fhir::published() else { return };
+    let bodies: Arc<Mutex<Vec<Json>>> = Arc::default();
+    let heard = bodies.clone();
+    let watch = |router: Router| {
+        router.layer(from_fn(move |request: Request, next: Next| {
+            let heard = heard.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let bytes = to_bytes(body, usize::MAX).await.unwrap();
+                heard.lock().unwrap().extend(serde_json::from_slice::<Json>(&bytes));
+                let answer = next.run(Request::from_parts(parts, Body::from(bytes))).await;
+                let (parts, body) = answer.into_parts();
+                let bytes = to_bytes(body, usize::MAX).await.unwrap();
+                heard.lock().unwrap().extend(serde_json::from_slice::<Json>(&bytes));
+                Response::from_parts(parts, Body::from(bytes))
+            }
+        }))
+    };
+    let clinic = crate::fhir::watched(watch);
+    let broken = conformance::run(&clinic).await;
+    assert!(broken.is_empty(), "{broken:?}");
+    crate::fhir::everything(&clinic).await;
+    let bodies = std::mem::take(&mut *bodies.lock().unwrap());
+    let kinds: BTreeSet<&str> = bodies.iter().filter_map(|body| body["resourceType"].as_str()).collect();
+    for kind in
+        ["Patient", "Appointment", "Subscription", "Bundle", "CapabilityStatement", "OperationOutcome", "Encounter"]
+    {
+        assert!(kinds.contains(kind), "no {kind} was heard among {kinds:?}");
+    }
+    let wrong: BTreeSet<String> = bodies.iter().flat_map(|body| fhir.wrong(body)).collect();
+    assert!(
+        wrong.is_empty(),
+        "{} of {} bodies:\n{}",
+        wrong.len(),
+        bodies.len(),
+        wrong.into_iter().collect::<Vec<_>>().join("\n")
+    );
+}
+
 #[test]
 fn squares_published_signatures_are_ours() {
     let Some(folder) = std::env::var_os("VENDOR_SPECS") else { return };

@@ -315,7 +315,7 @@ pub trait Connector: Send + Sync {
     /// [`ConnectorError`] if the batch as a whole could not be read.
     async fn visits(&self, call: Call, ids: &[ExternalId]) -> Result<Vec<VisitRead>, ConnectorError> {
         let _ = call;
-        Ok(ids.iter().map(|_| VisitRead::Gone).collect())
+        Ok(ids.iter().map(|_| VisitRead::Missing).collect())
     }
 
     /// Makes an appointment, and the vendor's record of who comes if there is none; answers both ids. Asked for again under the

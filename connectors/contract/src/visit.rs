@@ -102,8 +102,10 @@ pub struct Visit {
 pub enum VisitRead {
     /// Here it is.
     Found(Box<Visit>),
-    /// It was deleted, or never was.
+    /// It was deleted.
     Gone,
+    /// The vendor does not know it. Once is not enough to believe it.
+    Missing,
 }
 
 /// A person whom an appointment is made for.

@@ -15,7 +15,8 @@ use crate::{
     Fhir,
     bundle::{parse, quietly, search},
     client::{Ask, Look, Meta},
-    patients::{self, IF_NONE_EXIST, form_value, token},
+    patients::{self, IF_NONE_EXIST, Identifier, form_value, identified, token},
+    reference::Reference,
     visits::Type,
 };
 
@@ -37,9 +38,57 @@ fn writable(fhir: &Fhir) -> Result<(), ConnectorError> {
     Ok(())
 }
 
+/// An appointment that may be the one that is to be made.
 #[derive(Deserialize)]
 struct Known {
     id: String,
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    identifier: Vec<Identifier>,
+    #[serde(default)]
+    start: Option<DateTime<Utc>>,
+    #[serde(default)]
+    participant: Vec<Participant>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Participant {
+    actor: Reference,
+}
+
+/// The appointment that an earlier try made, where the server does not tell by itself: by our identifier; on servers that keep
+/// none, by patient and time.
+async fn made_before(
+    fhir: &Fhir,
+    call: Call,
+    new: &NewVisit,
+    patient: &ExternalId,
+) -> Result<Option<ExternalId>, ConnectorError> {
+    let ours = token(&fhir.options.opportunity_system, &new.reference);
+    let start = format!("eq{}", iso(new.starts_at));
+    let asks: [&[(&str, &str)]; 2] = [&[("identifier", &ours)], &[("patient", patient.as_str()), ("date", &start)]];
+    for pairs in asks {
+        let known: Vec<Known> = match quietly(fhir, call.lane, "Appointment", pairs).await {
+            Err(ConnectorError::Rejected { .. }) => continue,
+            known => known?,
+        };
+        // A server that ignores a filter answers somebody else's.
+        let is_ours = |one: &&Known| match identified(&one.identifier, &fhir.options.opportunity_system) {
+            Some(named) => named == new.reference,
+            None => {
+                let base = fhir.client.base_url();
+                let comes = |who: &Participant| who.actor.id("Patient", base).as_deref() == Some(patient.as_str());
+                let stands = !matches!(one.status.as_str(), "cancelled" | "noshow" | "entered-in-error");
+                stands && one.start.map(iso) == Some(iso(new.starts_at)) && one.participant.iter().any(comes)
+            }
+        };
+        if let Some(known) = known.iter().find(is_ours) {
+            return Type::Appointment.id(&known.id).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 /// Makes an appointment, and its patient if need be; or finds the one that was made under the same reference.
@@ -59,11 +108,10 @@ pub async fn book(fhir: &Fhir, call: Call, new: &NewVisit) -> Result<(ExternalId
         },
     };
     let ours = token(&fhir.options.opportunity_system, &new.reference);
-    if !profile.conditional_create {
-        let known: Vec<Known> = quietly(fhir, call.lane, "Appointment", &[("identifier", &ours)]).await?;
-        if let Some(known) = known.first() {
-            return Ok((Type::Appointment.id(&known.id)?, patient));
-        }
+    if !profile.conditional_create
+        && let Some(known) = made_before(fhir, call, new, &patient).await?
+    {
+        return Ok((known, patient));
     }
     let mut coding = json!({ "code": kind.code });
     if let Some(system) = &kind.system {

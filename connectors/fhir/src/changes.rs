@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Days, NaiveDate, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use tandem_contract::{Call, ConnectorError, Cursor, Kind, Page, Seen, Stream};
+use tandem_contract::{Call, ConnectorError, Cursor, ExternalId, Kind, Page, Seen, Stream, Version};
+use tracing::warn;
 
 use crate::{
     Fhir,
@@ -29,20 +30,42 @@ const WITHOUT_CLOCK: TimeDelta = TimeDelta::minutes(15);
 const BEHIND: TimeDelta = TimeDelta::seconds(5);
 /// Since when appointments are looked at, when a clinic is connected.
 const FIRST_LOOK: Days = Days::new(30);
+/// How far the second pass stays behind, for what an index showed late.
+const LATE: TimeDelta = TimeDelta::hours(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Where a stream stands. `next` is where the server said to go on.
+/// Where a stream stands. `next` is where the server said to go on; `again` is true once such a link had ended and the search was
+/// begun anew: a second time it is an error, since a link that always ends would be followed for ever.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "at", rename_all = "snake_case")]
 enum Place {
     /// Listing everything since a day; changes since `since` are still to be looked for.
-    Listing { since: DateTime<Utc>, next: Option<String> },
+    Listing {
+        since: DateTime<Utc>,
+        next: Option<String>,
+        #[serde(default)]
+        again: bool,
+    },
     /// In a window of time.
-    Window { since: DateTime<Utc>, until: DateTime<Utc>, next: Option<String> },
+    Window {
+        since: DateTime<Utc>,
+        until: DateTime<Utc>,
+        next: Option<String>,
+        #[serde(default)]
+        again: bool,
+    },
     /// Between two windows.
     Waiting { since: DateTime<Utc> },
     /// On a day of several, or in a window of dates.
-    Days { day: NaiveDate, until: NaiveDate, next: Option<String> },
+    Days {
+        day: NaiveDate,
+        until: NaiveDate,
+        next: Option<String>,
+        #[serde(default)]
+        again: bool,
+    },
+    /// All days up to this one were read.
+    Read { until: NaiveDate },
 }
 
 impl Place {
@@ -52,6 +75,7 @@ impl Place {
             Self::Listing { since, .. } | Self::Waiting { since } => [since.year(), since.year()],
             Self::Window { since, until, .. } => [since.year(), until.year()],
             Self::Days { day, until, .. } => [day.year(), until.year()],
+            Self::Read { until } => [until.year(), until.year()],
         };
         years.iter().all(|year| (2000..2200).contains(year))
     }
@@ -71,10 +95,14 @@ pub fn streams(fhir: &Fhir) -> Vec<Stream> {
     }
     let profile = fhir.profile();
     match profile.feed {
-        Feed::Instant => all.push(stream(visits, "changes", poll, false)),
+        Feed::Instant => {
+            all.push(stream(visits, "changes", poll, false));
+            all.push(stream(visits, "late", 60 * MINUTE, false));
+        }
         Feed::Day => {
             all.push(stream(visits, "today", poll.max(5 * MINUTE), false));
             all.push(stream(visits, "around", 30 * MINUTE, false));
+            all.push(stream(visits, "far", 1_440 * MINUTE, false));
         }
         Feed::Dates => {
             all.push(stream(visits, "near", poll.max(2 * MINUTE), false));
@@ -112,31 +140,38 @@ pub async fn next_page(fhir: &Fhir, call: Call, stream: &Stream, at: &Cursor) ->
                 (_, "encounters") => "Encounter",
                 _ => "Appointment",
             };
-            let place = place.filter(|place| !matches!(place, Place::Days { .. }));
-            let first = Place::Listing { since: now - WITHOUT_CLOCK, next: None };
+            let place = place.filter(|place| !matches!(place, Place::Days { .. } | Place::Read { .. }));
+            let now = if name == "late" { now - LATE } else { now };
+            let first = match name {
+                "late" => Place::Waiting { since: now - LATE },
+                _ => Place::Listing { since: now - WITHOUT_CLOCK, next: None, again: false },
+            };
             window_page(fhir, call, kind, now, place.unwrap_or(first)).await
         }
     }
 }
 
 /// Rows of a search as what was seen: patients of a listing whole, everything else as hints.
-fn seen(
-    fhir: &Fhir,
-    kind: &str,
-    rows: &[Box<serde_json::value::RawValue>],
-    whole: bool,
-) -> Result<Vec<Seen>, ConnectorError> {
-    rows.iter()
-        .map(|raw| {
-            let hinted = match kind {
-                "Patient" if whole => return patients::whole(fhir, raw).map(Seen::Record),
-                "Patient" => patients::hint(raw)?,
-                "Encounter" => visits::hint(Type::Encounter, raw)?,
-                _ => visits::hint(Type::Appointment, raw)?,
-            };
-            Ok(Seen::Hint { id: hinted.0, version: hinted.1 })
-        })
-        .collect()
+fn seen(fhir: &Fhir, kind: &str, rows: &[Box<serde_json::value::RawValue>], whole: bool) -> Vec<Seen> {
+    let mut seen = Vec::with_capacity(rows.len());
+    for raw in rows {
+        let hinted = match kind {
+            "Patient" if whole => patients::whole(fhir, raw).map(Seen::Record),
+            "Patient" => patients::hint(raw).map(hint),
+            "Encounter" => visits::hint(Type::Encounter, raw).map(hint),
+            _ => visits::hint(Type::Appointment, raw).map(hint),
+        };
+        match hinted {
+            Ok(one) => seen.push(one),
+            // One that cannot be named cannot be read either: it does not keep the others from it.
+            Err(error) => warn!(kind, %error, "a row of a search is left out"),
+        }
+    }
+    seen
+}
+
+fn hint((id, version): (ExternalId, Version)) -> Seen {
+    Seen::Hint { id, version }
 }
 
 async fn window_page(
@@ -152,15 +187,15 @@ async fn window_page(
             filters.push(("_elements", "id,meta".into()));
         }
     };
-    let (mut filters, since, until, next) = match place {
-        Place::Listing { since, next } => {
+    let (mut filters, since, until, next, again) = match place {
+        Place::Listing { since, next, again } => {
             let from = (now.date_naive() - FIRST_LOOK).to_string();
             let filters = if kind == "Patient" { Vec::new() } else { vec![("date", format!("ge{from}"))] };
-            (filters, since, None, next)
+            (filters, since, None, next, again)
         }
-        Place::Window { since, until, next } => (Vec::new(), since, Some(until), next),
-        Place::Waiting { since } => (Vec::new(), since, Some((now - BEHIND).max(since)), None),
-        Place::Days { .. } => (Vec::new(), now - WITHOUT_CLOCK, Some(now - BEHIND), None),
+        Place::Window { since, until, next, again } => (Vec::new(), since, Some(until), next, again),
+        Place::Waiting { since } => (Vec::new(), since, Some((now - BEHIND).max(since)), None, false),
+        Place::Days { .. } | Place::Read { .. } => (Vec::new(), now - WITHOUT_CLOCK, Some(now - BEHIND), None, false),
     };
     if let Some(until) = until {
         filters.push(("_lastUpdated", format!("ge{}", iso(since))));
@@ -170,20 +205,20 @@ async fn window_page(
     elements(&mut filters);
     let rows = match search(fhir, call.lane, kind, &filters, next.as_deref()).await {
         // Its link has ended: the search begins anew.
-        Err(ConnectorError::Gone | ConnectorError::Rejected { .. }) if next.is_some() => {
+        Err(ConnectorError::Gone | ConnectorError::Rejected { .. }) if next.is_some() && !again => {
             let place = match until {
-                Some(until) => Place::Window { since, until, next: None },
-                None => Place::Listing { since, next: None },
+                Some(until) => Place::Window { since, until, next: None, again: true },
+                None => Place::Listing { since, next: None, again: true },
             };
             return Ok(Page { next: cursor(&place), more: true, ..Page::default() });
         }
         rows => rows?,
     };
-    let seen = seen(fhir, kind, &rows.found, until.is_none())?;
+    let seen = seen(fhir, kind, &rows.found, until.is_none());
     let more = rows.next.is_some();
     let place = match (rows.next, until) {
-        (Some(next), Some(until)) => Place::Window { since, until, next: Some(next) },
-        (Some(next), None) => Place::Listing { since, next: Some(next) },
+        (Some(next), Some(until)) => Place::Window { since, until, next: Some(next), again },
+        (Some(next), None) => Place::Listing { since, next: Some(next), again },
         (None, Some(until)) => {
             let overlap = if fhir.client.knows_the_time() { OVERLAP } else { WITHOUT_CLOCK };
             Place::Waiting { since: (until - overlap).max(since) }
@@ -213,27 +248,33 @@ async fn days_page(
     place: Option<Place>,
 ) -> Result<Page, ConnectorError> {
     let (first, last) = span(name, today);
-    let by_day = fhir.profile().feed == Feed::Day;
-    let (day, until, next) = match place {
-        Some(Place::Days { day, until, next }) if day <= until => (day, until, next),
-        _ => (first, last, None),
+    let by_day = fhir.profile().feed == Feed::Day && name != "far";
+    let (day, until, next, again) = match place {
+        Some(Place::Days { day, until, next, again }) if day <= until => (day, until, next, again),
+        // Days that passed while nobody read them are read now.
+        Some(Place::Read { until }) if by_day => (first.min(until), last, None, false),
+        _ => (first, last, None, false),
     };
     let filters = match by_day {
         true => vec![("_lastUpdated", format!("eq{day}"))],
         false => vec![("date", format!("ge{day}")), ("date", format!("le{until}"))],
     };
     let rows = match search(fhir, call.lane, "Appointment", &filters, next.as_deref()).await {
-        Err(ConnectorError::Gone | ConnectorError::Rejected { .. }) if next.is_some() => {
-            return Ok(Page { next: cursor(&Place::Days { day, until, next: None }), more: true, ..Page::default() });
+        Err(ConnectorError::Gone | ConnectorError::Rejected { .. }) if next.is_some() && !again => {
+            let place = Place::Days { day, until, next: None, again: true };
+            return Ok(Page { next: cursor(&place), more: true, ..Page::default() });
         }
         rows => rows?,
     };
-    let seen = seen(fhir, "Appointment", &rows.found, false)?;
+    let seen = seen(fhir, "Appointment", &rows.found, false);
     let place = match (rows.next, by_day && day < until) {
-        (Some(next), _) => Place::Days { day, until, next: Some(next) },
-        (None, true) => Place::Days { day: day + Days::new(1), until, next: None },
+        (Some(next), _) => Place::Days { day, until, next: Some(next), again },
+        (None, true) => Place::Days { day: day + Days::new(1), until, next: None, again: false },
         // Over: the next poll begins with the days around its own today.
-        (None, false) => return Ok(Page { seen, next: Cursor::start(), more: false, total: None }),
+        (None, false) => {
+            let read = Place::Read { until: today.min(until) };
+            return Ok(Page { seen, next: cursor(&read), more: false, total: None });
+        }
     };
     Ok(Page { seen, next: cursor(&place), more: true, total: None })
 }
@@ -242,6 +283,6 @@ async fn days_page(
 pub async fn list(fhir: &Fhir, call: Call, at: &Cursor) -> Result<Page, ConnectorError> {
     let next = Some(at.0.as_str()).filter(|next| !next.is_empty());
     let rows = search(fhir, call.lane, "Patient", &[], next).await?;
-    let seen = seen(fhir, "Patient", &rows.found, false)?;
+    let seen = seen(fhir, "Patient", &rows.found, false);
     Ok(Page { seen, more: rows.next.is_some(), next: Cursor(rows.next.unwrap_or_default()), total: None })
 }

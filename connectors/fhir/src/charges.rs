@@ -4,20 +4,20 @@
 //! Source: <https://hl7.org/fhir/R4/invoice.html>, <https://hl7.org/fhir/R4/chargeitem.html>. The till stays the authority for money
 //! received.
 
-use chrono::{Days, NaiveDate};
+use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tandem_contract::{ConnectorError, Lane};
 
-use crate::{Fhir, bundle::quietly};
+use crate::{Fhir, booking::iso, bundle::quietly, reference::Reference};
 
 /// What the charges are of.
 pub struct Of<'a> {
     pub patient: Option<&'a str>,
     pub account: Option<&'a str>,
     pub encounter: Option<&'a str>,
-    pub on: Option<NaiveDate>,
+    pub at: Option<DateTime<Utc>>,
 }
 
 /// Money with the digits that were written: an amount never goes through binary floating point.
@@ -40,6 +40,10 @@ impl Money {
 struct Invoice {
     status: String,
     #[serde(default)]
+    subject: Reference,
+    #[serde(default)]
+    account: Reference,
+    #[serde(default)]
     total_net: Option<Money>,
 }
 
@@ -48,6 +52,8 @@ struct Invoice {
 struct ChargeItem {
     status: String,
     #[serde(default)]
+    context: Reference,
+    #[serde(default)]
     price_override: Option<Money>,
 }
 
@@ -55,18 +61,26 @@ struct ChargeItem {
 pub async fn total(fhir: &Fhir, lane: Lane, of: &Of<'_>) -> Result<Option<(Decimal, String)>, ConnectorError> {
     let profile = fhir.profile();
     if profile.invoices {
-        let (day, after) = match of.on {
-            Some(on) => (format!("ge{on}"), format!("lt{}", on + Days::new(2))),
-            None => (String::new(), String::new()),
-        };
-        let pairs: Option<Vec<(&str, &str)>> = match (of.account, of.patient, of.on) {
-            (Some(account), ..) => Some(vec![("account", account)]),
-            (None, Some(patient), Some(_)) => Some(vec![("patient", patient), ("date", &day), ("date", &after)]),
+        // The day of the visit, wherever the clinic is.
+        let around = of.at.and_then(|at| {
+            let from = at.checked_sub_signed(TimeDelta::hours(12))?;
+            Some((format!("ge{}", iso(from)), format!("lt{}", iso(at.checked_add_signed(TimeDelta::hours(18))?))))
+        });
+        let whose = of.account.map(|account| ("account", account)).or(of.patient.map(|patient| ("patient", patient)));
+        let pairs: Option<Vec<(&str, &str)>> = match (whose, &around) {
+            (Some(whose), Some((from, until))) => Some(vec![whose, ("date", from), ("date", until)]),
             _ => None,
         };
         if let Some(pairs) = pairs {
             let invoices: Vec<Invoice> = unless_refused(quietly(fhir, lane, "Invoice", &pairs).await)?;
+            let base = fhir.client.base_url();
+            // A server that ignores a filter answers everybody's.
+            let is_theirs = |one: &&Invoice| match of.account {
+                Some(account) => one.account.id("Account", base).as_deref() == Some(account),
+                None => one.subject.id("Patient", base).as_deref() == of.patient,
+            };
             let counted = invoices.iter().filter(|one| matches!(one.status.as_str(), "issued" | "balanced"));
+            let counted = counted.filter(is_theirs);
             let sums: Vec<_> = counted.filter_map(|one| one.total_net.as_ref()).collect();
             if !sums.is_empty() {
                 return Ok(sum(sums.into_iter()));
@@ -76,7 +90,10 @@ pub async fn total(fhir: &Fhir, lane: Lane, of: &Of<'_>) -> Result<Option<(Decim
     if let (true, Some(encounter)) = (profile.charges, of.encounter) {
         let charges: Vec<ChargeItem> =
             unless_refused(quietly(fhir, lane, "ChargeItem", &[("context", encounter)]).await)?;
+        let is_its =
+            |one: &&ChargeItem| one.context.id("Encounter", fhir.client.base_url()).as_deref() == Some(encounter);
         let counted = charges.iter().filter(|one| matches!(one.status.as_str(), "billable" | "billed"));
+        let counted = counted.filter(is_its);
         return Ok(sum(counted.filter_map(|one| one.price_override.as_ref())));
     }
     Ok(None)

@@ -174,7 +174,14 @@ pub struct Meta {
     /// The version.
     pub version_id: Option<String>,
     /// When it became that.
+    #[serde(deserialize_with = "readable")]
     pub last_updated: Option<DateTime<Utc>>,
+}
+
+/// A moment, where it can be read: one that says no zone tells none.
+fn readable<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    Ok(text.and_then(|text| DateTime::parse_from_rfc3339(&text).ok()).map(|at| at.to_utc()))
 }
 
 fn percent_decoded(text: &str) -> String {

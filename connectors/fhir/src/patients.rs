@@ -245,6 +245,10 @@ pub async fn fetch(fhir: &Fhir, call: Call, ids: &[ExternalId]) -> Result<Vec<Fe
             Some(Known::Found(patient)) => match patient.survivor(fhir) {
                 None => Fetched::Found(patient.record(fhir)?),
                 Some(survivor) => match by_ids(fhir, call.lane, &[&survivor]).await?.remove(&survivor) {
+                    // Two that replace one another are two.
+                    Some(Known::Found(survivor)) if survivor.survivor(fhir).as_deref() == Some(one.as_str()) => {
+                        Fetched::Found(patient.record(fhir)?)
+                    }
                     Some(Known::Found(survivor)) => Fetched::MergedInto(survivor.record(fhir)?),
                     _ => Fetched::Archived,
                 },

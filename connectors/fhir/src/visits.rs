@@ -245,17 +245,39 @@ fn encounter(fhir: &Fhir, raw: &RawValue) -> Result<Raw, ConnectorError> {
     Ok(Raw { visit, patients: read.subject.id("Patient", base).into_iter().collect(), account })
 }
 
-/// What is there under an id.
-pub async fn get(fhir: &Fhir, lane: Lane, kind: Type, id: &str) -> Result<Option<Box<RawValue>>, ConnectorError> {
-    match fhir.client.look(&Ask::get(&[kind.as_str(), id], lane)).await? {
-        Look::Found(answer) => answer.json().map(Some),
-        Look::Deleted | Look::Missing => Ok(None),
+/// An encounter that says neither what it is for nor when it is says so by its appointment.
+async fn inherit(fhir: &Fhir, lane: Lane, found: &mut BTreeMap<ExternalId, Raw>) -> Result<(), ConnectorError> {
+    let says_nothing = |raw: &Raw| raw.visit.class == VisitClass::Unmapped || raw.visit.starts_at.is_none();
+    let wanted: Vec<(ExternalId, ExternalId)> = found
+        .values()
+        .filter(|raw| says_nothing(raw))
+        .filter_map(|raw| Some((raw.visit.id.clone(), raw.visit.appointment.clone()?)))
+        .collect();
+    for (id, of) in wanted {
+        let known = found.get(&of).map(|raw| raw.visit.clone());
+        let known = match (known, Type::split(&of)) {
+            (Some(visit), _) => Some(visit),
+            (None, Some((kind, number))) => match fhir.client.look(&Ask::get(&[kind.as_str(), number], lane)).await? {
+                Look::Found(answer) => Some(appointment(fhir, &answer.json::<Box<RawValue>>()?)?.visit),
+                Look::Deleted | Look::Missing => None,
+            },
+            (None, None) => None,
+        };
+        if let (Some(of), Some(raw)) = (known, found.get_mut(&id)) {
+            if raw.visit.class == VisitClass::Unmapped {
+                (raw.visit.class, raw.visit.service) = (of.class, of.service);
+            }
+            raw.visit.starts_at = raw.visit.starts_at.or(of.starts_at);
+            raw.visit.created_at = raw.visit.created_at.or(of.created_at);
+        }
     }
+    Ok(())
 }
 
 /// Visits by id, in the order asked.
 pub async fn read(fhir: &Fhir, call: Call, ids: &[ExternalId]) -> Result<Vec<VisitRead>, ConnectorError> {
     let mut found: BTreeMap<ExternalId, Raw> = BTreeMap::new();
+    let mut deleted: BTreeSet<ExternalId> = BTreeSet::new();
     for kind in [Type::Appointment, Type::Encounter] {
         let mut asked: BTreeSet<&str> =
             ids.iter().filter_map(Type::split).filter(|(known, _)| *known == kind).map(|(_, id)| id).collect();
@@ -280,16 +302,24 @@ pub async fn read(fhir: &Fhir, call: Call, ids: &[ExternalId]) -> Result<Vec<Vis
             }
         }
         for id in asked {
-            if let Some(raw) = get(fhir, call.lane, kind, id).await? {
-                let one = parse(&raw)?;
-                found.insert(one.visit.id.clone(), one);
+            match fhir.client.look(&Ask::get(&[kind.as_str(), id], call.lane)).await? {
+                Look::Found(answer) => {
+                    let one = parse(&answer.json::<Box<RawValue>>()?)?;
+                    found.insert(one.visit.id.clone(), one);
+                }
+                Look::Deleted => {
+                    deleted.insert(kind.id(id)?);
+                }
+                Look::Missing => {}
             }
         }
     }
+    inherit(fhir, call.lane, &mut found).await?;
     complete(fhir, call.lane, found.values_mut()).await?;
-    let read = |id| match found.get(id) {
+    let read = |id: &ExternalId| match found.get(id) {
         Some(raw) => VisitRead::Found(Box::new(raw.visit.clone())),
-        None => VisitRead::Gone,
+        None if deleted.contains(id) => VisitRead::Gone,
+        None => VisitRead::Missing,
     };
     Ok(ids.iter().map(read).collect())
 }
@@ -309,7 +339,7 @@ async fn complete(fhir: &Fhir, lane: Lane, raws: impl Iterator<Item = &mut Raw>)
                 patient: raw.patients.first().map(String::as_str),
                 account: raw.account.as_deref(),
                 encounter,
-                on: raw.visit.starts_at.map(|at| at.date_naive()),
+                at: raw.visit.starts_at,
             };
             raw.visit.charged = charges::total(fhir, lane, &of).await?;
         }

@@ -11,7 +11,19 @@ pub const CANARY: &str = "PHI-CANARY";
 /// The system of the clinic's codes.
 const CODES: &str = "https://ehr.example.test/codes/appt-type";
 
+const FIRST: [&str; 8] = ["Ana", "Ben", "Chloe", "Dev", "Elif", "Finn", "Gia", "Hugo"];
+const LAST: [&str; 8] = ["Ito", "Jones", "Kaya", "Larsen", "Moreau", "Nowak", "Okafor", "Perez"];
+
 impl World {
+    /// Registers this many people.
+    pub fn fill(&mut self, patients: usize) {
+        for n in 0..patients {
+            let (first, last) = (FIRST[n % FIRST.len()], LAST[(n / FIRST.len()) % LAST.len()]);
+            let email = format!("{}.{}.{n}@example.com", first.to_lowercase(), last.to_lowercase());
+            self.register(first, last, &email, &format!("+1602555{:04}", 100 + n % 100));
+        }
+    }
+
     /// Registers somebody; answers their id.
     pub fn register(&mut self, first: &str, last: &str, email: &str, phone: &str) -> String {
         let id = self.next_id("Patient");
@@ -28,6 +40,21 @@ impl World {
         }
         self.put(&id, "Patient", body);
         id
+    }
+
+    /// The patient with this address.
+    #[must_use]
+    pub fn patient_with(&self, email: &str) -> Option<String> {
+        let has = |id: &String| {
+            let body = self.resource("Patient", id)?;
+            Some(
+                body["telecom"]
+                    .as_array()?
+                    .iter()
+                    .any(|one| one["value"].as_str().is_some_and(|text| text.eq_ignore_ascii_case(email))),
+            )
+        };
+        self.ids("Patient").into_iter().find(|id| has(id).unwrap_or(false))
     }
 
     /// Merges one patient into another.

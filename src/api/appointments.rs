@@ -1,0 +1,250 @@
+//! Appointments of an opportunity, and what is free at a clinic.
+
+use axum::{
+    Json as JsonBody,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use tandem_contract::{ConnectorError, Kind, VisitChange};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    Door,
+    auth::Caller,
+    opportunities::{Page, id},
+    problem::Problem,
+};
+use crate::{
+    booking::{self, BookingError, Wish},
+    model::{Account, LocalRecord, Note, Visit},
+    store::SyncStore,
+    sync::connection::Connection,
+};
+
+/// Minutes of an appointment that says neither how long it is nor when it ends.
+const HALF_AN_HOUR: i64 = 30;
+
+/// An appointment to make.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewAppointment {
+    /// Which clinic: a connection's name.
+    connection: String,
+    /// `meeting`, `service` or `rental`: a kind of the connection's visit_types.
+    kind: String,
+    starts_at: DateTime<Utc>,
+    /// Half an hour later if left out.
+    ends_at: Option<DateTime<Utc>>,
+    /// An opening, by the clinic's id.
+    slot: Option<String>,
+    /// Where, by the clinic's id of a location.
+    site: Option<String>,
+    /// With whom, by the clinic's id of a practitioner.
+    practitioner: Option<String>,
+}
+
+/// When it is to be.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTime {
+    /// Which clinic: a connection's name.
+    connection: String,
+    starts_at: DateTime<Utc>,
+    /// Half an hour later if left out.
+    ends_at: Option<DateTime<Utc>>,
+}
+
+/// Which clinic.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct Clinic {
+    /// A connection's name.
+    connection: String,
+}
+
+/// A visit, as far as a clinic tells of it.
+#[derive(Serialize, ToSchema)]
+pub struct VisitView {
+    /// `connection:Appointment/…`.
+    id: String,
+    connection: String,
+    /// `consult`, `treatment`, `follow_up`, `ignored` or `unmapped`.
+    class: String,
+    /// The service line.
+    service: Option<String>,
+    /// `proposed`, `requested`, `booked`, `arrived`, `kept`, `finished`, `missed`, `cancelled`, `erased` or `unclear`.
+    status: String,
+    starts_at: Option<DateTime<Utc>>,
+    ends_at: Option<DateTime<Utc>>,
+    site: Option<String>,
+    /// The opportunity that it was booked from.
+    booked_from: Option<String>,
+    /// The opportunity that it moved.
+    moved: Option<String>,
+    /// What people were told of it.
+    notes: Vec<Note>,
+}
+
+fn word<T: Serialize>(value: &T) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+impl From<Visit> for VisitView {
+    fn from(visit: Visit) -> Self {
+        Self {
+            id: visit.id(),
+            connection: visit.connection.to_string(),
+            class: word(&visit.class),
+            service: visit.service,
+            status: word(&visit.status),
+            starts_at: visit.starts_at,
+            ends_at: visit.ends_at,
+            site: visit.site,
+            booked_from: visit.opportunity.map(|id| id.to_string()),
+            moved: visit.raised.map(|raised| raised.opportunity.to_string()),
+            notes: visit.noted.into_iter().collect(),
+        }
+    }
+}
+
+fn clinic<'a>(door: &'a Door, account: &Account, name: &str) -> Result<&'a Connection, Problem> {
+    let found = name.parse().ok().and_then(|name| door.0.installation.connections.get(&name));
+    let found = found.filter(|connection| connection.account.name == account.name);
+    found.map(AsRef::as_ref).ok_or_else(|| Problem::not_found("connection"))
+}
+
+fn end(starts_at: DateTime<Utc>, ends_at: Option<DateTime<Utc>>) -> DateTime<Utc> {
+    ends_at.unwrap_or(starts_at + TimeDelta::minutes(HALF_AN_HOUR))
+}
+
+/// Books an appointment for the opportunity's contact; it has one at a time.
+#[utoipa::path(post, path = "/api/v1/opportunities/{id}/appointment", params(("id" = String, Path)), request_body = NewAppointment, responses((status = 201, body = VisitView), (status = 404), (status = 409), (status = 422), (status = 502)), security(("token" = [])))]
+pub async fn book(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(text): Path<String>,
+    JsonBody(asked): JsonBody<NewAppointment>,
+) -> Result<Response, Problem> {
+    let opportunity = id(&text, "opportunity")?;
+    let clinic = clinic(&door, &account, &asked.connection)?;
+    let ends_at = end(asked.starts_at, asked.ends_at);
+    let NewAppointment { kind, starts_at, slot, site, practitioner, .. } = asked;
+    let wish = Wish { kind, starts_at, ends_at, slot, site, practitioner };
+    let installation = &door.0.installation;
+    let visit = booking::book(&*installation.store, clinic, opportunity, wish, installation.clock.now()).await?;
+    door.ring(std::slice::from_ref(&clinic.name));
+    Ok((StatusCode::CREATED, JsonBody(VisitView::from(visit))).into_response())
+}
+
+/// Moves the opportunity's appointment; 202 since the clinic has the last word.
+#[utoipa::path(patch, path = "/api/v1/opportunities/{id}/appointment", params(("id" = String, Path)), request_body = NewTime, responses((status = 202, body = VisitView), (status = 404), (status = 422), (status = 502)), security(("token" = [])))]
+pub async fn shift(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(text): Path<String>,
+    JsonBody(asked): JsonBody<NewTime>,
+) -> Result<Response, Problem> {
+    let to = VisitChange::Move { starts_at: asked.starts_at, ends_at: end(asked.starts_at, asked.ends_at) };
+    change(&door, &account, &text, &asked.connection, to).await
+}
+
+/// Calls the opportunity's appointment off; at the clinic it stays, as cancelled.
+#[utoipa::path(delete, path = "/api/v1/opportunities/{id}/appointment", params(("id" = String, Path), Clinic), responses((status = 202, body = VisitView), (status = 404), (status = 502)), security(("token" = [])))]
+pub async fn cancel(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(text): Path<String>,
+    Query(at): Query<Clinic>,
+) -> Result<Response, Problem> {
+    change(&door, &account, &text, &at.connection, VisitChange::Cancel).await
+}
+
+async fn change(
+    door: &Door,
+    account: &Account,
+    text: &str,
+    connection: &str,
+    to: VisitChange,
+) -> Result<Response, Problem> {
+    let opportunity = id(text, "opportunity")?;
+    let clinic = clinic(door, account, connection)?;
+    let installation = &door.0.installation;
+    let visit = booking::change(&*installation.store, clinic, opportunity, to, installation.clock.now()).await?;
+    door.ring(std::slice::from_ref(&clinic.name));
+    Ok((StatusCode::ACCEPTED, JsonBody(VisitView::from(visit))).into_response())
+}
+
+/// The visits of the opportunity's contact, those of today and later last.
+#[utoipa::path(get, path = "/api/v1/opportunities/{id}/visits", params(("id" = String, Path)), responses((status = 200, body = Page<VisitView>), (status = 404)), security(("token" = [])))]
+pub async fn visits(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Path(text): Path<String>,
+) -> Result<JsonBody<Page<VisitView>>, Problem> {
+    let store = &door.0.installation.store;
+    let found = store.records(&account.name, Kind::Deal, &[id(&text, "opportunity")?]).await?.pop();
+    let Some(LocalRecord::Deal(deal)) = found else { return Err(Problem::not_found("opportunity")) };
+    let mut all = match deal.contact {
+        Some(contact) => store.visits_of(&account.name, contact).await?,
+        None => Vec::new(),
+    };
+    all.sort_by(|a, b| (a.starts_at, &a.visit).cmp(&(b.starts_at, &b.visit)));
+    Ok(JsonBody(Page { data: all.into_iter().map(VisitView::from).collect(), next_cursor: None }))
+}
+
+/// Between when.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct Between {
+    /// A connection's name.
+    connection: String,
+    from: DateTime<Utc>,
+    /// A week later if left out; 31 days at most.
+    until: Option<DateTime<Utc>>,
+}
+
+/// An offer of the clinic's, not a hold.
+#[derive(Serialize, ToSchema)]
+pub struct OpeningView {
+    slot: String,
+    starts_at: DateTime<Utc>,
+    ends_at: DateTime<Utc>,
+}
+
+/// What is free at a clinic, in order.
+#[utoipa::path(get, path = "/api/v1/openings", params(Between), responses((status = 200, body = Page<OpeningView>), (status = 404), (status = 502)), security(("token" = [])))]
+pub async fn openings(
+    State(door): State<Door>,
+    Caller(account): Caller,
+    Query(between): Query<Between>,
+) -> Result<JsonBody<Page<OpeningView>>, Problem> {
+    let clinic = clinic(&door, &account, &between.connection)?;
+    let until = between.until.unwrap_or(between.from + TimeDelta::days(7));
+    if until <= between.from || until - between.from > TimeDelta::days(31) {
+        return Err(Problem::invalid("until", "is not after `from`, or more than 31 days later"));
+    }
+    let found = booking::openings(clinic, between.from, until).await.map_err(BookingError::from)?;
+    let view =
+        |one: tandem_contract::Opening| OpeningView { slot: one.slot, starts_at: one.starts_at, ends_at: one.ends_at };
+    Ok(JsonBody(Page { data: found.into_iter().map(view).collect(), next_cursor: None }))
+}
+
+impl From<BookingError> for Problem {
+    fn from(error: BookingError) -> Self {
+        match error {
+            BookingError::Edit(error) => error.into(),
+            BookingError::Booked(_) => Self::new(StatusCode::CONFLICT, "booked", error.to_string()),
+            BookingError::None => Self::new(StatusCode::NOT_FOUND, "no_appointment", error.to_string()),
+            BookingError::Clinic(ConnectorError::Conflict(why)) => Self::new(StatusCode::CONFLICT, "clinic", why),
+            BookingError::Clinic(ConnectorError::Rejected { field: Some(field), reason }) => {
+                Self::invalid(&field, format!("is refused by the clinic: {reason}"))
+            }
+            BookingError::Clinic(error) => {
+                Self::new(StatusCode::BAD_GATEWAY, "clinic", format!("{error}; asking again makes nothing twice"))
+            }
+        }
+    }
+}
