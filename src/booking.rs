@@ -54,6 +54,8 @@ impl From<StoreError> for BookingError {
 }
 
 const CALL: Call = Call { lane: Lane::Interactive };
+/// The furthest ahead an appointment is.
+const FAR: TimeDelta = TimeDelta::days(3_650);
 /// The longest an appointment is.
 const LONGEST: TimeDelta = TimeDelta::hours(24);
 
@@ -62,8 +64,8 @@ fn check(starts_at: DateTime<Utc>, ends_at: DateTime<Utc>, now: DateTime<Utc>) -
     if ends_at <= starts_at || ends_at - starts_at > LONGEST {
         return wrong("ends_at", "is not after starts_at, or more than a day later");
     }
-    if starts_at < now - TimeDelta::days(1) {
-        return wrong("starts_at", "is in the past");
+    if starts_at < now - TimeDelta::days(1) || starts_at > now + FAR {
+        return wrong("starts_at", "is in the past, or years ahead");
     }
     Ok(())
 }

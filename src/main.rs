@@ -123,6 +123,9 @@ enum Command {
         /// Without these faults, such as slow,locked.
         #[arg(long, value_delimiter = ',')]
         without: Vec<String>,
+        /// Companies of several systems, sales and visits included, instead of a HubSpot account.
+        #[arg(long, conflicts_with_all = ["only", "without"])]
+        companies: bool,
     },
 }
 
@@ -340,8 +343,11 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
             command::upkeep::create_token(global, account.as_ref(), &name).await
         }
         Command::Openapi => command::upkeep::openapi(),
-        Command::Simulate { seed, seeds, only, without } => {
-            let work = move || command::upkeep::simulate(seed, seeds, only.as_deref(), &without);
+        Command::Simulate { seed, seeds, only, without, companies } => {
+            let work = move || match companies {
+                true => command::upkeep::simulate_companies(seed, seeds),
+                false => command::upkeep::simulate(seed, seeds, only.as_deref(), &without),
+            };
             tokio::task::spawn_blocking(work).await.map_err(Into::into)
         }
     }

@@ -117,7 +117,8 @@ fn clinic<'a>(door: &'a Door, account: &Account, name: &str) -> Result<&'a Conne
 }
 
 fn end(starts_at: DateTime<Utc>, ends_at: Option<DateTime<Utc>>) -> DateTime<Utc> {
-    ends_at.unwrap_or(starts_at + TimeDelta::minutes(HALF_AN_HOUR))
+    let usual = || starts_at.checked_add_signed(TimeDelta::minutes(HALF_AN_HOUR)).unwrap_or(starts_at);
+    ends_at.unwrap_or_else(usual)
 }
 
 /// Books an appointment for the opportunity's contact; it has one at a time.
@@ -222,7 +223,8 @@ pub async fn openings(
     Query(between): Query<Between>,
 ) -> Result<JsonBody<Page<OpeningView>>, Problem> {
     let clinic = clinic(&door, &account, &between.connection)?;
-    let until = between.until.unwrap_or(between.from + TimeDelta::days(7));
+    let week = || between.from.checked_add_signed(TimeDelta::days(7)).unwrap_or(between.from);
+    let until = between.until.unwrap_or_else(week);
     if until <= between.from || until - between.from > TimeDelta::days(31) {
         return Err(Problem::invalid("until", "is not after `from`, or more than 31 days later"));
     }

@@ -109,7 +109,7 @@ pub async fn receive_at_segment(
 }
 
 /// The same, where a server puts the record itself below the address, as FHIR's rest-hooks do.
-#[utoipa::path(put, path = "/webhooks/{connection}/{kind}/{id}", params(("connection" = String, Path), ("kind" = String, Path), ("id" = String, Path)), request_body = String, responses((status = 200), (status = 401)))]
+#[utoipa::path(method(put, post), path = "/webhooks/{connection}/{kind}/{id}", params(("connection" = String, Path), ("kind" = String, Path), ("id" = String, Path)), request_body = String, responses((status = 200), (status = 401)))]
 pub async fn receive_below(
     State(door): State<Door>,
     Path(parts): Path<(String, String, String)>,

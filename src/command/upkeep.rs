@@ -162,5 +162,26 @@ pub fn simulate(first: u64, seeds: u64, only: Option<&[u64]>, without: &[String]
     if bad.is_empty() { Exit::Done } else { Exit::PeopleMustAct }
 }
 
+/// `tandem simulate --companies`: companies of one to four systems; what people did in one that fails is told.
+#[must_use]
+pub fn simulate_companies(first: u64, seeds: u64) -> Exit {
+    use crate::simulation;
+    let (mut steps, mut kills, mut bad) = (0, 0, 0_u64);
+    let began = std::time::Instant::now();
+    simulation::search(first..first.saturating_add(seeds), simulation::run_company, |outcome| {
+        steps += outcome.steps;
+        kills += outcome.kills;
+        if !outcome.violations.is_empty() {
+            bad += 1;
+            println!("company {} (trace {}): {}", outcome.seed, outcome.trace, outcome.violations.join("\n    "));
+            println!("    {}", outcome.story.join("\n    "));
+        }
+        true
+    });
+    let rate = steps as f64 / began.elapsed().as_secs_f64();
+    println!("{seeds} companies, {steps} steps, {kills} kills, {rate:.0} steps/s, {bad} that fail");
+    if bad == 0 { Exit::Done } else { Exit::PeopleMustAct }
+}
+
 /// How many failing seeds are made small; the rest are told as they are.
 const SHRUNK: usize = 3;

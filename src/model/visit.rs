@@ -130,6 +130,9 @@ pub struct Visit {
     /// What people were told of it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub noted: BTreeSet<Note>,
+    /// Since when the vendor does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_since: Option<DateTime<Utc>>,
     /// When it was first seen.
     pub seen_at: DateTime<Utc>,
     /// When its status became what it is, as far as we saw.
@@ -159,6 +162,7 @@ impl Visit {
             opportunity: None,
             raised: None,
             noted: BTreeSet::new(),
+            missing_since: None,
             seen_at: now,
             since: now,
         }
@@ -181,6 +185,12 @@ impl Visit {
                 | VisitStatus::Arrived
                 | VisitStatus::Unclear
         )
+    }
+
+    /// The opportunity that it moved, or was booked from.
+    #[must_use]
+    pub fn bound_to(&self) -> Option<RecordId> {
+        self.raised.as_ref().map(|raised| raised.opportunity).or(self.opportunity)
     }
 
     /// Whether it is an appointment that stands.

@@ -2,7 +2,10 @@
 
 use chrono::{DateTime, NaiveDate, Utc};
 use rust_decimal::Decimal;
-use tandem_contract::{LineKind, Sale, SaleLine, SaleState};
+use tandem_contract::{
+    LineKind, Sale, SaleLine, SaleState,
+    planted::{self, Bug},
+};
 
 use crate::model::{Currency, Money, Name, Trigger, WonOn, Worth};
 
@@ -103,7 +106,7 @@ pub fn net(sale: &Sale, worth: Money) -> Money {
         return Money { minor: 0, ..worth };
     }
     let goods = i128::from(sale.total) - i128::from(sale.tip);
-    if sale.refunded <= 0 || goods <= 0 {
+    if sale.refunded <= 0 || goods <= 0 || planted::has(Bug::RefundIgnored) {
         return worth;
     }
     let left = (goods - i128::from(sale.refunded)).max(0);

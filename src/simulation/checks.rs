@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tandem_contract::{Fetched, Kind, Value};
+use tandem_contract::{Call, Fetched, Kind, Lane, Value};
 use tandem_hubspot::sandbox::{InBetween, World};
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     model::{Link, LinkState, LocalRecord, RecordId},
     store::SyncStore,
-    sync::{lens::Context, plan::remote_values},
+    sync::{connection::Connection, lens::Context, plan::remote_values},
 };
 
 type Locals = BTreeMap<(Kind, RecordId), LocalRecord>;
@@ -23,7 +23,7 @@ pub async fn not_in_step(rig: &Rig) -> Vec<String> {
     let (account, name) = (&rig.account.name, &rig.name);
     let links = rig.store.all_links(account, name);
     let locals = locals(rig);
-    equal_on_both_sides(rig, &links, &locals, &mut wrong).await;
+    equal_on_both_sides(rig, &rig.connection, &links, &locals, &mut wrong).await;
     rig.sandbox.with(|world| everything_is_linked(world, &links, &locals, &mut wrong));
     wrong
 }
@@ -108,7 +108,7 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
     let links = rig.store.all_links(account, name);
     let conflicts = rig.store.conflicts(account, false, usize::MAX).await.unwrap_or_default();
     let locals = locals(rig);
-    equal_on_both_sides(rig, &links, &locals, &mut wrong).await;
+    equal_on_both_sides(rig, &rig.connection, &links, &locals, &mut wrong).await;
     rig.sandbox.with(|world| {
         no_twins(world, &mut wrong);
         if world.stats.created > ledger.created {
@@ -218,15 +218,25 @@ pub async fn violations(rig: &Rig, ledger: &Ledger) -> Vec<String> {
 }
 
 /// I1: what both sides say agrees, row by row of the mapping, as the connector reads it.
-async fn equal_on_both_sides(rig: &Rig, links: &[Link], locals: &Locals, wrong: &mut Vec<String>) {
-    let directory = rig.directory().await;
+pub(super) async fn equal_on_both_sides(
+    rig: &Rig,
+    connection: &Connection,
+    links: &[Link],
+    locals: &Locals,
+    wrong: &mut Vec<String>,
+) {
+    let directory = rig.directory(connection).await;
     let people = rig.people(links);
     let context = Context { directory: &directory, people: &people };
-    for (kind, lens) in rig.lenses() {
+    for (kind, lens) in &connection.lenses {
+        if !connection.connector.kinds().contains(kind) {
+            continue;
+        }
         let linked: Vec<&Link> =
             links.iter().filter(|link| link.kind == *kind && link.state == LinkState::Linked).collect();
         let ids: Vec<_> = linked.iter().map(|link| link.external.clone()).collect();
-        let fetched = rig.fetch(*kind, &ids).await;
+        let call = Call { lane: Lane::Interactive };
+        let fetched = connection.connector.fetch(call, *kind, &ids).await.unwrap_or_default();
         for (link, fetched) in linked.into_iter().zip(fetched) {
             let Some(local) = locals.get(&(link.kind, link.local)).filter(|local| !local.is_deleted()) else {
                 wrong.push(format!("I1: {kind} {} is linked to nothing here", link.external));

@@ -7,6 +7,7 @@
 //! testing".
 
 mod checks;
+mod company;
 pub mod coverage;
 mod gate;
 mod ledger;
@@ -17,6 +18,7 @@ mod scenario;
 mod search;
 mod shrink;
 
+pub use company::run_company;
 pub use coverage::Coverage;
 pub use gate::{Act, At, Gate};
 pub use rig::{Rig, account, lenses};

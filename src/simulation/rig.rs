@@ -67,7 +67,7 @@ pub fn account(name: &str, profile: Profile) -> Account {
 }
 
 /// Where the sandbox's webhooks arrive: verified and stored even while the engine is down, as in the daemon.
-struct Doorbell {
+pub(super) struct Doorbell {
     connector: Arc<dyn Connector>,
     store: Arc<MemoryStore>,
     clock: Arc<dyn Clock>,
@@ -75,6 +75,25 @@ struct Doorbell {
     connection: Name,
     wake: Mutex<Arc<Notify>>,
     is_closed: AtomicBool,
+}
+
+impl Doorbell {
+    fn new(store: &Arc<MemoryStore>, clock: &Arc<dyn Clock>, connection: &Connection) -> Arc<Self> {
+        Arc::new(Self {
+            connector: connection.connector.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            account: connection.account.name.clone(),
+            connection: connection.name.clone(),
+            wake: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+        })
+    }
+
+    /// Rings for this engine from now on.
+    pub(super) fn wakes(&self, engine: &Engine) {
+        *self.wake.lock().unwrap_or_else(PoisonError::into_inner) = engine.wake.clone();
+    }
 }
 
 #[async_trait]
@@ -193,7 +212,7 @@ impl Rig {
         let mut connection = Connection {
             account: account.clone(),
             name: name.clone(),
-            connector: connector.clone(),
+            connector,
             lenses,
             direction: Direction::Both,
             on_first_link: crate::sync::plan::OnFirstLink::FillBlanks,
@@ -205,15 +224,7 @@ impl Rig {
             hook: None,
         };
         change(&mut connection);
-        let doorbell = Arc::new(Doorbell {
-            connector,
-            store: store.clone(),
-            clock: clock.clone(),
-            account: account.name.clone(),
-            connection: name.clone(),
-            wake: Mutex::default(),
-            is_closed: AtomicBool::new(false),
-        });
+        let doorbell = Doorbell::new(&store, &clock, &connection);
         sandbox.with(|world| world.subscribe(HOOK, &secret));
         Self {
             sandbox,
@@ -268,7 +279,7 @@ impl Rig {
     #[must_use]
     pub fn engine_within(&self, limits: Limits) -> Engine {
         let engine = Engine::new(self.shared(limits), self.connection.clone());
-        *self.doorbell.wake.lock().unwrap_or_else(PoisonError::into_inner) = engine.wake.clone();
+        self.doorbell.wakes(&engine);
         engine
     }
 
@@ -287,23 +298,35 @@ impl Rig {
         }
     }
 
+    /// Where the webhooks of another connection of this installation arrive.
+    pub(super) fn doorbell_of(&self, connection: &Connection) -> Arc<Doorbell> {
+        Doorbell::new(&self.store, &self.clock, connection)
+    }
+
+    /// Its new ids.
+    pub(super) fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
     /// The mapping.
     #[must_use]
     pub fn lenses(&self) -> &BTreeMap<Kind, Lens> {
         &self.connection.lenses
     }
 
-    /// Pipelines, stages and owners as both sides know them now.
-    pub async fn directory(&self) -> Directory {
+    /// Pipelines, stages and owners as both sides of a connection know them now.
+    pub async fn directory(&self, connection: &Connection) -> Directory {
         let Account { name: account, timezone, currency, .. } = &self.account;
-        let owners = self.connection.connector.discover().await.map(|schema| schema.owners).unwrap_or_default();
-        let row = self.store.connection(account, &self.name).await.ok().flatten();
+        let owners = connection.connector.discover().await.map(|schema| schema.owners).unwrap_or_default();
+        let row = self.store.connection(account, &connection.name).await.ok().flatten();
         let zone = row.as_ref().and_then(|row| row.timezone.as_deref()?.parse().ok()).unwrap_or(*timezone);
         let theirs = row.as_ref().and_then(|row| Currency::new(row.currency.as_deref()?).ok()).unwrap_or(*currency);
         let currencies = row.map(|row| row.currencies).unwrap_or_default();
         let pipelines = self.store.pipelines(account).await.unwrap_or_default();
-        let maps = self.store.stage_maps(account, &self.name).await.unwrap_or_default();
-        Directory::new("hubspot", zone, theirs, currencies).with_owners(&owners).with_stages(&pipelines, &maps)
+        let maps = self.store.stage_maps(account, &connection.name).await.unwrap_or_default();
+        Directory::new(connection.connector.system(), zone, theirs, currencies)
+            .with_owners(&owners)
+            .with_stages(&pipelines, &maps)
     }
 
     /// Which contact here is which there.

@@ -87,7 +87,7 @@ pub fn run_over(scenario: &Scenario, watch: impl FnOnce(Router) -> Router) -> Ou
 }
 
 #[expect(clippy::expect_used, reason = "without a runtime there is nothing to run")]
-fn on_virtual_time<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn on_virtual_time<T>(work: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(work)

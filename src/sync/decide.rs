@@ -559,6 +559,9 @@ impl Reconciler {
                 priority: Reason::Propagate.priority(),
             })
         };
+        if planted::has(Bug::SiblingsNotMarked) {
+            return Vec::new();
+        }
         self.connection.siblings.iter().map(mark).collect()
     }
 

@@ -22,6 +22,7 @@ use super::{
     reconcile::{BATCH, Pageful, Reconciler, SyncError},
     sales::SALES,
     summary::Summary,
+    visits::VISITS,
 };
 use crate::{
     model::{ConnectionRow, ConnectionState, Ids, Name, ids::RunId},
@@ -379,6 +380,10 @@ impl Engine {
             due = self.shared.store.due(account, name, None, now, BATCH).await?;
         }
         let Some(kind) = due.first().map(|dirty| dirty.kind) else { return Ok(false) };
+        if kind == Kind::Appointment {
+            // Read one by one where a server knows no other way: the lease is renewed in between.
+            due.truncate(VISITS);
+        }
         if let Some(ahead) = &mut running.ahead {
             ahead.forget(kind, &due);
         }

@@ -101,6 +101,7 @@ impl Reconciler {
             }));
             ops.extend(work.dirty.drain(..).map(|dirty| self.finish(dirty)));
             ops.extend(self.move_evidence(&ops, now).await?);
+            ops.extend(self.look_at_visits(&ops, now).await?);
             self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(())
@@ -134,6 +135,33 @@ impl Reconciler {
             }
         }
         Ok(moved)
+    }
+
+    /// The visits of a contact that is merged away are read again: they are of the one that lives on.
+    async fn look_at_visits(&self, ops: &[Op], now: DateTime<Utc>) -> Result<Vec<Op>, StoreError> {
+        let mut marks = Vec::new();
+        if self.connection.account.visit_rules.is_empty() {
+            return Ok(marks);
+        }
+        for op in ops {
+            let Op::PutRecord { record, .. } = op else { continue };
+            let contact = match record {
+                LocalRecord::Contact(contact) if contact.merged_into.is_some() => Some(contact.id),
+                LocalRecord::Deal(deal) if deal.merged_into.is_some() => deal.contact,
+                _ => None,
+            };
+            let Some(contact) = contact else { continue };
+            for visit in self.store.visits_of(&self.connection.account.name, contact).await? {
+                marks.push(Op::Mark(Mark {
+                    connection: visit.connection,
+                    kind: Kind::Appointment,
+                    key: Key::External(visit.visit),
+                    due_at: now,
+                    priority: Reason::Propagate.priority(),
+                }));
+            }
+        }
+        Ok(marks)
     }
 
     /// A record of ours whose half at the vendor was merged before we ever linked it.

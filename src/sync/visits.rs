@@ -12,7 +12,7 @@ use tandem_contract::{
 use tracing::info;
 
 use super::{
-    reconcile::{Reconciler, SyncError, history_ops},
+    reconcile::{Reconciler, SECOND_LOOK, SyncError, history_ops},
     sales::{is_same_number, named_id, unique},
 };
 use crate::{
@@ -22,21 +22,39 @@ use crate::{
     },
     store::{By, Op, StoreError},
     visits::{
-        ladder::{Rank, is_about, rank},
+        ladder::{Rank, groups, is_about, names_stages, rank},
         people::{Found, find},
         stage::{self, Move, Situation},
     },
 };
 
+/// Visits that are read together.
+pub(super) const VISITS: usize = 50;
 /// How often a visit that may still change is read.
 const DAILY: TimeDelta = TimeDelta::hours(24);
 /// How long a visit of nobody, or of nobody's opportunity, is looked at again.
 const PATIENCE: TimeDelta = TimeDelta::days(7);
+/// How long after it was to end a visit that nobody closed is read no more by itself.
+const LONG_OVER: TimeDelta = TimeDelta::days(30);
 /// The pseudo-row under which visits are shown that a person must look at.
 pub const VISITORS: &str = "visitors";
 const SEVERAL: &str = "several contacts here may be the one who comes: compare them with the clinic's record, and merge them or correct an address; it is tried again by itself";
 const MANY: &str = "the contact has several open opportunities in the pipeline of this visit: close or merge all but one; it is tried again by itself";
 const UNMAPPED: &str = "its type is not in the connection's visit_types, so it moves nothing: `tandem connection test` lists such types; add a row for it";
+
+const UNSETTLED: &str = "what it does to its opportunity could not be stored again and again: look whether two visit_rules name one pipeline; it is tried again by itself";
+const RULES: &str = "visit_rules name a pipeline or a stage that there is not: correct the name, or make the stage";
+
+/// Whether an error may be of one record of a batch alone.
+fn is_of_one(error: &ConnectorError) -> bool {
+    matches!(
+        error,
+        ConnectorError::Malformed { .. }
+            | ConnectorError::Rejected { .. }
+            | ConnectorError::Forbidden(_)
+            | ConnectorError::Gone
+    )
+}
 
 /// What a contact's visits do.
 struct Effect {
@@ -70,12 +88,12 @@ impl Reconciler {
                 }
             }
             // One that cannot be read does not keep the others from it.
-            Err(ConnectorError::Malformed { .. }) if asked.len() > 1 => {
+            Err(error) if asked.len() > 1 && is_of_one(&error) => {
                 for alone in asked {
                     Box::pin(self.visits(vec![alone])).await?;
                 }
             }
-            Err(error @ ConnectorError::Malformed { .. }) => {
+            Err(error) if is_of_one(&error) => {
                 for dirty in asked {
                     let failure = self.failure(Kind::Appointment, &dirty.key, "", error.code(), error.to_string());
                     let until = self.later(dirty.attempts.max(5));
@@ -96,8 +114,12 @@ impl Reconciler {
         }
         match self.store.commit(&self.commit_of(ops)).await {
             Err(StoreError::Outdated(_) | StoreError::Stale { .. } | StoreError::Taken { .. }) => {
-                let until = self.later(dirty.attempts.min(4));
-                self.store.commit(&self.commit_of(vec![self.defer(dirty, until, true)])).await
+                let mut ops = Vec::new();
+                if dirty.attempts >= 8 {
+                    ops.push(self.failure(Kind::Appointment, &dirty.key, "", "stale", UNSETTLED.into()));
+                }
+                ops.push(self.defer(dirty.clone(), self.later(dirty.attempts), true));
+                self.store.commit(&self.commit_of(ops)).await
             }
             stored => stored,
         }
@@ -112,15 +134,24 @@ impl Reconciler {
         let mut visit = stored.unwrap_or_else(|| Visit::new(name.clone(), id, now));
         let before = visit.status;
         let mut failures = Vec::new();
+        let missing_since = visit.missing_since.take();
         match read {
-            VisitRead::Gone => {
-                if known.is_none() {
-                    return Ok(vec![self.finish(dirty)]);
-                }
+            VisitRead::Gone | VisitRead::Missing if known.is_none() => return Ok(vec![self.finish(dirty)]),
+            // A server that has mislaid everything for a moment is asked a second time.
+            VisitRead::Missing if missing_since.is_none_or(|since| now - since < SECOND_LOOK) => {
+                visit.missing_since = Some(missing_since.unwrap_or(now));
+                visit.version += 1;
+                let again = visit.missing_since.unwrap_or(now) + SECOND_LOOK;
+                let stored = (missing_since.is_none()).then_some(Op::PutVisit(visit));
+                return Ok(stored.into_iter().chain([self.defer(dirty, again, false)]).collect());
+            }
+            VisitRead::Gone | VisitRead::Missing => {
+                visit.missing_since = missing_since;
                 // What is gone is as good as called off; what had taken place did.
                 if visit.is_open() {
                     visit.status = VisitStatus::Cancelled;
                 }
+                visit.contacts = self.live_contacts(std::mem::take(&mut visit.contacts)).await?;
             }
             VisitRead::Found(read) => {
                 take(&mut visit, &read);
@@ -130,9 +161,20 @@ impl Reconciler {
                     if let Some(named) = read.mention.as_deref().and_then(|text| named_id(text.split('/').next()?)) {
                         visit.opportunity = Some(named);
                     }
+                    let patients = std::mem::take(&mut visit.patients);
+                    visit.patients = read.visitors.iter().filter_map(|visitor| visitor.id.clone()).collect();
+                    let before = self.live_contacts(std::mem::take(&mut visit.contacts)).await?;
                     let (contacts, several) = self.visitors(&read.visitors).await?;
-                    visit.contacts = contacts;
-                    if several {
+                    // Who was known to come still is who comes, whatever twin there is since.
+                    let stays = contacts.is_empty() && patients == visit.patients && !before.is_empty();
+                    visit.contacts = if stays { before } else { contacts };
+                    if visit.contacts.is_empty()
+                        && let (Some(of), [_]) = (visit.opportunity, visit.patients.as_slice())
+                        && let Some(LocalRecord::Deal(deal)) = self.survivor(Kind::Deal, of).await?
+                    {
+                        visit.contacts = deal.contact.into_iter().collect();
+                    }
+                    if several && visit.contacts.is_empty() {
                         failures.push(("several_contacts", SEVERAL));
                     }
                 }
@@ -163,7 +205,9 @@ impl Reconciler {
             ops.push(self.failure(Kind::Appointment, &dirty.key, VISITORS, code, text.into()));
         }
         let waits = visit.contacts.is_empty() && now - visit.seen_at < PATIENCE;
-        let daily = (visit.is_open() || waits).then(|| now + DAILY);
+        let over = visit.ends_at.or(visit.starts_at).is_some_and(|at| at < now - LONG_OVER);
+        let is_of_interest = !matches!(visit.class, VisitClass::Ignored) && !over;
+        let daily = (is_of_interest && (visit.is_open() || waits)).then(|| now + DAILY);
         ops.push(match again.into_iter().chain(daily).min() {
             Some(at) => self.defer(dirty, at.max(now + TimeDelta::seconds(1)), false),
             None => self.finish(dirty),
@@ -193,24 +237,47 @@ impl Reconciler {
         let mut all = self.store.visits_of(&account.name, contact).await?;
         all.retain(|other| other.id() != visit.id());
         all.push(visit.clone());
+        // Visits of an opportunity that was merged away are those of the one that lives on.
+        for one in &mut all {
+            if let Some(of) = one.bound_to()
+                && let Some(lives) = self.survivor(Kind::Deal, of).await?.map(|record| record.id())
+                && lives != of
+            {
+                one.opportunity = one.opportunity.map(|_| lives);
+                if let Some(raised) = &mut one.raised {
+                    raised.opportunity = lives;
+                }
+            }
+        }
         let pipelines = self.store.pipelines(&account.name).await?;
         let deals = self.store.opportunities_of(&account.name, &[contact]).await?;
         let mut deals = self.opportunities(&deals).await?;
         deals.retain(|deal| deal.deleted_at.is_none());
         for rules in account.visit_rules.values() {
-            let Some(pipeline) = pipelines.iter().find(|pipeline| is_about(rules, pipeline)) else { continue };
             if !stage::is_of(visit, rules) {
                 continue;
+            }
+            let Some(pipeline) = pipelines.iter().find(|pipeline| is_about(rules, pipeline)) else {
+                failures.push(("visit_rules", RULES));
+                continue;
+            };
+            if !names_stages(rules, pipeline) {
+                failures.push(("visit_rules", RULES));
             }
             let of: Vec<Visit> = all.iter().filter(|visit| stage::is_of(visit, rules)).cloned().collect();
             let here: Vec<&Opportunity> =
                 deals.iter().filter(|deal| deal.position.pipeline == Some(pipeline.id) && !deal.quarantined).collect();
-            let deal = match self.meant_by(visit, &here) {
+            let bound_to = groups(&of, true, account.timezone)
+                .into_iter()
+                .find(|group| group.visits.iter().any(|one| one.id() == visit.id()))
+                .and_then(|group| group.bound_to);
+            let deal = match self.meant_by(visit, bound_to, &here) {
                 Meant::One(deal) => deal.clone(),
                 Meant::Several => {
                     failures.push(("several_opportunities", MANY));
                     continue;
                 }
+                Meant::None if bound_to.is_some() => continue,
                 Meant::None => match self.opened(contact, visit, rules, pipeline, &here, now).await? {
                     Some(deal) => deal,
                     None => {
@@ -222,6 +289,7 @@ impl Reconciler {
             };
             let before = here.iter().filter(|other| other.id != deal.id && other.created_at < deal.created_at);
             let verdict = stage::decide(&Situation {
+                zone: account.timezone,
                 closed_before: before.filter_map(|other| other.position.closed_at).max(),
                 visits: &of,
                 deal: &deal,
@@ -254,9 +322,9 @@ impl Reconciler {
     }
 
     /// The opportunity that a visit is of: the one that it names; else the open one; else the one that was closed last.
-    fn meant_by<'a>(&self, visit: &Visit, here: &[&'a Opportunity]) -> Meant<'a> {
-        if let Some(named) = visit.opportunity.and_then(|id| here.iter().find(|deal| deal.id == id)) {
-            return Meant::One(named);
+    fn meant_by<'a>(&self, visit: &Visit, bound_to: Option<RecordId>, here: &[&'a Opportunity]) -> Meant<'a> {
+        if let Some(id) = bound_to {
+            return here.iter().find(|deal| deal.id == id).map_or(Meant::None, |deal| Meant::One(deal));
         }
         let open: Vec<&&Opportunity> = here.iter().filter(|deal| deal.position.status == Status::Open).collect();
         match open.as_slice() {
@@ -266,7 +334,6 @@ impl Reconciler {
                 let in_time = |deal: &&&Opportunity| {
                     let at = visit.created_at.or(visit.starts_at).unwrap_or(visit.seen_at);
                     deal.position.closed_at.is_none_or(|closed| at <= closed)
-                        || visit.raised.as_ref().is_some_and(|raised| raised.opportunity == deal.id)
                 };
                 let last = here.iter().filter(in_time).max_by_key(|deal| (deal.position.closed_at, deal.id));
                 last.map_or(Meant::None, |deal| Meant::One(deal))
@@ -441,7 +508,6 @@ fn take(visit: &mut Visit, read: &tandem_contract::Visit) {
     visit.ends_at = read.ends_at.map(|at| at.trunc_subsecs(6));
     visit.created_at = read.created_at.map(|at| at.trunc_subsecs(6));
     visit.site.clone_from(&read.site);
-    visit.patients = read.visitors.iter().filter_map(|visitor| visitor.id.clone()).collect();
     let charged = read.charged.as_ref();
     visit.charged = charged.and_then(|(major, code)| Money::from_major(*major, Currency::new(code).ok()?).ok());
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use tandem_contract::{ExternalId, VisitClass, VisitStatus};
 
-use crate::model::{Pipeline, StageId, Visit, VisitRules};
+use crate::model::{Pipeline, RecordId, Stage, StageId, StageKind, Visit, VisitRules};
 
 /// A rung. Lost is a way out that no visit takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +57,8 @@ pub struct Group<'a> {
     pub rank: Option<Rank>,
     /// When it is, or was.
     pub at: Option<DateTime<Utc>>,
+    /// The opportunity that one of them moved, or was booked from: all of them are its.
+    pub bound_to: Option<RecordId>,
 }
 
 impl<'a> Group<'a> {
@@ -66,16 +69,16 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Visits as people count them. An encounter that names no appointment belongs to one of the same day and class, if there is one
+/// Visits as people count them, on days of the account's zone. An encounter that names no appointment belongs to one of the same day and class, if there is one
 /// that no other encounter belongs to.
 #[must_use]
-pub fn groups(visits: &[Visit], kept_means_done: bool) -> Vec<Group<'_>> {
+pub fn groups(visits: &[Visit], kept_means_done: bool, zone: Tz) -> Vec<Group<'_>> {
     let mut groups: BTreeMap<&ExternalId, Vec<&Visit>> = BTreeMap::new();
     let is_appointment = |visit: &&Visit| visit.visit.as_str().starts_with("Appointment/");
     for visit in visits.iter().filter(is_appointment) {
         groups.entry(&visit.visit).or_default().push(visit);
     }
-    let day = |visit: &Visit| visit.starts_at.map(|at| at.date_naive());
+    let day = |visit: &Visit| visit.starts_at.map(|at| at.with_timezone(&zone).date_naive());
     let (named, nameless): (Vec<&Visit>, Vec<&Visit>) =
         visits.iter().filter(|visit| !is_appointment(visit)).partition(|visit| visit.appointment.is_some());
     for visit in named {
@@ -95,7 +98,8 @@ pub fn groups(visits: &[Visit], kept_means_done: bool) -> Vec<Group<'_>> {
         .map(|visits| {
             let rank = visits.iter().filter_map(|visit| rank(visit, kept_means_done)).max();
             let at = visits.iter().filter_map(|visit| visit.starts_at).min();
-            Group { visits, rank, at }
+            let bound_to = visits.iter().find_map(|visit| visit.bound_to());
+            Group { visits, rank, at, bound_to }
         })
         .collect()
 }
@@ -109,10 +113,19 @@ pub fn stage_of(rank: Rank, rules: &VisitRules, pipeline: &Pipeline) -> Option<S
         (Rank::ConsultBooked, &rules.consult_booked),
         (Rank::Requested, &rules.requested),
     ];
-    let named = rungs.into_iter().filter(|(rung, _)| *rung <= rank).find_map(|(_, name)| name.as_deref())?;
-    let stage =
-        pipeline.stages.iter().find(|stage| stage.id.to_string() == named || stage.label.eq_ignore_ascii_case(named));
-    stage.map(|stage| stage.id)
+    named(rungs.into_iter().filter(|(rung, _)| *rung <= rank).find_map(|(_, name)| name.as_deref())?, pipeline)
+}
+
+/// Whether every stage that the rules name is there, and is one that is worked on: winning is not a name's to say.
+#[must_use]
+pub fn names_stages(rules: &VisitRules, pipeline: &Pipeline) -> bool {
+    let names = [&rules.requested, &rules.consult_booked, &rules.consult_done, &rules.treatment_booked];
+    names.into_iter().flatten().all(|name| named(name, pipeline).is_some())
+}
+
+fn named(name: &str, pipeline: &Pipeline) -> Option<StageId> {
+    let is_it = |stage: &&Stage| stage.id.to_string() == name || stage.label.eq_ignore_ascii_case(name);
+    pipeline.stages.iter().filter(|stage| stage.kind == StageKind::Open).find(is_it).map(|stage| stage.id)
 }
 
 /// Whether the rules are about this pipeline.

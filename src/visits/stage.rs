@@ -7,7 +7,11 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tandem_contract::{VisitClass, VisitStatus};
+use chrono_tz::Tz;
+use tandem_contract::{
+    VisitClass, VisitStatus,
+    planted::{self, Bug},
+};
 
 use super::ladder::{Group, Rank, groups, rank, stage_of};
 use crate::model::{Money, Note, Opportunity, Pipeline, Raised, StageId, StageKind, Status, Visit, VisitRules};
@@ -16,6 +20,8 @@ use crate::model::{Money, Note, Opportunity, Pipeline, Raised, StageId, StageKin
 const HOLD: u32 = 10;
 /// Days of grace, where the rules say nothing.
 const GRACE: u32 = 30;
+/// Days of grace, at most.
+const MOST_GRACE: u32 = 3_650;
 /// How long after its end a treatment that nobody closed is asked about.
 const OVERDUE: TimeDelta = TimeDelta::hours(48);
 
@@ -33,6 +39,8 @@ pub struct Situation<'a> {
     pub kept_means_done: bool,
     /// When the contact's last opportunity before this one was closed: its visits are not this one's.
     pub closed_before: Option<DateTime<Utc>>,
+    /// Where days begin.
+    pub zone: Tz,
     /// Now.
     pub now: DateTime<Utc>,
 }
@@ -61,13 +69,16 @@ pub struct Verdict {
     pub again: Option<DateTime<Utc>>,
 }
 
-/// Whether a visit counts for the opportunity: it moved it, or was booked from it, or is of its time and no other's.
-fn counts(visit: &Visit, s: &Situation<'_>) -> bool {
-    if let Some(of) = visit.raised.as_ref().map(|raised| raised.opportunity).or(visit.opportunity) {
+/// Whether a visit and what belongs to it count for the opportunity: one of them moved it, or was booked from it; or they are of its
+/// time, and no other's.
+fn counts(group: &Group<'_>, s: &Situation<'_>) -> bool {
+    if let Some(of) = group.bound_to {
         return of == s.deal.id;
     }
-    let from = s.deal.created_at - TimeDelta::days(i64::from(s.rules.grace_days.unwrap_or(GRACE)));
-    let latest = visit.created_at.max(visit.starts_at);
+    let grace = TimeDelta::days(i64::from(s.rules.grace_days.unwrap_or(GRACE).min(MOST_GRACE)));
+    let from = s.deal.created_at.checked_sub_signed(grace).unwrap_or(s.deal.created_at);
+    let when = |visit: &&Visit| visit.created_at.max(visit.starts_at).unwrap_or(visit.seen_at);
+    let latest = group.visits.iter().copied().map(|visit| when(&visit)).max();
     latest.is_some_and(|at| at >= from && s.closed_before.is_none_or(|closed| at > closed))
 }
 
@@ -85,14 +96,16 @@ fn came_to_nothing(visit: &Visit) -> bool {
 #[must_use]
 pub fn decide(s: &Situation<'_>) -> Verdict {
     let mut verdict = Verdict::default();
-    let counted: Vec<Visit> = s.visits.iter().filter(|visit| counts(visit, s)).cloned().collect();
+    let whole = groups(s.visits, s.kept_means_done, s.zone);
+    let counted: Vec<Visit> =
+        whole.iter().filter(|group| counts(group, s)).flat_map(|group| group.visits.iter().copied().cloned()).collect();
     let real: Vec<Visit> = counted.iter().filter(|visit| visit.status != VisitStatus::Erased).cloned().collect();
-    let groups = groups(&real, s.kept_means_done);
+    let groups = groups(&real, s.kept_means_done, s.zone);
     let target = groups.iter().filter_map(|group| group.rank).max().unwrap_or_default();
     verdict.next_visit = next_visit(&real, s.now);
     let mut changed = Changed { visits: Vec::new(), all: &counted };
     note(s, &counted, &mut changed, &mut verdict);
-    if !s.deal.position.status.is_closed() {
+    if !s.deal.position.status.is_closed() || planted::has(Bug::VisitLeavesWon) {
         let (up, again) = forward(s, &groups, target, &mut changed);
         verdict.to = up.or_else(|| {
             let (down, later) = backward(s, &counted, target, &mut changed);
@@ -145,9 +158,24 @@ fn forward(
     target: Rank,
     changed: &mut Changed<'_>,
 ) -> (Option<Move>, Option<DateTime<Utc>>) {
-    let highest = groups.iter().filter(|group| group.rank == Some(target)).min_by_key(|group| group.at);
-    let Some(by) = highest.and_then(|group| group.highest(s.kept_means_done)) else { return (None, None) };
+    let of_target = || groups.iter().filter(|group| group.rank == Some(target));
+    let Some(by) = of_target().min_by_key(|group| group.at).and_then(|group| group.highest(s.kept_means_done)) else {
+        return (None, None);
+    };
     let from = s.deal.position.stage;
+    // One of them brought it this far before: where it stands since, a person put it.
+    let wanted = match target {
+        Rank::TreatmentDone => s.pipeline.first_of(StageKind::Won).map(|stage| stage.id),
+        _ => stage_of(target, s.rules, s.pipeline),
+    };
+    let did = |visit: &&Visit| {
+        visit.raised.as_ref().is_some_and(|raised| {
+            raised.opportunity == s.deal.id && place(s.pipeline, Some(raised.to)) >= place(s.pipeline, wanted)
+        })
+    };
+    if wanted.is_some() && of_target().flat_map(|group| &group.visits).any(did) {
+        return (None, None);
+    }
     if target == Rank::TreatmentDone {
         let at = by.ends_at.or(by.starts_at).unwrap_or(s.now).min(s.now);
         let to = s.pipeline.first_of(StageKind::Won).map(|stage| stage.id);
@@ -183,7 +211,13 @@ fn backward(
     let fallen = visits.iter().filter(is_ours).filter(|visit| came_to_nothing(visit));
     let fallen = fallen.filter(|visit| visit.raised.as_ref().map(|raised| raised.to) == here && here.is_some());
     let Some(fallen) = fallen.max_by_key(|visit| visit.since) else { return (None, None) };
-    let due = fallen.since + TimeDelta::minutes(i64::from(s.rules.hold_minutes.unwrap_or(HOLD)));
+    // Only what was booked falls: what took place did.
+    let booked = [Rank::ConsultBooked, Rank::TreatmentBooked, Rank::Requested];
+    if !booked.iter().any(|rank| stage_of(*rank, s.rules, s.pipeline) == here) {
+        return (None, None);
+    }
+    let last = visits.iter().filter(|visit| came_to_nothing(visit)).map(|visit| visit.since).max();
+    let due = last.unwrap_or(fallen.since) + TimeDelta::minutes(i64::from(s.rules.hold_minutes.unwrap_or(HOLD)));
     let reached = stage_of(target, s.rules, s.pipeline).filter(|_| target > Rank::Lead);
     let first = visits.iter().filter(is_ours).min_by_key(|visit| visit.seen_at);
     let begun = first.and_then(|visit| visit.raised.as_ref()?.from);
@@ -245,8 +279,9 @@ fn note(s: &Situation<'_>, visits: &[Visit], changed: &mut Changed<'_>, verdict:
             _ => {}
         }
         let is_pending = matches!(visit.status, VisitStatus::Booked | VisitStatus::Arrived);
-        if visit.class == VisitClass::Treatment && is_pending && is_new(Note::Overdue) && visit.is_alone(visits) {
-            match visit.ends_at.map(|ends| ends + OVERDUE) {
+        let is_asked = s.deal.position.status == Status::Open && is_new(Note::Overdue);
+        if visit.class == VisitClass::Treatment && is_pending && is_asked && visit.is_alone(visits) {
+            match visit.ends_at.and_then(|ends| ends.checked_add_signed(OVERDUE)) {
                 Some(at) if at <= s.now => tell(Note::Overdue),
                 at => verdict.again = earlier(verdict.again, at),
             }

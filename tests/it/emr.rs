@@ -13,7 +13,7 @@ use tandem::{
     sync::{connection::Connection, engine::Engine, guard::Limits, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{Kind, RouterTransport, VisitChange};
+use tandem_contract::{Kind, RouterTransport, VisitChange, VisitStatus};
 use tandem_fhir::{
     Dialect, Fhir,
     sandbox::{CANARY, Sandbox, Settings},
@@ -497,6 +497,136 @@ async fn a_booking_whose_answer_was_lost_is_asked_for_again_and_made_once() {
     }
     assert!(made.is_some());
     assert_eq!(practice.emr.with(|world| (world.ids("Patient").len(), world.ids("Appointment").len())), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_encounter_is_of_its_appointments_opportunity_also_when_that_was_won_before() {
+    let practice = Practice::new(VisitRules { opens: true, ..rules() }, Settings::default());
+    let (deal, patient) = practice.ana().await;
+    let treatment =
+        practice.emr.with(|world| world.appoint(&patient, "TREAT", "booked", world.now + TimeDelta::hours(1)));
+    practice.settle().await;
+    let won = BTreeMap::from([("dealstage".to_owned(), "closedwon".to_owned())]);
+    practice.rig.sandbox.with(|world| world.update(Kind::Deal, deal, &won, hubspot::Change::Person)).unwrap();
+    practice.wait(60).await;
+    let met = practice.emr.with(|world| world.encounter(&patient, "TREAT", "in-progress", Some(&treatment)));
+    practice.wait(60).await;
+    practice.emr.with(|world| world.set_status("Encounter", &met, "finished"));
+    practice.settle().await;
+    assert_eq!(practice.deals().len(), 1, "what was paid before is not sold a second time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_person_moved_back_is_not_raised_again_by_the_same_visit() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    practice.emr.with(|world| world.appoint(&patient, "TREAT", "booked", world.now + TimeDelta::days(9)));
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 4);
+    let back = BTreeMap::from([("dealstage".to_owned(), STAGES[1].to_owned())]);
+    practice.rig.sandbox.with(|world| world.update(Kind::Deal, deal, &back, hubspot::Change::Person)).unwrap();
+    for _ in 0..3 {
+        practice.wait(1_450).await;
+    }
+    assert_eq!(practice.rung(deal), 1, "also after it was read again every day");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_encounter_that_says_neither_what_nor_when_says_so_by_its_appointment() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    let treatment = practice.emr.with(|world| world.appoint(&patient, "TREAT", "booked", world.now));
+    practice.settle().await;
+    practice.emr.with(|world| {
+        let met = world.encounter(&patient, "TREAT", "in-progress", Some(&treatment));
+        world.edit("Encounter", &met, &json!({ "type": null, "period": null, "status": "finished" }));
+    });
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_took_place_is_not_taken_back_and_a_second_move_has_its_time_too() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    let book = |days: i64| {
+        practice.emr.with(|world| world.appoint(&patient, "CONSULT", "booked", world.now + TimeDelta::days(days)))
+    };
+    let say = |visit: &str, status: &str| practice.emr.with(|world| world.set_status("Appointment", visit, status));
+    let first = book(5);
+    practice.settle().await;
+    say(&first, "cancelled");
+    let second = book(9);
+    practice.wait(60).await;
+    assert_eq!(practice.rung(deal), 2);
+    say(&second, "cancelled");
+    practice.wait(3).await;
+    assert_eq!(practice.rung(deal), 2, "the second one has its ten minutes too");
+    let third = book(12);
+    practice.wait(60).await;
+    assert_eq!(practice.rung(deal), 2);
+    say(&third, "fulfilled");
+    practice.settle().await;
+    say(&third, "entered-in-error");
+    practice.wait(60).await;
+    assert_eq!(practice.rung(deal), 3, "a person says what becomes of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_mislays_a_visit_for_a_moment_is_asked_a_second_time() {
+    let practice = Practice::new(rules(), Settings { remembers_deleted: false, ..Settings::default() });
+    let (deal, patient) = practice.ana().await;
+    let visit = practice.emr.with(|world| world.appoint(&patient, "CONSULT", "booked", world.now + TimeDelta::days(9)));
+    practice.settle().await;
+    practice.emr.with(|world| world.delete("Appointment", &visit));
+    practice.rig.clock.sleep(Duration::from_secs(86_400)).await;
+    practice.settle().await;
+    assert_eq!(practice.visits().await[0].status, VisitStatus::Booked, "once is not enough");
+    practice.wait(6).await;
+    practice.wait(11).await;
+    assert_eq!((practice.visits().await[0].status, practice.rung(deal)), (VisitStatus::Cancelled, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_unreadable_visit_does_not_keep_the_others_from_it() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    practice.emr.with(|world| {
+        let odd = world.appoint(&patient, "CONSULT", "booked", world.now + TimeDelta::days(2));
+        world.edit("Appointment", &odd, &json!({ "participant": "nobody" }));
+        world.appoint(&patient, "TREAT", "booked", world.now + TimeDelta::days(3));
+    });
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 4);
+    assert_eq!(practice.tasks().await, ["malformed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_known_to_come_still_is_whatever_twin_there_is_since() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    let visit = practice.emr.with(|world| world.appoint(&patient, "CONSULT", "booked", world.now + TimeDelta::days(2)));
+    practice.settle().await;
+    practice.contact("Ana", "Rivera", "", "310 555 0142");
+    practice.emr.with(|world| world.set_status("Appointment", &visit, "fulfilled"));
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 3);
+    assert_eq!(practice.tasks().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn rules_that_name_what_is_not_there_are_shown() {
+    for wrong in [
+        VisitRules { pipeline: "Seles".into(), ..rules() },
+        VisitRules { consult_booked: Some("Presented".into()), ..rules() },
+        VisitRules { consult_booked: Some("Closed won".into()), ..rules() },
+    ] {
+        let practice = Practice::new(wrong, Settings::default());
+        let (deal, patient) = practice.ana().await;
+        practice.emr.with(|world| world.appoint(&patient, "CONSULT", "booked", world.now + TimeDelta::days(2)));
+        practice.settle().await;
+        assert_eq!((practice.rung(deal), practice.tasks().await), (0, vec!["visit_rules".to_owned()]));
+    }
 }
 
 /// One opportunity held by a CRM, a till's rules and a clinic: visits never leave won, whoever won it.

@@ -245,6 +245,62 @@ async fn pages_are_read_to_the_end_also_when_their_links_end_before() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_link_that_always_ends_is_an_error_and_not_followed_for_ever() {
+    let clinic =
+        Clinic::new(Settings { page_rows: 3, page_seconds: 0, ..Settings::default() }, options(Dialect::FullR4));
+    clinic.connector.identify().await.unwrap();
+    let patient = clinic.sandbox.with(|world| world.register("Ana", "Rivera", "", ""));
+    for _ in 0..8 {
+        clinic.sandbox.with(|world| world.appoint(&patient, "CONSULT", "booked", world.now));
+    }
+    let streams = clinic.connector.streams();
+    let stream = streams.iter().find(|stream| stream.name == "appointment.changes").unwrap();
+    let mut cursor = Cursor::start();
+    let mut ended = None;
+    for _ in 0..10 {
+        match clinic.connector.changes(CALL, stream, &cursor).await {
+            Ok(page) => cursor = page.next,
+            Err(error) => ended = Some(error),
+        }
+    }
+    assert!(ended.is_some());
+}
+
+/// ModMed's feed goes by day: days on which nobody read are read afterwards.
+#[tokio::test(start_paused = true)]
+async fn days_on_which_nobody_read_are_read_afterwards() {
+    let clinic = Clinic::of(Dialect::ModmedEma);
+    clinic.connector.identify().await.unwrap();
+    let patient = clinic.sandbox.with(|world| world.register("Ana", "Rivera", "", ""));
+    let mut cursor = Cursor::start();
+    clinic.feed("appointment.today", &mut cursor).await;
+    clinic.wait(86_400).await;
+    let missed = clinic.sandbox.with(|world| world.appoint(&patient, "CONSULT", "booked", world.now));
+    clinic.wait(4 * 86_400).await;
+    assert_eq!(clinic.feed("appointment.today", &mut cursor).await, [format!("Appointment/{missed}")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_server_that_keeps_no_identifiers_and_ignores_filters_a_booking_still_is_nobody_elses() {
+    let settings = Settings { keeps_identifiers: false, ..Settings::of(Dialect::ModmedEma) };
+    let clinic = Clinic::new(settings, options(Dialect::ModmedEma));
+    clinic.connector.identify().await.unwrap();
+    let start = clinic.now() + TimeDelta::days(2);
+    let other = clinic.sandbox.with(|world| {
+        let leo = world.register("Leo", "Stone", "leo@example.com", "");
+        world.appoint(&leo, "CONSULT", "booked", start)
+    });
+    let (visit, patient) = clinic.connector.book(CALL, &booking("r1", start, None)).await.unwrap();
+    assert_ne!(visit.as_str(), format!("Appointment/{other}"));
+    // The server kept nothing of ours: patient and time tell that it was made.
+    let known = NewVisit {
+        visitor: NewVisitor { id: Some(patient.clone()), ..NewVisitor::default() },
+        ..booking("r1", start, None)
+    };
+    assert_eq!(clinic.connector.book(CALL, &known).await.unwrap(), (visit, patient));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_ignores_a_filter_is_not_believed() {
     let clinic = Clinic::of(Dialect::FullR4);
     clinic.connector.identify().await.unwrap();
@@ -550,7 +606,7 @@ async fn what_a_treatment_came_to_is_the_invoices_total_else_the_charges() {
     clinic.connector.identify().await.unwrap();
     let charged = |read: VisitRead| match read {
         VisitRead::Found(visit) => visit.charged.map(|(amount, currency)| (amount.normalize().to_string(), currency)),
-        VisitRead::Gone => None,
+        VisitRead::Gone | VisitRead::Missing => None,
     };
     let (ana, treated) = clinic.sandbox.with(|world| {
         let ana = world.register("Ana", "Rivera", "", "");

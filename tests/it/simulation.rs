@@ -1,6 +1,6 @@
 //! Seeds of the simulation that every change must pass.
 
-use tandem::simulation::{Coverage, Scenario, coverage, run, run_seed, search, shrink};
+use tandem::simulation::{Coverage, Scenario, coverage, run, run_company, run_seed, search, shrink};
 use tandem_contract::planted::{Bug, plant};
 
 use crate::planted::RECORDED;
@@ -52,5 +52,32 @@ fn a_failing_seed_is_made_small() {
         plant(None);
         assert!(!still.is_empty() && shrunk.scenario.operations.len() <= 20, "{bug:?}: {}", shrunk.command());
         assert!(run(&shrunk.scenario).violations.is_empty(), "without {bug:?} nothing fails");
+    }
+}
+
+/// Companies of one to four systems, sales and visits included.
+#[test]
+fn companies_of_any_mix_hold_every_invariant() {
+    let seeds: u64 = std::env::var("COMPANIES").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
+    let first: u64 = std::env::var("SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let (mut bad, mut steps, mut kills) = (Vec::new(), 0, 0);
+    search(first..first + seeds, run_company, |outcome| {
+        steps += outcome.steps;
+        kills += outcome.kills;
+        if !outcome.violations.is_empty() {
+            let (story, says) = (outcome.story.join("\n    "), outcome.violations.join("\n    "));
+            bad.push(format!("seed {0}:\n    {says}\n  {story}", outcome.seed));
+        }
+        true
+    });
+    println!("{seeds} companies, {steps} steps, {kills} kills");
+    assert!(bad.is_empty(), "{} of {seeds} companies fail\n{}", bad.len(), bad[..bad.len().min(4)].join("\n"));
+}
+
+#[test]
+fn a_company_gives_the_same_trace_twice() {
+    for seed in [1, 2, 3] {
+        let (a, b) = (run_company(seed), run_company(seed));
+        assert_eq!((a.trace, a.steps), (b.trace, b.steps), "seed {seed}");
     }
 }

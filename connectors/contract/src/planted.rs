@@ -44,11 +44,25 @@ pub enum Bug {
     OurClockInCursor,
     /// A row that is missing in an answer is taken for done.
     MissingIsDone,
+    /// An update does not name the version that it was planned on.
+    NoCompareAndSwap,
+    /// A second try of a create goes out under another key.
+    KeyPerTry,
+    /// What was taken in from one system is not marked for the others.
+    SiblingsNotMarked,
+    /// Sales are heard of by webhooks alone.
+    SalesByWebhookAlone,
+    /// What was given back is not taken off.
+    RefundIgnored,
+    /// A visit that is known is not read again when it changed.
+    KnownVisitIsNoNews,
+    /// Visits move an opportunity that is won.
+    VisitLeavesWon,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 19] = [
+    pub const ALL: [Bug; 26] = [
         Bug::NoIntent,
         Bug::ForeignCheckOff,
         Bug::RecoveryCheckOff,
@@ -68,6 +82,13 @@ impl Bug {
         Bug::NoOverlap,
         Bug::OurClockInCursor,
         Bug::MissingIsDone,
+        Bug::NoCompareAndSwap,
+        Bug::KeyPerTry,
+        Bug::SiblingsNotMarked,
+        Bug::SalesByWebhookAlone,
+        Bug::RefundIgnored,
+        Bug::KnownVisitIsNoNews,
+        Bug::VisitLeavesWon,
     ];
 }
 

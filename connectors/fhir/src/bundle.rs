@@ -128,6 +128,9 @@ pub async fn search(
         heeded(bundle.link("self"), filters.iter().map(|(name, _)| *name))?;
     }
     if profile.numbered_pages {
+        if number > MOST_NUMBERS {
+            return Err(ConnectorError::Rejected { field: Some("page".into()), reason: "the pages do not end".into() });
+        }
         let found = bundle.matches();
         let next = (!found.is_empty()).then(|| format!("page:{}", number.saturating_add(1)));
         return Ok(Rows { found, next });
@@ -174,6 +177,8 @@ pub async fn quietly<T: DeserializeOwned>(
     Ok(found)
 }
 
+/// Numbered pages of one search: a server that answers more ignores the number.
+const MOST_NUMBERS: usize = 2_000;
 /// Pages of a search for one person: more is no search for one person.
 const MOST_PAGES: usize = 5;
 

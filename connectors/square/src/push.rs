@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use http::Method;
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
-use tandem_contract::{Call, ConnectorError, Pushed, Value, Version, Write, WriteOp};
+use tandem_contract::{
+    Call, ConnectorError, Pushed, Value, Version, Write, WriteOp,
+    planted::{self, Bug},
+};
 
 use crate::{
     Square,
@@ -42,7 +45,11 @@ pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> 
                 match known {
                     Ok(None) => {
                         let body = body(properties, Some(marker));
-                        creates.insert(key_of(&body), (index, body));
+                        let mut key = key_of(&body);
+                        if planted::has(Bug::KeyPerTry) {
+                            key = format!("{}-{}", &key[..20], square.client.clock.elapsed().as_millis());
+                        }
+                        creates.insert(key, (index, body));
                     }
                     Ok(Some(known)) => outcomes[index] = Some(Ok(known)),
                     Err(error) => {
@@ -53,7 +60,8 @@ pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> 
             }
             WriteOp::Update { id, properties, expected, .. } => {
                 let mut body = body(properties, None);
-                if let Some(version) = expected.token.as_deref().and_then(|token| token.parse::<i64>().ok()) {
+                let version = expected.token.as_deref().and_then(|token| token.parse::<i64>().ok());
+                if let Some(version) = version.filter(|_| !planted::has(Bug::NoCompareAndSwap)) {
                     body["version"] = version.into();
                 }
                 updates.insert(id.to_string(), (index, body));

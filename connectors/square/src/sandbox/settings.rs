@@ -128,6 +128,8 @@ pub struct Faults {
     pub unauthorized: f64,
     /// One of a bulk's customers fails by itself.
     pub row_fails: f64,
+    /// Right before a customer is updated through the API, somebody at the till changes the family name.
+    pub edited_in_between: f64,
     /// An event is never sent.
     pub webhook_lost: f64,
     /// An event is sent twice.
@@ -153,6 +155,8 @@ pub struct Stats {
     pub updated: u64,
     /// Customers deleted through the API.
     pub deleted: u64,
+    /// Family names that somebody typed right before an update came, by customer, oldest first.
+    pub in_between: Vec<(String, String)>,
     /// Idempotency keys that came again with another body.
     pub keys_reused: u64,
     /// Webhook events delivered.
