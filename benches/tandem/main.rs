@@ -13,6 +13,7 @@ mod memory;
 mod quiet;
 mod raw;
 mod site;
+mod spokes;
 mod spread;
 mod steps;
 mod table;
@@ -53,6 +54,9 @@ fn main() -> anyhow::Result<()> {
     }
     if is_asked("webhooks") {
         table::add("webhooks", runtime.block_on(webhooks::rows()));
+    }
+    if is_asked("spokes") {
+        table::add("spokes", runtime.block_on(spokes::rows()));
     }
     if is_asked("till") {
         table::add("till", runtime.block_on(till::rows()));

@@ -1,4 +1,5 @@
-//! From a sale at the till, by its webhook, to the opportunity won in both CRMs.
+//! Four systems beside one another: from a sale at the till, by its webhook, to the opportunity won in both CRMs; and from a name
+//! that is typed in HubSpot to the same name in Pipedrive, at the till and at the clinic.
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +13,7 @@ use tandem::{
     api::Door, command::sandbox::serve, config::Config, installation::Installation, model::Name, store::seal::Sealer,
 };
 use tandem_contract::{Kind, Secret};
+use tandem_fhir::sandbox as fhir;
 use tandem_hubspot::{ApiVersion, sandbox as hubspot};
 use tandem_pipedrive::sandbox as pipedrive;
 use tandem_square::sandbox as square;
@@ -40,9 +42,20 @@ const NO_LIMIT: u32 = 1_000_000;
 struct Buyer {
     customer: String,
     deal: u64,
+    contact: u64,
+    person: u64,
+    email: String,
 }
 
-/// Three systems without limits and without lag, and a daemon between them.
+/// The systems.
+struct Systems {
+    crm: hubspot::Sandbox,
+    second: pipedrive::Sandbox,
+    till: square::Sandbox,
+    clinic: fhir::Sandbox,
+}
+
+/// Four systems without limits and without lag, and a daemon between them.
 pub async fn rows() -> Rows {
     let settings = hubspot::Settings {
         burst: NO_LIMIT,
@@ -71,6 +84,8 @@ pub async fn rows() -> Rows {
         ..square::Settings::default()
     };
     let (till, in_till) = serve(settings, 1, 0, |_: &mut square::World| ()).await?;
+    let settings = fhir::Settings { calls_per_second: NO_LIMIT, ..fhir::Settings::default() };
+    let (clinic, in_clinic) = serve(settings, 1, 0, |_: &mut fhir::World| ()).await?;
     let buyers = (0..WARM_UP + SALES).map(|n| buyer(n, &crm, &second, &till)).collect::<anyhow::Result<Vec<_>>>()?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
@@ -81,12 +96,19 @@ pub async fn rows() -> Rows {
         world.subscribe(&hook("hubspot"), &secret);
     });
     let folder = tempfile::tempdir()?;
-    let text = configuration(&address.to_string(), [&in_crm, &in_second, &in_till], &crm, &second, &till, &key);
+    let text =
+        configuration(&address.to_string(), [&in_crm, &in_second, &in_till, &in_clinic], &crm, &second, &till, &key);
     let installation = Arc::new(Installation::open(Config::parse(&text, folder.path().to_owned())?).await?);
     let mut engines = installation.engines();
     for engine in &engines {
         engine.once().await?;
     }
+    // A patient whose contact is known is linked when the clinic tells of them.
+    clinic.with(|world| {
+        for buyer in &buyers {
+            world.register("Ana", "Ito", &buyer.email, "");
+        }
+    });
     let bells: BTreeMap<Name, Arc<Notify>> =
         engines.iter().map(|engine| (engine.connection().name.clone(), engine.wake.clone())).collect();
     engines.iter_mut().for_each(|engine| engine.meet(&bells));
@@ -103,7 +125,18 @@ pub async fn rows() -> Rows {
     tasks.spawn(crm.clone().deliver_webhooks(network.clone()));
     tasks.spawn(second.clone().deliver_webhooks(network.clone()));
     tasks.spawn(till.clone().deliver_webhooks(network.clone()));
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tasks.spawn(clinic.clone().deliver_webhooks(network.clone()));
+    // The clinic's feed ends five seconds behind its clock.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let systems = Systems { crm: crm.clone(), second: second.clone(), till: till.clone(), clinic: clinic.clone() };
+    let mut names = Vec::with_capacity(SALES);
+    for (n, buyer) in buyers.iter().enumerate() {
+        tokio::time::sleep(PAUSE).await;
+        let took = rename(buyer, &format!("Name{n}"), &systems).await?;
+        if n >= WARM_UP {
+            names.push(took);
+        }
+    }
     let mut ours = Vec::with_capacity(SALES);
     let mut orders = Vec::with_capacity(SALES);
     for (n, buyer) in buyers.iter().enumerate() {
@@ -128,7 +161,11 @@ pub async fn rows() -> Rows {
         table.insert(&[(order.clone(), read.to_string())]).await?;
         bare.push(began.elapsed());
     }
-    Ok(spread::rows("sale to won in both CRMs, no lag", ours, "read order and deal once, store once", bare).into())
+    let yardstick = "read order and deal once, store once";
+    let mut rows =
+        Vec::from(spread::rows("sale to won in both CRMs, four systems, no lag", ours, yardstick, bare.clone()));
+    rows.extend(spread::rows("a name typed in HubSpot to Pipedrive, Square and FHIR, no lag", names, yardstick, bare));
+    Ok(rows)
 }
 
 fn buyer(
@@ -141,21 +178,52 @@ fn buyer(
     let refused = |why: String| anyhow!("a sandbox refuses a buyer: {why}");
     let deal = crm.with(|world| {
         let text = |pairs: &[(&str, &str)]| pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        let person = text(&[("firstname", "Ana"), ("email", &email)]);
+        let person = text(&[("firstname", "Ana"), ("lastname", "Ito"), ("email", &email)]);
         let person = world.create(Kind::Contact, &person, hubspot::Change::Person)?;
         let deal = text(&[("dealname", &format!("Course {n}")), ("dealstage", "qualifiedtobuy")]);
         let deal = world.create(Kind::Deal, &deal, hubspot::Change::Person)?;
         world.associate(deal, person, hubspot::Change::Person);
-        Ok::<_, hubspot::Refusal>(deal)
+        Ok::<_, hubspot::Refusal>((deal, person))
     });
-    let deal = deal.map_err(|refusal| refused(refusal.body.to_string()))?;
-    let person = json!({ "name": "Ana", "emails": [{ "value": email, "primary": true }] });
-    second
+    let (deal, contact) = deal.map_err(|refusal| refused(refusal.body.to_string()))?;
+    let person = json!({ "name": "Ana Ito", "emails": [{ "value": email, "primary": true }] });
+    let person = second
         .with(|world| world.create(Kind::Contact, &person, pipedrive::Change::Person))
         .map_err(|refusal| refused(refusal.body.to_string()))?;
-    let customer = json!({ "given_name": "Ana", "email_address": email });
+    let customer = json!({ "given_name": "Ana", "family_name": "Ito", "email_address": email });
     let customer = till.with(|world| world.create_customer(&customer, square::Change::Person));
-    Ok(Buyer { customer: customer.map_err(|refusal| refused(refusal.body.to_string()))?, deal })
+    let customer = customer.map_err(|refusal| refused(refusal.body.to_string()))?;
+    Ok(Buyer { customer, deal, contact, person, email })
+}
+
+/// Somebody is given another name in HubSpot; how long until every other system has it.
+async fn rename(buyer: &Buyer, name: &str, systems: &Systems) -> anyhow::Result<Duration> {
+    let patient = systems.clinic.with(|world| world.patient_with(&buyer.email)).context("the patient is there")?;
+    let began = Instant::now();
+    let last = BTreeMap::from([("lastname".to_owned(), name.to_owned())]);
+    systems
+        .crm
+        .with(|world| world.update(Kind::Contact, buyer.contact, &last, hubspot::Change::Person))
+        .map_err(|refusal| anyhow!("no name: {}", refusal.body))?;
+    loop {
+        let second = systems.second.with(|world| world.value(Kind::Contact, buyer.person, "name"));
+        let till = systems.till.with(|world| world.customer_field(&buyer.customer, "family_name"));
+        let clinic = systems
+            .clinic
+            .with(|world| world.resource("Patient", &patient).map(|one| one["name"][0]["family"].clone()));
+        let arrived = second == Some(json!(format!("Ana {name}")))
+            && till.as_deref() == Some(name)
+            && clinic == Some(json!(name));
+        if arrived {
+            return Ok(began.elapsed());
+        }
+        ensure!(
+            began.elapsed() < PATIENCE,
+            "a name did not arrive within {} s: {second:?}, {till:?}, {clinic:?}",
+            PATIENCE.as_secs()
+        );
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// One sale; how long until both CRMs say so.
@@ -189,7 +257,7 @@ async fn sale(
 
 fn configuration(
     address: &str,
-    [crm, second, till]: [&str; 3],
+    [crm, second, till, clinic]: [&str; 4],
     hubspot: &hubspot::Sandbox,
     pipedrive: &pipedrive::Sandbox,
     square: &square::Sandbox,
@@ -221,6 +289,14 @@ base_url = "{second}"
 credentials = {{ api_token = "{second_token}", webhook_user = "bench", webhook_password = "bench" }}
 rate_limit = {{ requests = 1000000, per_seconds = 1 }}
 daily_budget = 10000000
+[connections.emr]
+account = "glow_clinic"
+connector = "fhir"
+base_url = "{clinic}/fhir"
+credentials = {{ access_token = "sim-fhir-token", hook_token = "bench" }}
+rate_limit = {{ requests = 1000000, per_seconds = 1 }}
+patients = true
+poll_seconds = 1
 [connections.square]
 account = "glow_clinic"
 connector = "square"

@@ -105,6 +105,7 @@ fn strangers_and_other_accounts_are_kept_out() {
     assert!(text(&second).contains("another Tandem already works on"), "{}", text(&second));
 }
 
+/// VX-19 and VX-20: a free reference to an outside system, unique in its account.
 #[test]
 fn vx_20_an_external_reference_is_unique_in_an_account_on_both_databases() {
     for url in [Some("sqlite://tandem.db".to_owned()), postgres("reference")].into_iter().flatten() {

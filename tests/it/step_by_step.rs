@@ -171,6 +171,7 @@ async fn a_persons_answer_survives_a_push_that_failed() {
     assert!(rig.store.conflicts(&rig.account.name, true, 10).await.unwrap().is_empty(), "it was answered once");
 }
 
+/// FEATURES section 2 row 1: the policy holds on what a vendor sends as well.
 #[tokio::test(start_paused = true)]
 async fn ax_02_a_second_open_deal_of_a_contact_is_quarantined_and_never_dropped() {
     let settings = Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..Settings::default() };
