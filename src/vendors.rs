@@ -89,7 +89,9 @@ pub async fn connect(
         "pipedrive" => Arc::new(making.pipedrive(&lenses).await?),
         "square" => Arc::new(making.square(&lenses, hook.as_ref()).await?),
         "fhir" => Arc::new(making.fhir(&lenses)?),
-        _ => Arc::new(making.hubspot(&lenses).await?),
+        "hubspot" => Arc::new(making.hubspot(&lenses).await?),
+        // It has a mapping, and nobody says how it is made.
+        other => return Err(making.wrong("connector", format!("`{other}` cannot be made by this build")).into()),
     };
     Ok(Connection {
         account: account.clone(),
