@@ -175,13 +175,7 @@ pub async fn book(
 }
 
 fn look_at(clinic: &Connection, visit: &ExternalId, now: DateTime<Utc>) -> Op {
-    Op::Mark(Mark {
-        connection: clinic.name.clone(),
-        kind: Kind::Appointment,
-        key: Key::External(visit.clone()),
-        due_at: now,
-        priority: Reason::Webhook.priority(),
-    })
+    Op::Mark(Mark::new(&clinic.name, Kind::Appointment, Key::External(visit.clone()), now, Reason::Webhook))
 }
 
 /// Moves the opportunity's appointment, or calls it off; what it is then is read back from the clinic.

@@ -272,14 +272,8 @@ impl Desk<'_> {
         evidence.state = EvidenceState::Waiting;
         evidence.why = "linked by a person; the till is asked how it stands".into();
         evidence.version += 1;
-        let priority = Reason::Operator.priority();
-        let mark = Mark {
-            connection: connection.clone(),
-            kind: Kind::Sale,
-            key: Key::External(sale.clone()),
-            due_at: self.now,
-            priority,
-        };
+        let key = Key::External(sale.clone());
+        let mark = Mark::new(connection, Kind::Sale, key, self.now, Reason::Operator);
         self.commit(vec![Op::PutEvidence(evidence.clone()), Op::Mark(mark)]).await?;
         Ok(evidence)
     }
@@ -305,14 +299,7 @@ impl Desk<'_> {
                 ops.push(Op::PutLink { link, system: row.system.clone(), remote_account });
             }
         }
-        let priority = Reason::Operator.priority();
-        ops.push(Op::Mark(Mark {
-            connection: connection.clone(),
-            kind: failure.kind,
-            key,
-            due_at: self.now,
-            priority,
-        }));
+        ops.push(Op::Mark(Mark::new(connection, failure.kind, key, self.now, Reason::Operator)));
         self.commit(ops).await
     }
 
@@ -332,10 +319,7 @@ impl Desk<'_> {
             }
         }
         let mut count = 0;
-        let again = |kind, id| {
-            let priority = Reason::Operator.priority();
-            Op::Mark(Mark { connection: connection.clone(), kind, key: Key::Local(id), due_at: self.now, priority })
-        };
+        let again = |kind, id| Op::Mark(Mark::new(connection, kind, Key::Local(id), self.now, Reason::Operator));
         for intent in self.store.open_intents(account, connection).await? {
             if intent.state == IntentState::Held {
                 count += 1;
@@ -387,8 +371,7 @@ impl Desk<'_> {
     }
 
     fn mark(&self, connection: &Name, kind: Kind, id: RecordId) -> Op {
-        let priority = Reason::LocalEdit.priority();
-        Op::Mark(Mark { connection: connection.clone(), kind, key: Key::Local(id), due_at: self.now, priority })
+        Op::Mark(Mark::new(connection, kind, Key::Local(id), self.now, Reason::LocalEdit))
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<(), EditError> {

@@ -91,6 +91,14 @@ pub struct Mark {
     pub priority: i64,
 }
 
+impl Mark {
+    /// A record of a connection is to be looked at from then on, as urgently as the reason is.
+    #[must_use]
+    pub fn new(connection: &Name, kind: Kind, key: Key, due_at: DateTime<Utc>, reason: Reason) -> Self {
+        Self { connection: connection.clone(), kind, key, due_at, priority: reason.priority() }
+    }
+}
+
 /// A marked record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dirty {

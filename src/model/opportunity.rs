@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     field,
-    ids::{PipelineId, RecordId, StageId},
+    ids::{Name, PipelineId, RecordId, StageId},
     money::{Currency, Money},
     pipeline::{Pipeline, StageKind},
     record::{Invalid, text, text_value},
@@ -235,6 +235,23 @@ impl Opportunity {
             self.closed_by = None;
         }
         self.won_by_sale &= self.position.status == Status::Won;
+    }
+
+    /// It is won, since then, by this connection: it stands where its pipeline has what is won.
+    pub fn win(&mut self, pipeline: Option<&Pipeline>, at: DateTime<Utc>, by: &Name) {
+        self.position.status = Status::Won;
+        self.position.lost_reason = None;
+        self.position.closed_at = Some(at);
+        if let Some(pipeline) = pipeline {
+            self.position.settle(pipeline, true, at);
+        }
+        self.closed_by = Some(by.to_string());
+        self.end_quarantine();
+    }
+
+    /// Notes who said these fields, and when.
+    pub fn stamp(&mut self, fields: &[&str], stamp: &Stamp) {
+        self.stamps.extend(fields.iter().map(|name| ((*name).to_owned(), stamp.clone())));
     }
 
     /// Ends a quarantine that has no reason any more: what is closed, deleted or nobody's takes no place.

@@ -87,10 +87,7 @@ pub struct Word<'a> {
 
 impl Word<'_> {
     fn stamp(&self, deal: &mut Opportunity, fields: &[&str]) {
-        for name in fields {
-            let stamp = Stamp { at: self.now, by: self.by.to_string() };
-            deal.stamps.insert((*name).to_owned(), stamp);
-        }
+        deal.stamp(fields, &Stamp { at: self.now, by: self.by.to_string() });
     }
 }
 
@@ -105,15 +102,8 @@ fn raise(
 ) {
     let before = Before { position: deal.position.clone(), value: deal.value };
     if deal.position.status != Status::Won {
-        deal.position.status = Status::Won;
-        deal.position.lost_reason = None;
-        deal.position.closed_at = Some(evidence.sold_at);
-        if let Some(pipeline) = pipeline {
-            deal.position.settle(pipeline, true, evidence.sold_at);
-        }
+        deal.win(pipeline, evidence.sold_at, word.by);
         deal.won_by_sale = true;
-        deal.closed_by = Some(word.by.to_string());
-        deal.end_quarantine();
         evidence.before = Some(before);
         word.stamp(deal, &field::POSITION);
     }

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use axum::Router;
 use chrono::DateTime;
 use tandem_contract::{
-    Call, Clock, Connector, ExternalId, Fetched, HttpRequest, HttpResponse, Kind, Lane, RouterTransport, Secret,
-    TokioClock, Transport, TransportError, WebhookRequest,
+    Clock, Connector, HttpRequest, HttpResponse, Kind, RouterTransport, Secret, TokioClock, Transport, TransportError,
+    WebhookRequest,
 };
 use tandem_hubspot::{
     Credentials, HubSpot, Options,
@@ -338,11 +338,6 @@ impl Rig {
             people.to_remote.insert(link.local, link.external.to_string());
         }
         people
-    }
-
-    /// The vendor's records, as the connector reads them.
-    pub async fn fetch(&self, kind: Kind, ids: &[ExternalId]) -> Vec<Fetched> {
-        self.connection.connector.fetch(Call { lane: Lane::Interactive }, kind, ids).await.unwrap_or_default()
     }
 
     /// A person at our own desk.

@@ -25,12 +25,19 @@ pub(super) enum Of<'a> {
     Kind(&'a Name, Kind),
     Connections(&'a Name, Kind),
     Connection(&'a Name, &'a Name, Kind),
+    EveryKind(&'a Name, &'a Name),
 }
 
 /// Keys of rows; any number of them.
 pub(super) enum Keys<'a> {
     Ids(&'a [RecordId]),
     Texts(Vec<&'a str>),
+}
+
+impl<'a> Keys<'a> {
+    fn externals(ids: &'a [ExternalId]) -> Self {
+        Self::Texts(ids.iter().map(ExternalId::as_str).collect())
+    }
 }
 
 impl SqlStore {
@@ -64,6 +71,9 @@ impl SqlStore {
                         .push(" WHERE account = ").push_bind(account.as_str())
                         .push(" AND connection IN (SELECT name FROM connection WHERE account = ").push_bind(account.as_str())
                         .push(") AND kind = ").push_bind(kind.as_str()),
+                    Of::EveryKind(account, connection) => q
+                        .push(" WHERE account = ").push_bind(account.as_str())
+                        .push(" AND connection = ").push_bind(connection.as_str()),
                     Of::Connection(account, connection, kind) => q
                         .push(" WHERE account = ").push_bind(account.as_str())
                         .push(" AND connection = ").push_bind(connection.as_str())
@@ -106,7 +116,7 @@ impl SqlStore {
             }
             // Another connection may know the same id of another vendor: the index has the id first.
             By::External(ids) => {
-                let keys = Keys::Texts(ids.iter().map(ExternalId::as_str).collect());
+                let keys = Keys::externals(ids);
                 self.by_keys(select, Of::Kind(account, kind), "external_id", keys).await
             }
         }
@@ -292,16 +302,9 @@ impl SyncStore for SqlStore {
         connection: &Name,
         sales: &[ExternalId],
     ) -> Result<Vec<Evidence>, StoreError> {
-        let mut all = Vec::with_capacity(sales.len());
-        for sale in sales {
-            let row: Option<(String,)> = on_pool!(self, pool, Db => {
-                sqlx::query_as("SELECT body FROM evidence WHERE account = $1 AND connection = $2 AND sale = $3")
-                    .bind(account.as_str()).bind(connection.as_str()).bind(sale.as_str()).fetch_optional(pool).await
-            })
-            .map_err(refused)?;
-            all.extend(row.map(|(body,)| parse("evidence", sale, &body)).transpose()?);
-        }
-        Ok(all)
+        let (of, keys) = (Of::EveryKind(account, connection), Keys::externals(sales));
+        let rows: Vec<(String, String)> = self.by_keys("SELECT sale, body FROM evidence", of, "sale", keys).await?;
+        rows.into_iter().map(|(sale, body)| parse("evidence", sale, &body)).collect()
     }
 
     async fn evidence_for(&self, account: &Name, opportunity: RecordId) -> Result<Vec<Evidence>, StoreError> {
@@ -314,16 +317,9 @@ impl SyncStore for SqlStore {
     }
 
     async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Result<Vec<Visit>, StoreError> {
-        let mut all = Vec::with_capacity(ids.len());
-        for visit in ids {
-            let row: Option<(String,)> = on_pool!(self, pool, Db => {
-                sqlx::query_as("SELECT body FROM visit WHERE account = $1 AND connection = $2 AND visit = $3")
-                    .bind(account.as_str()).bind(connection.as_str()).bind(visit.as_str()).fetch_optional(pool).await
-            })
-            .map_err(refused)?;
-            all.extend(row.map(|(body,)| parse("visit", visit, &body)).transpose()?);
-        }
-        Ok(all)
+        let (of, keys) = (Of::EveryKind(account, connection), Keys::externals(ids));
+        let rows: Vec<(String, String)> = self.by_keys("SELECT visit, body FROM visit", of, "visit", keys).await?;
+        rows.into_iter().map(|(visit, body)| parse("visit", visit, &body)).collect()
     }
 
     async fn visits_of(&self, account: &Name, contact: RecordId) -> Result<Vec<Visit>, StoreError> {
@@ -383,7 +379,7 @@ impl SyncStore for SqlStore {
         kind: Kind,
         ids: &[ExternalId],
     ) -> Result<Vec<(ExternalId, ExternalId)>, StoreError> {
-        let keys = Keys::Texts(ids.iter().map(ExternalId::as_str).collect());
+        let keys = Keys::externals(ids);
         let of = Of::Connection(account, connection, kind);
         let rows: Vec<(String, String)> = self.by_keys("SELECT old_id, new_id FROM alias", of, "old_id", keys).await?;
         let corrupt = |row: &str, why: String| StoreError::Corrupt { table: "alias", row: row.to_owned(), why };

@@ -193,18 +193,8 @@ impl Reconciler {
             return Ok(());
         }
         let now = self.clock.now();
-        let ops = keys
-            .into_iter()
-            .map(|key| {
-                Op::Mark(Mark {
-                    connection: self.connection.name.clone(),
-                    kind,
-                    key,
-                    due_at: now,
-                    priority: Reason::Audit.priority(),
-                })
-            })
-            .collect();
+        let mark = |key| Op::Mark(Mark::new(&self.connection.name, kind, key, now, Reason::Audit));
+        let ops = keys.into_iter().map(mark).collect();
         Ok(self.store.commit(&self.commit_of(ops)).await?)
     }
 }

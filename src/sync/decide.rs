@@ -551,13 +551,7 @@ impl Reconciler {
 
     pub(super) fn mark_siblings(&self, kind: Kind, local: RecordId, now: DateTime<Utc>) -> Vec<Op> {
         let mark = |connection: &crate::model::Name| {
-            Op::Mark(Mark {
-                connection: connection.clone(),
-                kind,
-                key: Key::Local(local),
-                due_at: now,
-                priority: Reason::Propagate.priority(),
-            })
+            Op::Mark(Mark::new(connection, kind, Key::Local(local), now, Reason::Propagate))
         };
         if planted::has(Bug::SiblingsNotMarked) {
             return Vec::new();

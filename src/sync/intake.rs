@@ -187,7 +187,7 @@ impl Reconciler {
         let now = self.clock.now();
         let mark = |id: &ExternalId| {
             let key = known.get(id).map_or_else(|| Key::External(id.clone()), |link| Key::Local(link.local));
-            Op::Mark(Mark { connection: name.clone(), kind, key, due_at: now, priority: Reason::Poll.priority() })
+            Op::Mark(Mark::new(name, kind, key, now, Reason::Poll))
         };
         let fresh = hinted.iter().filter(|(id, version)| {
             !known.get(id).is_some_and(|link| link.state == LinkState::Linked && version.is_covered_by(&link.version))
@@ -215,10 +215,9 @@ impl Reconciler {
             let changed = version.updated_at;
             read.get(id).zip(changed).is_none_or(|(read, changed)| changed + SURELY_READ >= *read)
         };
-        let (due_at, priority) = (self.clock.now(), Reason::Poll.priority());
+        let now = self.clock.now();
         let mark = |(id, _): (&ExternalId, _)| {
-            let key = Key::External(id.clone());
-            Op::Mark(Mark { connection: name.clone(), kind: Kind::Sale, key, due_at, priority })
+            Op::Mark(Mark::new(name, Kind::Sale, Key::External(id.clone()), now, Reason::Poll))
         };
         Ok(hinted.iter().filter(is_news).map(mark).collect())
     }
@@ -234,15 +233,14 @@ impl Reconciler {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let known = self.store.visits(account, name, ids).await?;
         let known: BTreeMap<&ExternalId, _> = known.iter().map(|visit| (&visit.visit, &visit.seen)).collect();
-        let (due_at, priority) = (self.clock.now(), Reason::Poll.priority());
+        let now = self.clock.now();
         let is_news = |(id, version): &(&ExternalId, &tandem_contract::Version)| {
             let is_changed =
                 |known: &&tandem_contract::Version| version.token.is_none() || version.token != known.token;
             known.get(id).is_none_or(|known| is_changed(known) && !planted::has(Bug::KnownVisitIsNoNews))
         };
         let mark = |(id, _): (&ExternalId, _)| {
-            let key = Key::External(id.clone());
-            Op::Mark(Mark { connection: name.clone(), kind: Kind::Appointment, key, due_at, priority })
+            Op::Mark(Mark::new(name, Kind::Appointment, Key::External(id.clone()), now, Reason::Poll))
         };
         Ok(hinted.iter().filter(is_news).map(mark).collect())
     }
@@ -264,9 +262,7 @@ pub fn marks_of(connection: &Name, hints: Vec<Hint>, ours: Option<&str>, now: Da
         }
         keys.insert((hint.kind, hint.id));
     }
-    let priority = Reason::Webhook.priority();
-    ops.extend(keys.into_iter().map(|(kind, id)| {
-        Op::Mark(Mark { connection: connection.clone(), kind, key: Key::External(id), due_at: now, priority })
-    }));
+    let mark = |(kind, id)| Op::Mark(Mark::new(connection, kind, Key::External(id), now, Reason::Webhook));
+    ops.extend(keys.into_iter().map(mark));
     ops
 }

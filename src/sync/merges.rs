@@ -31,9 +31,8 @@ impl Reconciler {
             let others: Vec<Op> = links
                 .into_iter()
                 .map(|link| {
-                    let priority = Reason::Propagate.priority();
                     let key = Key::Local(link.local);
-                    Op::Mark(Mark { connection: name.clone(), kind, key, due_at: self.clock.now(), priority })
+                    Op::Mark(Mark::new(name, kind, key, self.clock.now(), Reason::Propagate))
                 })
                 .collect();
             if !others.is_empty() {
@@ -91,14 +90,7 @@ impl Reconciler {
                     }
                 }
             }
-            let priority = Reason::Propagate.priority();
-            ops.push(Op::Mark(Mark {
-                connection: name.clone(),
-                kind,
-                key: Key::External(survivor.id),
-                due_at: now,
-                priority,
-            }));
+            ops.push(Op::Mark(Mark::new(name, kind, Key::External(survivor.id), now, Reason::Propagate)));
             ops.extend(work.dirty.drain(..).map(|dirty| self.finish(dirty)));
             ops.extend(self.move_evidence(&ops, now).await?);
             ops.extend(self.look_at_visits(&ops, now).await?);
@@ -124,13 +116,8 @@ impl Reconciler {
                 if sale.state == EvidenceState::Live {
                     sale.state = EvidenceState::Waiting;
                 }
-                moved.push(Op::Mark(Mark {
-                    connection: sale.connection.clone(),
-                    kind: Kind::Sale,
-                    key: Key::External(sale.sale.clone()),
-                    due_at: now,
-                    priority: Reason::Propagate.priority(),
-                }));
+                let key = Key::External(sale.sale.clone());
+                moved.push(Op::Mark(Mark::new(&sale.connection, Kind::Sale, key, now, Reason::Propagate)));
                 moved.push(Op::PutEvidence(sale));
             }
         }
@@ -152,13 +139,8 @@ impl Reconciler {
             };
             let Some(contact) = contact else { continue };
             for visit in self.store.visits_of(&self.connection.account.name, contact).await? {
-                marks.push(Op::Mark(Mark {
-                    connection: visit.connection,
-                    kind: Kind::Appointment,
-                    key: Key::External(visit.visit),
-                    due_at: now,
-                    priority: Reason::Propagate.priority(),
-                }));
+                let key = Key::External(visit.visit);
+                marks.push(Op::Mark(Mark::new(&visit.connection, Kind::Appointment, key, now, Reason::Propagate)));
             }
         }
         Ok(marks)

@@ -320,13 +320,7 @@ impl Reconciler {
     }
 
     pub(super) fn mark(&self, kind: Kind, key: Key, due_at: DateTime<Utc>) -> Op {
-        Op::Mark(Mark {
-            connection: self.connection.name.clone(),
-            kind,
-            key,
-            due_at,
-            priority: Reason::Retry.priority(),
-        })
+        Op::Mark(Mark::new(&self.connection.name, kind, key, due_at, Reason::Retry))
     }
 
     /// The record is already there: read it, and link it if it is the same.

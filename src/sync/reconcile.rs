@@ -289,14 +289,7 @@ impl Reconciler {
                     Need::ContactIn(id) => Key::External(id),
                     Need::ContactOut(id) => Key::Local(id),
                 };
-                let priority = Reason::Propagate.priority();
-                Op::Mark(Mark {
-                    connection: self.connection.name.clone(),
-                    kind: Kind::Contact,
-                    key,
-                    due_at: now,
-                    priority,
-                })
+                Op::Mark(Mark::new(&self.connection.name, Kind::Contact, key, now, Reason::Propagate))
             })
             .collect()
     }
@@ -486,14 +479,7 @@ impl Reconciler {
                 key: Key::Local(id),
                 row: Some(QUARANTINE.into()),
             }));
-            let due = Mark {
-                connection: name,
-                kind: Kind::Deal,
-                key: Key::Local(id),
-                due_at: now,
-                priority: Reason::Propagate.priority(),
-            };
-            ops.push(Op::Mark(due));
+            ops.push(Op::Mark(Mark::new(&name, Kind::Deal, Key::Local(id), now, Reason::Propagate)));
             ops.extend(self.mark_siblings(Kind::Deal, id, now));
             match self.store.commit(&self.commit_of(ops)).await {
                 // Of two that wait for one place the first has it now.

@@ -70,9 +70,7 @@ impl Reconciler {
             after = Some(last.local);
             let mut ops = Vec::with_capacity(page.len() * 2);
             for mut link in page {
-                let priority = Reason::Audit.priority();
-                let key = Key::Local(link.local);
-                ops.push(Op::Mark(Mark { connection: name.clone(), kind, key, due_at: now, priority }));
+                ops.push(Op::Mark(Mark::new(name, kind, Key::Local(link.local), now, Reason::Audit)));
                 for row in rows {
                     link.base.remove(*row);
                     link.holds.remove(*row);

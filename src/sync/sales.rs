@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::{
     read::MOST_MERGES,
-    reconcile::{QUARANTINE, Reconciler, SECOND, SyncError, history_ops},
+    reconcile::{QUARANTINE, Reconciler, SECOND, SyncError},
 };
 use crate::{
     model::{
@@ -180,13 +180,7 @@ impl Reconciler {
     }
 
     fn mark_sale(&self, sale: &ExternalId, now: DateTime<Utc>) -> Op {
-        Op::Mark(Mark {
-            connection: self.connection.name.clone(),
-            kind: Kind::Sale,
-            key: Key::External(sale.clone()),
-            due_at: now,
-            priority: Reason::Webhook.priority(),
-        })
+        Op::Mark(Mark::new(&self.connection.name, Kind::Sale, Key::External(sale.clone()), now, Reason::Webhook))
     }
 
     /// Stores a sale that is nobody's so far, if that is news, and looks at it again later.
@@ -275,7 +269,7 @@ impl Reconciler {
         let trigger = self.trigger_of(&evidence);
         let evidence = closing::apply(sale, evidence, &mut deal, pipelines, &others, &trigger, &self.word(now));
         let mut ops = self.put_evidence(stored, evidence);
-        ops.extend(self.store_closing(&before, deal, now));
+        ops.extend(self.put_opportunity(&before, deal, "a sale", now));
         Ok(ops)
     }
 
@@ -283,18 +277,26 @@ impl Reconciler {
         Word { by: &self.connection.name, now }
     }
 
-    fn store_closing(&self, before: &LocalRecord, deal: Opportunity, now: DateTime<Utc>) -> Vec<Op> {
-        let mut ops = Vec::new();
+    /// Stores what this, a sale or a visit, made of an opportunity, if it is new or changed: with its history, and for the other systems
+    /// to be told.
+    pub(super) fn put_opportunity(
+        &self,
+        before: &LocalRecord,
+        deal: Opportunity,
+        what: &str,
+        now: DateTime<Utc>,
+    ) -> Vec<Op> {
         let mut after = LocalRecord::Deal(deal);
-        if after != *before {
-            after.touch(now);
-            let slot = self.slot(&after);
-            let by = self.connection.name.as_str();
-            ops.extend(history_ops(Kind::Deal, before, &after, by, now, self.run));
-            ops.extend(self.mark_siblings(Kind::Deal, after.id(), now));
-            info!(record = %after.id(), "a sale changed an opportunity");
-            ops.push(Op::PutRecord { expected: before.version(), record: after, slot });
+        let is_new = before.version() == 0;
+        if after == *before && !is_new {
+            return Vec::new();
         }
+        after.touch(now);
+        let slot = self.slot(&after);
+        let mut ops = self.history_of(Kind::Deal, before, &after, now);
+        ops.extend(self.mark_siblings(Kind::Deal, after.id(), now));
+        info!(record = %after.id(), "{what} changed an opportunity");
+        ops.push(Op::PutRecord { expected: before.version(), record: after, slot });
         ops
     }
 

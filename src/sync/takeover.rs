@@ -75,8 +75,7 @@ impl Reconciler {
                     ops.push(self.put_link(link));
                 }
             }
-            let priority = Reason::Retry.priority();
-            ops.push(Op::Mark(Mark { connection: name.clone(), kind, key, due_at: now, priority }));
+            ops.push(Op::Mark(Mark::new(name, kind, key, now, Reason::Retry)));
             self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(())

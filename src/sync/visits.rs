@@ -9,10 +9,9 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tandem_contract::{
     Call, ConnectorError, ExternalId, Kind, Lane, Value, VisitClass, VisitRead, VisitStatus, Visitor,
 };
-use tracing::info;
 
 use super::{
-    reconcile::{Reconciler, SECOND_LOOK, SyncError, history_ops},
+    reconcile::{Reconciler, SECOND_LOOK, SyncError},
     sales::{is_same_number, named_id, unique},
 };
 use crate::{
@@ -24,7 +23,7 @@ use crate::{
     visits::{
         ladder::{Rank, groups, is_about, names_stages, rank},
         people::{Found, find},
-        stage::{self, Move, Situation},
+        stage::{self, Move, Situation, earlier},
     },
 };
 
@@ -192,7 +191,7 @@ impl Reconciler {
         let mut effects = Vec::new();
         for contact in visit.contacts.clone() {
             let effect = self.effect(contact, &mut visit, now, &mut failures).await?;
-            again = again.into_iter().chain(effect.again).min();
+            again = earlier(again, effect.again);
             effects.extend(effect.ops);
         }
         if known.as_ref() != Some(&visit) {
@@ -208,7 +207,7 @@ impl Reconciler {
         let over = visit.ends_at.or(visit.starts_at).is_some_and(|at| at < now - LONG_OVER);
         let is_of_interest = !matches!(visit.class, VisitClass::Ignored) && !over;
         let daily = (is_of_interest && (visit.is_open() || waits)).then(|| now + DAILY);
-        ops.push(match again.into_iter().chain(daily).min() {
+        ops.push(match earlier(again, daily) {
             Some(at) => self.defer(dirty, at.max(now + TimeDelta::seconds(1)), false),
             None => self.finish(dirty),
         });
@@ -282,7 +281,7 @@ impl Reconciler {
                     Some(deal) => deal,
                     None => {
                         let waits = now - visit.seen_at < PATIENCE;
-                        effect.again = effect.again.into_iter().chain(waits.then(|| now + DAILY)).min();
+                        effect.again = earlier(effect.again, waits.then(|| now + DAILY));
                         continue;
                     }
                 },
@@ -298,7 +297,7 @@ impl Reconciler {
                 kept_means_done: rules.kept_means_done.unwrap_or_else(|| !self.tells_of_encounters()),
                 now,
             });
-            effect.again = effect.again.into_iter().chain(verdict.again).min();
+            effect.again = earlier(effect.again, verdict.again);
             for changed in verdict.visits {
                 if changed.id() == visit.id() {
                     *visit = changed;
@@ -312,7 +311,7 @@ impl Reconciler {
                     effect.ops.push(self.failure(Kind::Deal, &key, &format!("visit {id}"), note.as_str(), task.into()));
                 }
             }
-            effect.ops.extend(self.store_move(deal, pipeline, rules, verdict.to, verdict.next_visit, now).await?);
+            effect.ops.extend(self.store_move(deal, pipeline, rules, verdict.to, verdict.next_visit, now));
         }
         Ok(effect)
     }
@@ -372,7 +371,7 @@ impl Reconciler {
     }
 
     /// Stores where an opportunity goes.
-    async fn store_move(
+    fn store_move(
         &self,
         deal: Opportunity,
         pipeline: &Pipeline,
@@ -380,9 +379,9 @@ impl Reconciler {
         to: Option<Move>,
         next: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
-    ) -> Result<Vec<Op>, StoreError> {
-        let is_new = deal.version == 0;
+    ) -> Vec<Op> {
         let before = LocalRecord::Deal(deal.clone());
+        let was = deal.position.clone();
         let mut deal = deal;
         let stamp = Stamp { at: now, by: self.connection.name.to_string() };
         match to {
@@ -391,26 +390,17 @@ impl Reconciler {
                 deal.position.settle(pipeline, false, now);
             }
             Some(Move::Won(at, worth)) => {
-                deal.position.status = Status::Won;
-                deal.position.lost_reason = None;
-                deal.position.closed_at = Some(at);
-                deal.position.settle(pipeline, true, at);
-                deal.closed_by = Some(self.connection.name.to_string());
-                deal.end_quarantine();
+                deal.win(Some(pipeline), at, &self.connection.name);
                 // The till is the authority for money received: it has none for this one, or it had won it.
                 if let Some(worth) = worth {
                     deal.value = Some(worth);
-                    for name in field::VALUE {
-                        deal.stamps.insert(name.to_owned(), stamp.clone());
-                    }
+                    deal.stamp(&field::VALUE, &stamp);
                 }
             }
             None => {}
         }
-        if before.as_opportunity().is_none_or(|before| before.position != deal.position) {
-            for name in field::POSITION {
-                deal.stamps.insert(name.to_owned(), stamp.clone());
-            }
+        if deal.position != was {
+            deal.stamp(&field::POSITION, &stamp);
         }
         if let Some(name) = &rules.next_visit {
             let value = next.map_or(Value::Null, Value::Time);
@@ -419,18 +409,7 @@ impl Reconciler {
                 deal.stamps.insert(format!("custom.{name}"), stamp);
             }
         }
-        let mut after = LocalRecord::Deal(deal);
-        if after == before && !is_new {
-            return Ok(Vec::new());
-        }
-        after.touch(now);
-        let slot = self.slot(&after);
-        let by = self.connection.name.as_str();
-        let mut ops = history_ops(Kind::Deal, &before, &after, by, now, self.run);
-        ops.extend(self.mark_siblings(Kind::Deal, after.id(), now));
-        info!(record = %after.id(), "a visit changed an opportunity");
-        ops.push(Op::PutRecord { expected: before.version(), record: after, slot });
-        Ok(ops)
+        self.put_opportunity(&before, deal, "a visit", now)
     }
 
     /// Who comes, where they are known here; true if it is not clear of one.

@@ -63,7 +63,7 @@ pub struct Verdict {
     pub visits: Vec<Visit>,
     /// What people are told, of which visit.
     pub notes: Vec<(String, Note)>,
-    /// When the next visit is; the inner is none if there is none.
+    /// When the next visit is, if there is one.
     pub next_visit: Option<DateTime<Utc>>,
     /// When this must be looked at again.
     pub again: Option<DateTime<Utc>>,
@@ -78,7 +78,7 @@ fn counts(group: &Group<'_>, s: &Situation<'_>) -> bool {
     let grace = TimeDelta::days(i64::from(s.rules.grace_days.unwrap_or(GRACE).min(MOST_GRACE)));
     let from = s.deal.created_at.checked_sub_signed(grace).unwrap_or(s.deal.created_at);
     let when = |visit: &&Visit| visit.created_at.max(visit.starts_at).unwrap_or(visit.seen_at);
-    let latest = group.visits.iter().copied().map(|visit| when(&visit)).max();
+    let latest = group.visits.iter().map(when).max();
     latest.is_some_and(|at| at >= from && s.closed_before.is_none_or(|closed| at > closed))
 }
 
@@ -106,19 +106,18 @@ pub fn decide(s: &Situation<'_>) -> Verdict {
     let mut changed = Changed { visits: Vec::new(), all: &counted };
     note(s, &counted, &mut changed, &mut verdict);
     if !s.deal.position.status.is_closed() || planted::has(Bug::VisitLeavesWon) {
-        let (up, again) = forward(s, &groups, target, &mut changed);
-        verdict.to = up.or_else(|| {
+        verdict.to = forward(s, &groups, target, &mut changed).or_else(|| {
             let (down, later) = backward(s, &counted, target, &mut changed);
             verdict.again = earlier(verdict.again, later);
             down
         });
-        verdict.again = earlier(verdict.again, again);
     }
     verdict.visits = changed.visits;
     verdict
 }
 
-fn earlier(a: Option<DateTime<Utc>>, b: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+/// The earlier of two times, as far as there are any.
+pub(crate) fn earlier(a: Option<DateTime<Utc>>, b: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
     a.into_iter().chain(b).min()
 }
 
@@ -130,13 +129,11 @@ struct Changed<'a> {
 
 impl Changed<'_> {
     fn change(&mut self, which: &Visit, change: impl FnOnce(&mut Visit)) {
-        let key = |visit: &Visit| (visit.connection.clone(), visit.visit.clone());
-        if !self.visits.iter().any(|known| key(known) == key(which))
-            && let Some(visit) = self.all.iter().find(|known| key(known) == key(which))
-        {
-            self.visits.push(visit.clone());
+        let is_it = |known: &Visit| known.connection == which.connection && known.visit == which.visit;
+        if !self.visits.iter().any(is_it) {
+            self.visits.extend(self.all.iter().find(|known| is_it(known)).cloned());
         }
-        if let Some(visit) = self.visits.iter_mut().find(|known| key(known) == key(which)) {
+        if let Some(visit) = self.visits.iter_mut().find(|known| is_it(known)) {
             change(visit);
         }
     }
@@ -152,44 +149,33 @@ fn place(pipeline: &Pipeline, stage: Option<StageId>) -> Option<usize> {
     pipeline.stages.iter().position(|known| Some(known.id) == stage)
 }
 
-fn forward(
-    s: &Situation<'_>,
-    groups: &[Group<'_>],
-    target: Rank,
-    changed: &mut Changed<'_>,
-) -> (Option<Move>, Option<DateTime<Utc>>) {
+fn forward(s: &Situation<'_>, groups: &[Group<'_>], target: Rank, changed: &mut Changed<'_>) -> Option<Move> {
     let of_target = || groups.iter().filter(|group| group.rank == Some(target));
-    let Some(by) = of_target().min_by_key(|group| group.at).and_then(|group| group.highest(s.kept_means_done)) else {
-        return (None, None);
-    };
+    let by = of_target().min_by_key(|group| group.at)?.highest(s.kept_means_done)?;
     let from = s.deal.position.stage;
-    // One of them brought it this far before: where it stands since, a person put it.
     let wanted = match target {
         Rank::TreatmentDone => s.pipeline.first_of(StageKind::Won).map(|stage| stage.id),
         _ => stage_of(target, s.rules, s.pipeline),
     };
+    // One of them brought it this far before: where it stands since, a person put it.
     let did = |visit: &&Visit| {
         visit.raised.as_ref().is_some_and(|raised| {
             raised.opportunity == s.deal.id && place(s.pipeline, Some(raised.to)) >= place(s.pipeline, wanted)
         })
     };
     if wanted.is_some() && of_target().flat_map(|group| &group.visits).any(did) {
-        return (None, None);
+        return None;
     }
     if target == Rank::TreatmentDone {
         let at = by.ends_at.or(by.starts_at).unwrap_or(s.now).min(s.now);
-        let to = s.pipeline.first_of(StageKind::Won).map(|stage| stage.id);
-        if let Some(to) = to.or(from) {
+        if let Some(to) = wanted.or(from) {
             changed.change(by, |visit| raise(visit, s, to, from));
         }
-        return (Some(Move::Won(at, by.charged)), None);
+        return Some(Move::Won(at, by.charged));
     }
-    let Some(to) = stage_of(target, s.rules, s.pipeline) else { return (None, None) };
-    if place(s.pipeline, Some(to)) <= place(s.pipeline, from) {
-        return (None, None);
-    }
+    let to = wanted.filter(|to| place(s.pipeline, Some(*to)) > place(s.pipeline, from))?;
     changed.change(by, |visit| raise(visit, s, to, from));
-    (Some(Move::To(to)), None)
+    Some(Move::To(to))
 }
 
 /// A visit remembers where the opportunity stood before it moved it the first time.

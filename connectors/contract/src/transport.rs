@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 use tower::ServiceExt;
 use url::Url;
@@ -51,6 +51,13 @@ impl HttpResponse {
             let mut json = serde_json::Deserializer::from_slice(&self.body);
             serde_path_to_error::deserialize(&mut json).map_err(|error| ConnectorError::malformed(&error))
         })
+    }
+
+    /// How long the vendor asks to be left alone, in seconds and unbounded; `None` where it does not say so in seconds.
+    /// Source: RFC 9110, section 10.2.3.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
     }
 }
 

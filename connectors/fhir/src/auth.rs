@@ -116,18 +116,15 @@ pub struct Client {
 #[derive(Clone, Debug)]
 struct Scopes {
     writes: bool,
-    money: bool,
 }
 
 impl Scopes {
     /// As the second version of SMART writes them, or the first.
     fn text(&self, second: bool) -> String {
         let (read, write, all) = if second { ("rs", "crus", "cruds") } else { ("read", "write", "*") };
-        let mut scopes: Vec<String> =
-            ["Patient", "Appointment", "Encounter"].map(|kind| format!("system/{kind}.{read}")).to_vec();
-        if self.money {
-            scopes.extend(["Invoice", "ChargeItem"].map(|kind| format!("system/{kind}.{read}")));
-        }
+        let mut scopes: Vec<String> = ["Patient", "Appointment", "Encounter", "Invoice", "ChargeItem"]
+            .map(|kind| format!("system/{kind}.{read}"))
+            .to_vec();
         if self.writes {
             scopes.extend(["Patient", "Appointment"].map(|kind| format!("system/{kind}.{write}")));
             scopes.extend(["Schedule", "Slot"].map(|kind| format!("system/{kind}.{read}")));
@@ -151,7 +148,7 @@ pub fn auth(options: &Options, clock: Arc<dyn Clock>) -> (Auth<Client>, Arc<Mute
                 login: login.clone(),
                 base_url: options.base_url.clone(),
                 token_url: options.token_url.clone(),
-                scopes: Scopes { writes: !options.read_only, money: true },
+                scopes: Scopes { writes: !options.read_only },
                 clock,
                 granted: granted.clone(),
             },

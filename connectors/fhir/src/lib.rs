@@ -37,9 +37,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tandem_contract::{
-    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, History, Identity, Kind,
-    Limit, NewVisit, Opening, Page, PropertyType, Pushed, Record, Schema, Secret, Sought, Stream, Transport,
-    VisitChange, VisitRead, WebhookError, WebhookRequest, Write,
+    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, Identity, Kind, Limit,
+    NewVisit, Opening, Page, PropertyType, Pushed, Record, Schema, Secret, Sought, Stream, Transport, VisitChange,
+    VisitRead, WebhookError, WebhookRequest, Write,
 };
 use url::Url;
 
@@ -237,16 +237,6 @@ impl Connector for Fhir {
     }
 
     /// Servers' histories are optional and hold whole records, clinical data included: they are not read.
-    async fn history(
-        &self,
-        _: Call,
-        _: Kind,
-        ids: &[ExternalId],
-        _: &[String],
-    ) -> Result<Vec<Option<History>>, ConnectorError> {
-        Ok(ids.iter().map(|_| Some(History::new())).collect())
-    }
-
     async fn push(&self, call: Call, writes: &[Write]) -> Vec<Pushed> {
         patients::push(self, call, writes).await
     }

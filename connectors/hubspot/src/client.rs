@@ -230,8 +230,7 @@ impl Client {
 
 /// The wait that HubSpot asks for, in seconds.
 fn retry_after(answer: &HttpResponse) -> Option<u64> {
-    let wait: u64 = answer.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(wait.min(LONGEST_WAIT))
+    Some(answer.retry_after()?.min(LONGEST_WAIT))
 }
 
 /// How long an account that is being moved to another data centre is left alone: an hour, unless HubSpot says.

@@ -340,7 +340,7 @@ fn burst_wait(answer: &HttpResponse) -> Option<Duration> {
 
 fn retry_after(answer: &HttpResponse) -> Option<Duration> {
     // The other header, `x-ratelimit-reset`, tells of the window of two seconds.
-    let seconds = number(answer, "retry-after")?;
+    let seconds = answer.retry_after()?;
     Some(Duration::from_secs(seconds.clamp(1, 86_400)))
 }
 

@@ -203,8 +203,7 @@ impl Client {
 }
 
 fn retry_after(answer: &HttpResponse) -> Option<Duration> {
-    let seconds: u64 = answer.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds.clamp(1, 3_600)))
+    Some(Duration::from_secs(answer.retry_after()?.clamp(1, 3_600)))
 }
 
 /// What a failed answer means.

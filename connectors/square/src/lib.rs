@@ -30,7 +30,7 @@ use std::{
 
 use async_trait::async_trait;
 use tandem_contract::{
-    Call, Checkout, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, History, Identity,
+    Call, Checkout, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, Identity,
     KeepRefreshToken, Kind, Limit, NewCheckout, Page, PropertyType, Pushed, Record, SaleRead, Schema, Secret, Sought,
     Stream, Transport, WebhookError, WebhookRequest, Write,
 };
@@ -187,16 +187,6 @@ impl Connector for Square {
     }
 
     /// Square keeps no history; a write on an older version is refused instead.
-    async fn history(
-        &self,
-        _: Call,
-        _: Kind,
-        ids: &[ExternalId],
-        _: &[String],
-    ) -> Result<Vec<Option<History>>, ConnectorError> {
-        Ok(ids.iter().map(|_| Some(History::new())).collect())
-    }
-
     async fn push(&self, call: Call, writes: &[Write]) -> Vec<Pushed> {
         push::push(self, call, writes).await
     }
