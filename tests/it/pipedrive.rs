@@ -358,6 +358,43 @@ async fn a_create_whose_answer_was_lost_is_found_and_the_oldest_of_twins_is_take
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_create_is_found_behind_more_records_than_are_walked_through() {
+    let company = company(Settings { page_rows: 2, ..Settings::default() }, Kind::Deal, |router| router, |_| {});
+    company.create("tandem:0", &[("title", Value::text("makes the field"))]).await;
+    let since = company.clock.now();
+    company.create("tandem:7", &[("title", Value::text("made long ago"))]).await;
+    let made = *company.sandbox.with(|world| world.ids(Kind::Deal)).last().unwrap();
+    for n in 0..150 {
+        company.make_deal(json!({ "title": format!("deal {n}") }));
+    }
+    let sought = |marker: &str| Sought { marker: marker.into(), since };
+    let found = company.connector.find(CALL, Kind::Deal, &[sought("tandem:8"), sought("tandem:7")]).await.unwrap();
+    let [None, Some(record)] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(record.id, id(made));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_pass_gets_through_however_much_was_made_at_once() {
+    let settings = Settings {
+        page_rows: 2,
+        fresh_has_no_update_time: true,
+        updated_since_finds_fresh: false,
+        ..Settings::default()
+    };
+    let company = company(settings, Kind::Deal, |router| router, |_| {});
+    let mut late = Cursor::start();
+    company.drain("deal.late", &mut late).await;
+    company.clock.sleep(Duration::from_secs(4_000)).await;
+    let deals: Vec<u64> = (0..150).map(|n| company.make_deal(json!({ "title": format!("deal {n}") }))).collect();
+    company.clock.sleep(Duration::from_secs(4_000)).await;
+    assert_eq!(ids_of(&company.drain("deal.late", &mut late).await), deals);
+    company.clock.sleep(Duration::from_secs(8_000)).await;
+    company.drain("deal.late", &mut late).await;
+    company.clock.sleep(Duration::from_secs(4_000)).await;
+    assert!(company.drain("deal.late", &mut late).await.is_empty(), "what was read is not read for ever");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_changelog_tells_what_people_wrote_before_and_after_us() {
     for changelog_oldest_first in [false, true] {
         let company =

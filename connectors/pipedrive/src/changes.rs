@@ -19,7 +19,7 @@ use tandem_contract::{
 use crate::{
     Pipedrive,
     item::for_query,
-    records::{Listing, Shelf, walk_back},
+    records::{Listing, Shelf, made_since},
 };
 
 /// How far two windows overlap.
@@ -39,6 +39,8 @@ enum Place {
     Listing { since: DateTime<Utc>, after: Option<String> },
     /// In a window.
     Window { since: DateTime<Utc>, until: DateTime<Utc>, after: Option<String> },
+    /// Past a window of the second pass: what was made since, from new to old.
+    Made { since: DateTime<Utc>, until: DateTime<Utc>, after: Option<String> },
     /// Between two windows.
     Waiting { since: DateTime<Utc> },
 }
@@ -48,7 +50,7 @@ impl Place {
     fn is_possible(&self) -> bool {
         let times = match self {
             Self::Listing { since, .. } | Self::Waiting { since } => [since, since],
-            Self::Window { since, until, .. } => [since, until],
+            Self::Window { since, until, .. } | Self::Made { since, until, .. } => [since, until],
         };
         times.iter().all(|at| (2000..2200).contains(&at.year()))
     }
@@ -111,6 +113,7 @@ pub async fn next_page(
         Place::Window { since, until, after } => {
             window_page(pipedrive, call, stream.kind, shelf, is_late, (since, until), after).await
         }
+        Place::Made { since, until, after } => made_page(pipedrive, call, stream.kind, (since, until), after).await,
     }
 }
 
@@ -169,26 +172,47 @@ async fn window_page(
         .by_id()
         .with("updated_since", for_query(since))
         .with("updated_until", for_query(end));
-    let Some((mut items, next)) = page_after(pipedrive, call, &listing, after.as_deref()).await? else {
+    let Some((items, next)) = page_after(pipedrive, call, &listing, after.as_deref()).await? else {
         return Ok(Page { next: cursor(&Place::Waiting { since }), ..Page::default() });
     };
-    let next = next.filter(|next| Some(next) != after.as_ref());
-    let more = next.is_some();
-    if is_late && !more {
-        items.extend(walk_back(pipedrive, call, kind, shelf, since).await?);
-    }
-    let place = match next {
+    let place = match next.filter(|next| Some(next) != after.as_ref()) {
         Some(after) => Place::Window { since, until, after: Some(after) },
-        None => {
-            let overlap = match pipedrive.client.knows_the_time() {
-                _ if planted::has(Bug::NoOverlap) => TimeDelta::zero(),
-                true => OVERLAP,
-                false => WITHOUT_CLOCK,
-            };
-            Place::Waiting { since: (until - overlap).max(since) }
-        }
+        None if is_late => Place::Made { since, until, after: None },
+        None => next_window(pipedrive, since, until),
     };
+    let more = !matches!(place, Place::Waiting { .. });
     Ok(Page { seen: pipedrive.seen(call, kind, &items).await?, next: cursor(&place), more, total: None })
+}
+
+/// A page of what was made since a window of the second pass began.
+async fn made_page(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    (since, until): (DateTime<Utc>, DateTime<Utc>),
+    after: Option<String>,
+) -> Result<Page, ConnectorError> {
+    let listing = Listing::newest_first(kind, Shelf::Desk);
+    let Some(page) = page_after(pipedrive, call, &listing, after.as_deref()).await? else {
+        return Ok(Page { next: cursor(&Place::Made { since, until, after: None }), ..Page::default() });
+    };
+    let (items, next) = made_since(since, page);
+    let place = match next.filter(|next| Some(next) != after.as_ref()) {
+        Some(after) => Place::Made { since, until, after: Some(after) },
+        None => next_window(pipedrive, since, until),
+    };
+    let more = !matches!(place, Place::Waiting { .. });
+    Ok(Page { seen: pipedrive.seen(call, kind, &items).await?, next: cursor(&place), more, total: None })
+}
+
+/// Where the window after this one begins.
+fn next_window(pipedrive: &Pipedrive, since: DateTime<Utc>, until: DateTime<Utc>) -> Place {
+    let overlap = match pipedrive.client.knows_the_time() {
+        _ if planted::has(Bug::NoOverlap) => TimeDelta::zero(),
+        true => OVERLAP,
+        false => WITHOUT_CLOCK,
+    };
+    Place::Waiting { since: (until - overlap).max(since) }
 }
 
 /// One page of everything, for the audit: the list, then the archived ones.

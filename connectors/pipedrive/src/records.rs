@@ -1,7 +1,7 @@
 //! Reading records: by id, by marker, and what the changelog says of them.
 //!
 //! Lists are read from the main store and cost ten tokens for one row as for five hundred; a single read costs one. So a
-//! few ids are read one by one, many in one list, and nothing is ever searched for.
+//! few ids are read one by one, many in one list. Search lags: it is asked where nothing depends on what it misses.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -58,6 +58,12 @@ impl Listing {
 
     pub fn by_id(self) -> Self {
         self.with("sort_by", "id").with("sort_direction", "asc")
+    }
+
+    /// All of a kind in the order in which they were made, the newest first.
+    pub fn newest_first(kind: Kind, shelf: Shelf) -> Self {
+        let listing = Self::new(kind, shelf).with("sort_by", "add_time").with("sort_direction", "desc");
+        if shelf == Shelf::Desk { listing.with_deleted() } else { listing }
     }
 
     /// The page after `cursor`, and where the next begins.
@@ -213,7 +219,8 @@ pub async fn fetch(
 }
 
 /// The records that carry these markers, in the order asked: a walk back to when the oldest of the creates was sent, in
-/// the main store. Of several the lowest id, and one that is not deleted before one that is.
+/// the main store. Of several the lowest id, and one that is not deleted before one that is. Where too much was made since,
+/// the rest is searched for: what is that old no search misses.
 pub async fn find(
     pipedrive: &Pipedrive,
     call: Call,
@@ -230,46 +237,64 @@ pub async fn find(
         // The create was interrupted before the field itself was made: no record can carry it.
         return Ok(vec![None; sought.len()]);
     }
-    let mut found: BTreeMap<String, (bool, u64, Record)> = BTreeMap::new();
+    let mut found = Marked::default();
     for shelf in [Shelf::Desk, Shelf::Archive] {
-        if shelf == Shelf::Archive && (kind != Kind::Deal || sought.iter().all(|one| found.contains_key(&one.marker))) {
+        if shelf == Shelf::Archive && (kind != Kind::Deal || sought.iter().all(|one| found.has(&one.marker))) {
             break;
         }
-        for item in walk_back(pipedrive, call, kind, shelf, since).await? {
-            let record = pipedrive.record(kind, &item, &book)?;
-            let Some(marker) = record.marker.clone() else { continue };
-            let rank = (is_deleted(&item), record.id.as_str().parse().unwrap_or(u64::MAX));
-            let known = found.get(&marker).map(|(deleted, id, _)| (*deleted, *id));
-            if known.is_none_or(|known| rank < known) {
-                found.insert(marker, (rank.0, rank.1, record));
+        let listing = Listing::newest_first(kind, shelf);
+        let mut cursor: Option<String> = None;
+        for _ in 0..MOST_PAGES {
+            let page = listing.page(pipedrive, call, cursor.as_deref()).await?;
+            let (items, next) = made_since(since, page);
+            for item in &items {
+                found.put(pipedrive.record(kind, item, &book)?, is_deleted(item));
+            }
+            cursor = next.filter(|next| Some(next) != cursor.as_ref());
+            if cursor.is_none() {
+                break;
+            }
+        }
+        if cursor.is_none() {
+            continue;
+        }
+        for one in sought {
+            if found.has(&one.marker) {
+                continue;
+            }
+            for item in searched(pipedrive, call, kind, "custom_fields", &one.marker).await? {
+                found.put(pipedrive.record(kind, &item, &book)?, is_deleted(&item));
             }
         }
     }
-    Ok(sought.iter().map(|one| found.get(&one.marker).map(|(.., record)| record.clone())).collect())
+    Ok(sought.iter().map(|one| found.0.get(&one.marker).map(|(.., record)| record.clone())).collect())
 }
 
-/// Everything that was made since, newest first.
-pub async fn walk_back(
-    pipedrive: &Pipedrive,
-    call: Call,
-    kind: Kind,
-    shelf: Shelf,
-    since: DateTime<Utc>,
-) -> Result<Vec<Item>, ConnectorError> {
-    let listing = Listing::new(kind, shelf).with("sort_by", "add_time").with("sort_direction", "desc");
-    let listing = if shelf == Shelf::Desk { listing.with_deleted() } else { listing };
-    let (mut made, mut cursor): (Vec<Item>, Option<String>) = (Vec::new(), None);
-    for _ in 0..MOST_PAGES {
-        let (items, next) = listing.page(pipedrive, call, cursor.as_deref()).await?;
-        let is_recent = |item: &Item| item.time("add_time").is_none_or(|at| at >= since);
-        let done = next.is_none() || next == cursor || items.last().is_none_or(|last| !is_recent(last));
-        made.extend(items.into_iter().filter(is_recent));
-        if done {
-            return Ok(made);
-        }
-        cursor = next;
+/// Records by the marker they carry: of several the lowest id, and one that is not deleted before one that is.
+#[derive(Default)]
+struct Marked(BTreeMap<String, (bool, u64, Record)>);
+
+impl Marked {
+    fn has(&self, marker: &str) -> bool {
+        self.0.contains_key(marker)
     }
-    Err(ConnectorError::NotSent("too many records were made since to look through them all".into()))
+
+    fn put(&mut self, record: Record, is_deleted: bool) {
+        let Some(marker) = record.marker.clone() else { return };
+        let id: u64 = record.id.as_str().parse().unwrap_or(u64::MAX);
+        let known = self.0.get(&marker).map(|(deleted, id, _)| (*deleted, *id));
+        if known.is_none_or(|known| (is_deleted, id) < known) {
+            self.0.insert(marker, (is_deleted, id, record));
+        }
+    }
+}
+
+/// What of a page that goes from new to old was made since, and where the next page begins, if there is more of it.
+pub fn made_since(since: DateTime<Utc>, (mut items, next): (Vec<Item>, Option<String>)) -> (Vec<Item>, Option<String>) {
+    let is_recent = |item: &Item| item.time("add_time").is_none_or(|at| at >= since);
+    let goes_on = items.last().is_some_and(is_recent);
+    items.retain(is_recent);
+    (items, next.filter(|_| goes_on))
 }
 
 /// What was stated for each property, newest first: from a deal's changelog. Persons have none.
@@ -346,30 +371,41 @@ pub async fn owner_of_email(
     email: &str,
 ) -> Result<Option<ExternalId>, ConnectorError> {
     let email = email.trim().to_lowercase();
-    let ask = Ask::get(Api::V2, "persons/search", 20, call.lane)
-        .query("term", email.as_str())
-        .query("fields", "email")
-        .query("exact_match", "true");
-    let found: Item = match pipedrive.client.data(ask).await {
-        Ok(found) => found,
+    let persons = match searched(pipedrive, call, Kind::Contact, "email", &email).await {
+        Ok(persons) => persons,
         // Without the right to search, two persons of one address are what Pipedrive allows anyway.
         Err(ConnectorError::Forbidden(_) | ConnectorError::Gone | ConnectorError::Rejected { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
+    let has = |one: &Item| one.text("value").is_some_and(|known| known.trim().to_lowercase() == email);
+    let owner = persons.iter().find(|person| !is_deleted(person) && person.items("emails").iter().any(has));
+    owner.map(Item::id).transpose()
+}
+
+/// The first records that a search for the whole of a text names, in order of id, as they are in the main store now.
+async fn searched(
+    pipedrive: &Pipedrive,
+    call: Call,
+    kind: Kind,
+    fields: &'static str,
+    text: &str,
+) -> Result<Vec<Item>, ConnectorError> {
+    let ask = Ask::get(Api::V2, format!("{}/search", plural(kind)), 20, call.lane)
+        .query("term", text)
+        .query("fields", fields)
+        .query("exact_match", "true");
+    let hits: Item = pipedrive.client.data(ask).await?;
     let mut ids: Vec<u64> = Vec::new();
-    ids.extend(found.items("items").iter().filter_map(|hit| hit.item("item").text("id")?.parse::<u64>().ok()));
+    ids.extend(hits.items("items").iter().filter_map(|hit| hit.item("item").text("id")?.parse::<u64>().ok()));
     ids.sort_unstable();
+    let mut items = Vec::new();
     for id in ids.into_iter().take(SINGLES) {
-        let ask = Ask::get(Api::V2, format!("persons/{id}"), 1, call.lane);
-        let person = match pipedrive.client.data::<Item>(ask).await {
-            Ok(person) => person,
-            Err(ConnectorError::Gone | ConnectorError::Forbidden(_)) => continue,
+        let ask = Ask::get(Api::V2, format!("{}/{id}", plural(kind)), 1, call.lane);
+        match pipedrive.client.data::<Item>(ask).await {
+            Ok(item) => items.push(item),
+            Err(ConnectorError::Gone | ConnectorError::Forbidden(_)) => {}
             Err(error) => return Err(error),
-        };
-        let has = |one: &Item| one.text("value").is_some_and(|known| known.trim().to_lowercase() == email);
-        if !is_deleted(&person) && person.items("emails").iter().any(has) {
-            return person.id().map(Some);
         }
     }
-    Ok(None)
+    Ok(items)
 }

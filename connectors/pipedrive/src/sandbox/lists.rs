@@ -126,20 +126,37 @@ impl World {
         Ok((rows.into_iter().map(|(_, id)| self.show(kind, id)).collect(), next))
     }
 
-    /// The persons who have this e-mail address, as a search tells them.
-    pub(super) fn persons_with(&self, email: &str) -> Vec<Json> {
-        let live = self.all(Kind::Contact).filter(|object| object.deleted.is_none());
-        live.filter_map(|object| {
-            let emails: Vec<&str> =
-                object.values.get("emails")?.as_array()?.iter().filter_map(|one| one["value"].as_str()).collect();
-            let has = emails.iter().any(|known| known.eq_ignore_ascii_case(email));
-            has.then(|| {
-                json!({ "result_score": 1.0, "item": {
+    /// The records of a kind that hold the whole of a text, in an e-mail address or in a custom field, as a search tells
+    /// them.
+    pub(super) fn search(&self, kind: Kind, query: &Query) -> Result<Json, Refusal> {
+        let term = query.text("term").filter(|term| term.chars().count() > 1);
+        let term = term.ok_or_else(|| Refusal::invalid("term", "Expected two characters or more"))?;
+        let fields = query.list("fields");
+        let within = |name: &str| fields.is_empty() || fields.iter().any(|field| field == name);
+        let is_it = |text: &str| text.trim().eq_ignore_ascii_case(term.trim());
+        let hits = self.all(kind).filter(|object| object.deleted.is_none()).filter_map(|object| {
+            let emails: Vec<&str> = object
+                .values
+                .get("emails")
+                .and_then(Json::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(|one| one["value"].as_str())
+                .collect();
+            let custom: Vec<&str> = object.custom.values().filter_map(Json::as_str).collect();
+            let has = (within("email") && emails.iter().any(|text| is_it(text)))
+                || (within("custom_fields") && custom.iter().any(|text| is_it(text)));
+            has.then(|| match kind {
+                Kind::Contact => json!({ "result_score": 1.0, "item": {
                     "id": object.id, "type": "person", "name": object.values.get("name"), "emails": emails,
-                } })
+                    "custom_fields": custom,
+                } }),
+                _ => json!({ "result_score": 1.0, "item": {
+                    "id": object.id, "type": "deal", "title": object.values.get("title"), "custom_fields": custom,
+                } }),
             })
-        })
-        .collect()
+        });
+        Ok(json!({ "items": hits.collect::<Vec<_>>() }))
     }
 
     /// A page of something that is short.

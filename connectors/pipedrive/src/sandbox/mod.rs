@@ -3,7 +3,7 @@
 //!
 //! Same shapes, strictness, token budget and webhooks; a switchboard of faults that can be turned while it runs; and time
 //! from an injected clock, so that under a virtual one it is exact and repeatable. What Pipedrive's documentation leaves
-//! open is a field of [`Settings`]. Of searches there is only the one for persons by e-mail address, and it does not lag.
+//! open is a field of [`Settings`]. Searches look at e-mail addresses and custom fields only, and do not lag.
 //!
 //! [`Sandbox::router`] serves it, over a socket or in process. [`Sandbox::with`] is the hand of a person working in
 //! Pipedrive's own screens.

@@ -41,6 +41,10 @@ impl Asked {
         self.method != Method::GET && self.version != "oauth"
     }
 
+    fn makes_a_record(&self) -> bool {
+        self.method == Method::POST && matches!(self.segments().as_slice(), ["deals" | "persons" | "organizations"])
+    }
+
     /// The route with ids left out, for the counters.
     fn route(&self) -> String {
         let part = |part: &String| if part.bytes().all(|b| b.is_ascii_digit()) { "{id}".into() } else { part.clone() };
@@ -146,6 +150,8 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate<Refusal>, Option<Duration>) {
         Fate::SwallowedAfterwards
     } else if asked.is_write() && world.struck("late_commit", faults.late_commit, &route) {
         Fate::Late(Duration::from_millis(faults.late_ms.max(1)))
+    } else if asked.makes_a_record() && world.struck("late_create", faults.late_create, &route) {
+        Fate::Late(Duration::from_millis(faults.late_create_ms.max(1)))
     } else if world.struck("too_many", faults.too_many, &route) {
         Fate::Refused(too_many())
     } else if world.struck("unavailable_before", faults.unavailable_before, &route) {
@@ -278,10 +284,8 @@ fn dispatch(world: &mut World, asked: &Asked) -> Result<Held, Refusal> {
             Ok(Held::One(200, shown.unwrap_or_default()))
         }
         ("v2", "GET", ["deals", "archived"]) => world.list(Kind::Deal, query, true).map(Held::Page),
-        ("v2", "GET", ["persons", "search"]) => {
-            let term = query.text("term").filter(|term| !term.is_empty());
-            let term = term.ok_or_else(|| Refusal::invalid("term", "Required"))?;
-            Ok(Held::One(200, json!({ "items": world.persons_with(&term) })))
+        ("v2", "GET", [records @ ("deals" | "persons"), "search"]) => {
+            Ok(Held::One(200, world.search(kind(records)?, query)?))
         }
         ("v2", "GET", [records]) => world.list(kind(records)?, query, false).map(Held::Page),
         ("v2", "POST", [records]) => {

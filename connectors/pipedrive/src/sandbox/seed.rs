@@ -1,5 +1,6 @@
 //! A company that has been at work for a while. Invented people only.
 
+use chrono::TimeDelta;
 use rand::Rng;
 use serde_json::json;
 use tandem_contract::Kind;
@@ -20,10 +21,17 @@ const LAST: [&str; 8] = ["Ito", "Jones", "Kaya", "Larsen", "Moreau", "Nowak", "O
 const WORK: [&str; 6] = ["Membership", "Laser course", "Consultation", "Peel series", "Retainer", "Annual plan"];
 
 impl World {
-    /// Fills the company, without a word to its subscribers.
+    /// Fills the company with what was made in the course of a year, the last of it an hour ago; without a word to its
+    /// subscribers.
     pub fn fill(&mut self, size: Company) {
+        let now = self.now;
+        let made_at = |n: usize, of: usize| {
+            let ago = TimeDelta::days(365) / i32::try_from(of).unwrap_or(i32::MAX) * i32::try_from(of - n).unwrap_or(1);
+            now - TimeDelta::hours(1) - ago
+        };
         let mut persons = Vec::with_capacity(size.persons);
         for n in 0..size.persons {
+            self.now = made_at(n, size.persons);
             let (first, last) = (FIRST[n % FIRST.len()], LAST[(n / FIRST.len()) % LAST.len()]);
             let email = format!("{}.{}.{n}@example.com", first.to_lowercase(), last.to_lowercase());
             let phone = format!("+1602555{:04}", 100 + n % 100);
@@ -37,6 +45,7 @@ impl World {
         }
         let stages: Vec<u64> = self.stages.iter().filter(|stage| !stage.deleted).map(|stage| stage.id).collect();
         for n in 0..size.deals {
+            self.now = made_at(n, size.deals);
             let mut body = json!({
                 "title": format!("{} {n}", WORK[n % WORK.len()]),
                 "value": self.rng.random_range(50..20_000_u32),
@@ -51,5 +60,6 @@ impl World {
             // What a company made is what it takes.
             let _ = self.create(Kind::Deal, &body, Change::Person);
         }
+        self.now = now;
     }
 }

@@ -154,6 +154,10 @@ pub struct Faults {
     pub late_commit: f64,
     /// How late.
     pub late_ms: u64,
+    /// A record is made up to `late_create_ms` after the caller gave up.
+    pub late_create: f64,
+    /// How late.
+    pub late_create_ms: u64,
     /// 429 of the burst window although it is not used up: another app ate it.
     pub too_many: f64,
     /// 503 without having done anything.
