@@ -10,7 +10,7 @@ use crate::{
     edit::EditError,
     model::{Contact, Invalid, Key, LocalRecord, Mark, Opportunity, Reason, RecordId, Visit},
     store::{By, Commit, Op, StoreError, SyncStore},
-    sync::connection::Connection,
+    sync::{connection::Connection, merges::survivor},
 };
 
 /// What a person asks for.
@@ -95,8 +95,17 @@ async fn booked_from(
     deal: &Opportunity,
     contact: &Contact,
 ) -> Result<Vec<Visit>, StoreError> {
-    let mut all = store.visits_of(&clinic.account.name, contact.id).await?;
-    all.retain(|visit| visit.opportunity == Some(deal.id));
+    let account = &clinic.account.name;
+    let mut all = Vec::new();
+    for visit in store.visits_of(account, contact.id).await? {
+        let Some(of) = visit.opportunity else { continue };
+        // What was made from one that was merged away is the survivor's.
+        let lives =
+            of == deal.id || survivor(store, account, Kind::Deal, of).await?.is_some_and(|it| it.id() == deal.id);
+        if lives {
+            all.push(visit);
+        }
+    }
     all.sort_by(|a, b| (a.seen_at, &a.visit).cmp(&(b.seen_at, &b.visit)));
     Ok(all)
 }

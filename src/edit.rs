@@ -11,7 +11,7 @@ use tandem_contract::{ExternalId, Kind, Value};
 use crate::{
     model::{
         Account, Conflict, ConflictState, Evidence, EvidenceState, Failure, HoldKind, Ids, IntentState, Invalid, Key,
-        LocalRecord, Mark, Name, Pipeline, Position, Reason, RecordId, Stamp, Status, Winner,
+        LocalRecord, Mark, Name, Pipeline, Position, Reason, RecordId, Stamp, Status, ValueSource, Winner,
         ids::{RunId, StageId},
         link::Verdict,
     },
@@ -236,6 +236,9 @@ impl Desk<'_> {
         if !was_open {
             record.set(&conflict.fields, &values, &self.stamp())?;
             if record != before {
+                if let (LocalRecord::Deal(deal), Some(before)) = (&mut record, before.as_opportunity()) {
+                    deal.note_transition(before.position.status, self.now);
+                }
                 record.touch(self.now);
                 let slot = slot(self.account.uniqueness(), &record);
                 ops.push(Op::PutRecord { record: record.clone(), expected: before.version(), slot });
@@ -383,7 +386,17 @@ impl Desk<'_> {
         let was = record.as_opportunity().map(|deal| deal.position.status);
         let (names, values): (Vec<String>, Vec<Value>) =
             fields.iter().map(|(name, value)| (name.clone(), value.clone())).unzip();
+        let before = record.as_opportunity().map(|deal| (deal.value, deal.value_source));
         record.set(&names, &values, &self.stamp())?;
+        let after = record.as_opportunity().map(|deal| deal.value);
+        if let (Some((value, ValueSource::Checkout)), Some(after)) = (before, after)
+            && self.account.profile.policy().value_source == ValueSource::Checkout
+            && after != value
+        {
+            let why = "is what the till took, and in this account nobody else changes it (policy value_source = checkout): \
+                       sell or give back at the till";
+            return Err(Invalid::new("amount", why).into());
+        }
         let positional = fields.keys().any(|name| crate::model::field::POSITION.contains(&name.as_str()));
         if let (LocalRecord::Deal(deal), true) = (&mut *record, positional) {
             let pipeline = self.pipeline_of(&deal.position, fields).await?;
@@ -395,6 +408,7 @@ impl Desk<'_> {
                 deal.position.closed_at = deal.position.status.is_closed().then_some(now);
             }
             deal.note_closing(PERSON);
+            deal.note_transition(was.unwrap_or_default(), now);
         }
         if let LocalRecord::Deal(deal) = record
             && let (true, Some(contact)) = (fields.contains_key("contact"), deal.contact)

@@ -140,7 +140,11 @@ fn directory() -> anyhow::Result<Directory> {
 
 fn people() -> People {
     let contact = RecordId(Uuid::from_u128(7));
-    People { to_local: [("70021".to_owned(), contact)].into(), to_remote: [(contact, "70021".to_owned())].into() }
+    People {
+        to_local: [("70021".to_owned(), contact)].into(),
+        to_remote: [(contact, "70021".to_owned())].into(),
+        ..People::default()
+    }
 }
 
 fn ours(now: DateTime<Utc>) -> anyhow::Result<LocalRecord> {
@@ -191,5 +195,6 @@ fn linked(local: &LocalRecord, remote: &Record, met: FieldPlan) -> anyhow::Resul
         holds: BTreeMap::new(),
         rewrites: BTreeMap::new(),
         missing_since: None,
+        unanswered: None,
     })
 }

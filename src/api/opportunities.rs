@@ -57,6 +57,8 @@ pub struct OpportunityView {
     pub stage: Option<String>,
     /// What it is worth.
     pub value: Option<MoneyView>,
+    /// Who says what it is worth: `manual`, anybody; `checkout`, the till alone.
+    pub value_source: String,
     /// Its contact.
     pub contact_id: Option<String>,
     /// Who is responsible.
@@ -65,6 +67,8 @@ pub struct OpportunityView {
     pub expected_close_on: Option<NaiveDate>,
     /// When it was closed.
     pub closed_at: Option<DateTime<Utc>>,
+    /// When its status was last seen to change, as it happened; null for what an import brought as it is.
+    pub transition_seen_at: Option<DateTime<Utc>>,
     /// Why it was lost.
     pub lost_reason: Option<String>,
     /// The same record at vendors.
@@ -89,10 +93,12 @@ impl OpportunityView {
             pipeline: pipeline.map(|pipeline| pipeline.label.clone()),
             stage: stage.map(|stage| stage.label.clone()),
             value: deal.value.map(|money| MoneyView { minor: money.minor, currency: money.currency.code().into() }),
+            value_source: deal.value_source.as_str().into(),
             contact_id: deal.contact.map(|id| id.to_string()),
             owner: deal.owner.clone(),
             expected_close_on: deal.position.expected_close_on,
             closed_at: deal.position.closed_at,
+            transition_seen_at: deal.transition_seen_at,
             lost_reason: deal.position.lost_reason.clone(),
             external_ids: links
                 .iter()

@@ -34,6 +34,29 @@ pub enum Profile {
     Boutique,
 }
 
+/// Who says what an opportunity is worth (FEATURES section 2, row 9). Types and plans, which the row names as well, are not
+/// built yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueSource {
+    /// Anybody, here and in every system.
+    #[default]
+    Manual,
+    /// The till, once it said so: what people write in a CRM is kept in a conflict and changed back (GYM-31).
+    Checkout,
+}
+
+impl ValueSource {
+    /// The word of the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::Checkout => "checkout",
+        }
+    }
+}
+
 /// The switches that the store and the reconciler look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -41,18 +64,20 @@ pub struct Policy {
     pub uniqueness: Uniqueness,
     /// Whether deleting a contact deletes its opportunities (VX-10) or is refused while it has open ones.
     pub cascade_contact_delete: bool,
+    /// Who says what an opportunity is worth.
+    pub value_source: ValueSource,
 }
 
 impl Profile {
     /// Its switches.
     #[must_use]
     pub fn policy(self) -> Policy {
-        match self {
-            Self::Clinic => Policy { uniqueness: Uniqueness::OneActivePerContact, cascade_contact_delete: false },
-            Self::Agency => Policy { uniqueness: Uniqueness::Unlimited, cascade_contact_delete: true },
-            Self::Gym => Policy { uniqueness: Uniqueness::ConfirmSecond, cascade_contact_delete: false },
-            Self::Boutique => Policy { uniqueness: Uniqueness::Unlimited, cascade_contact_delete: true },
-        }
+        let (uniqueness, cascade_contact_delete, value_source) = match self {
+            Self::Clinic => (Uniqueness::OneActivePerContact, false, ValueSource::Manual),
+            Self::Agency | Self::Boutique => (Uniqueness::Unlimited, true, ValueSource::Manual),
+            Self::Gym => (Uniqueness::ConfirmSecond, false, ValueSource::Checkout),
+        };
+        Policy { uniqueness, cascade_contact_delete, value_source }
     }
 }
 

@@ -89,6 +89,9 @@ pub struct Intent {
     /// The moment from which it can no longer land: only a read that began after it settles the outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closes_at: Option<DateTime<Utc>>,
+    /// True for a create that was sent before, and neither answered nor found: the earlier one may still land beside it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
     /// The run that made it.
     pub run: RunId,
 }

@@ -106,6 +106,7 @@ impl Link {
             holds: BTreeMap::new(),
             rewrites: BTreeMap::new(),
             missing_since: None,
+            unanswered: None,
         }
     }
 
@@ -133,6 +134,15 @@ impl Link {
 
 /// The pseudo-row under which the presence of a record, and not one of its fields, is on hold.
 pub const PRESENCE: &str = "presence";
+
+/// A create that was sent again because nobody had answered: an earlier one may still land, as a twin of what is linked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unanswered {
+    /// What it said, by mapping row.
+    pub said: BTreeMap<String, Base>,
+    /// What carries our marker and was made later than this is a copy that people made.
+    pub until: DateTime<Utc>,
+}
 
 /// How often a row was rewritten to the same value: the oscillation breaker's memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,4 +181,7 @@ pub struct Link {
     /// When the vendor first said it does not know the record; once is not enough.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<DateTime<Utc>>,
+    /// A create of this record that was never answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unanswered: Option<Unanswered>,
 }

@@ -22,7 +22,7 @@ pub mod stamp;
 pub mod trigger;
 pub mod visit;
 
-pub use account::{Account, Policy, Profile, Uniqueness};
+pub use account::{Account, Policy, Profile, Uniqueness, ValueSource};
 pub use conflict::{Conflict, ConflictState, Winner};
 pub use connection::{ConnectionRow, ConnectionState};
 pub use contact::Contact;

@@ -8,6 +8,7 @@ use tandem_contract::Value;
 use uuid::Uuid;
 
 use super::{
+    account::ValueSource,
     field,
     ids::{Name, PipelineId, RecordId, StageId},
     money::{Currency, Money},
@@ -150,6 +151,9 @@ pub struct Opportunity {
     /// What it is worth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Money>,
+    /// Who says so.
+    #[serde(default, skip_serializing_if = "is_manual")]
+    pub value_source: ValueSource,
     /// Who is responsible: an e-mail address, or `system:id` where a vendor's owner has no known address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
@@ -191,6 +195,14 @@ pub struct Opportunity {
     /// not lower it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub won_by_sale: bool,
+    /// When its status was last seen to change here, as it happened: what came with a first import or was found by the
+    /// audit changed at some other time. [`Position::closed_at`] is when it was closed, whenever that was heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transition_seen_at: Option<DateTime<Utc>>,
+}
+
+fn is_manual(source: &ValueSource) -> bool {
+    *source == ValueSource::Manual
 }
 
 impl Opportunity {
@@ -204,6 +216,7 @@ impl Opportunity {
             description: None,
             position: Position::default(),
             value: None,
+            value_source: ValueSource::Manual,
             owner: None,
             contact: None,
             source: None,
@@ -218,6 +231,7 @@ impl Opportunity {
             created_by: None,
             closed_by: None,
             won_by_sale: false,
+            transition_seen_at: None,
         }
     }
 
@@ -247,6 +261,13 @@ impl Opportunity {
         }
         self.closed_by = Some(by.to_string());
         self.end_quarantine();
+    }
+
+    /// Notes when its status changed, if it did (FEATURES section 2, row 16).
+    pub fn note_transition(&mut self, was: Status, now: DateTime<Utc>) {
+        if self.position.status != was {
+            self.transition_seen_at = Some(now);
+        }
     }
 
     /// Notes who said these fields, and when.
@@ -362,7 +383,10 @@ impl Opportunity {
         let given = |wanted: &str| values.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
         if let Some(amount) = given("amount") {
             let currency = next.get("currency");
-            next.value = money(amount, given("currency").unwrap_or(&currency))?;
+            let value = money(amount, given("currency").unwrap_or(&currency))?;
+            if value != next.value {
+                (next.value, next.value_source) = (value, ValueSource::Manual);
+            }
         }
         field::set_custom(&mut next.custom, values);
         Ok(())

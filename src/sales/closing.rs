@@ -9,7 +9,7 @@ use tandem_contract::{Sale, SaleState};
 use super::meaning;
 use crate::model::{
     Before, Evidence, EvidenceState, Money, Name, OnRefund, Opportunity, Pipeline, RecordId, Stamp, Status, Trigger,
-    WonOn, field,
+    ValueSource, WonOn, field,
 };
 
 /// What a sale counts for its opportunity now, and what that does to it: raises it, lowers it, or changes what it is worth.
@@ -83,6 +83,8 @@ pub struct Word<'a> {
     pub by: &'a Name,
     /// When.
     pub now: DateTime<Utc>,
+    /// Who changes from now on what it says an opportunity is worth.
+    pub source: ValueSource,
 }
 
 impl Word<'_> {
@@ -126,6 +128,7 @@ fn say_worth(deal: &mut Opportunity, value: Money, word: &Word<'_>) {
         deal.value = Some(value);
         word.stamp(deal, &field::VALUE);
     }
+    deal.value_source = word.source;
 }
 
 /// What an opportunity was before any of these sales won it.
@@ -163,7 +166,7 @@ fn lower(
                 deal.position.settle(pipeline, true, word.now);
             }
             if before.value.is_some() {
-                deal.value = before.value;
+                (deal.value, deal.value_source) = (before.value, ValueSource::Manual);
                 word.stamp(deal, &field::VALUE);
             }
         }

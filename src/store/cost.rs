@@ -1,15 +1,12 @@
 //! What statements cost, counted in the steps of SQLite's own machine: by the rows they name, not by those of the table.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tandem_contract::{ExternalId, Kind, Value, Version};
+use tandem_contract::{ExternalId, Kind, Value};
 use uuid::Uuid;
 
 use super::{
@@ -18,8 +15,7 @@ use super::{
     sql::{Pools, SqlStore},
 };
 use crate::model::{
-    ConnectionRow, Contact, HistoryEntry, Key, Link, LinkState, LocalRecord, Mark, Name, Opportunity, RecordId,
-    ids::RunId,
+    ConnectionRow, Contact, HistoryEntry, Key, Link, LocalRecord, Mark, Name, Opportunity, RecordId, ids::RunId,
 };
 
 /// Rows that each statement names.
@@ -68,18 +64,7 @@ fn records(n: u128, version: i64) -> [Op; 2] {
 }
 
 fn link(kind: Kind, n: u128) -> Link {
-    Link {
-        connection: name("hubspot"),
-        kind,
-        local: id(n),
-        external: external(n),
-        state: LinkState::Linked,
-        base: BTreeMap::new(),
-        version: Version { token: None, updated_at: None },
-        holds: BTreeMap::new(),
-        rewrites: BTreeMap::new(),
-        missing_since: None,
-    }
+    Link::new(name("hubspot"), kind, id(n), external(n))
 }
 
 fn mark(kind: Kind, n: u128) -> Op {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::model::{
     Link, LinkState, RecordId,
-    link::{Base, Hold, Rewrites},
+    link::{Base, Hold, Rewrites, Unanswered},
 };
 
 /// The columns that are read, in this order.
@@ -46,6 +46,8 @@ struct Written<'a> {
     rewrites: &'a BTreeMap<String, Rewrites>,
     #[serde(skip_serializing_if = "Option::is_none")]
     missing_since: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unanswered: Option<&'a Unanswered>,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +59,7 @@ struct Read {
     #[serde(default)]
     rewrites: BTreeMap<String, Rewrites>,
     missing_since: Option<DateTime<Utc>>,
+    unanswered: Option<Unanswered>,
 }
 
 /// The body of a link's row.
@@ -67,6 +70,7 @@ pub(super) fn body(link: &Link) -> Result<String, StoreError> {
         holds: &link.holds,
         rewrites: &link.rewrites,
         missing_since: link.missing_since,
+        unanswered: link.unanswered.as_ref(),
     })
 }
 
@@ -95,5 +99,6 @@ pub(super) fn link((connection, kind, local, external, state, body): Columns) ->
         holds: read.holds,
         rewrites: read.rewrites,
         missing_since: read.missing_since,
+        unanswered: read.unanswered,
     })
 }

@@ -10,20 +10,21 @@ use tandem_contract::{
 use tracing::warn;
 
 use super::reconcile::{
-    ASK_AGAIN, Decided, PATIENCE, QUARANTINE, Reconciler, SECOND_LOOK, Tally, Work, history_ops, slot, tries,
+    ASK_AGAIN, Decided, PATIENCE, QUARANTINE, Reconciler, SECOND_LOOK, Work, history_ops, slot, tries,
 };
 use super::{
     guard::{Class, on_hold},
     lens::{Codec, Context, Direction, Lens},
     plan::{Clash, FieldPlan, Snapshot, overwrites, plan, remote_values},
     position::UNMAPPED_STAGE,
-    presence::{self, Here, Step, There},
+    presence::{self, Here, OnLocalDelete, Step, There},
     push::Outgoing,
+    twins::{is_of_twin, late, unanswered},
 };
 use crate::{
     model::{
         Conflict, ConflictState, Dirty, Failure, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord,
-        Mark, Reason, RecordId, Stamp, Winner,
+        Mark, Opportunity, Position, Reason, RecordId, Stamp, Status, ValueSource, Winner,
         ids::{ConflictId, FailureId, IntentId},
         link::PRESENCE,
     },
@@ -32,6 +33,12 @@ use crate::{
 
 /// A deal whose contact did not come goes on without it, and says so.
 const CONTACT_MISSING: &str = "the record's contact is not linked yet, see that contact's own failure; the record goes on without it and is looked at again every quarter of an hour";
+
+/// What a create says, and whether it was said before.
+struct Said {
+    rows: BTreeMap<String, crate::model::IntentRow>,
+    again: bool,
+}
 
 struct MergeResult {
     is_new: bool,
@@ -79,11 +86,29 @@ impl Reconciler {
         began: DateTime<Utc>,
         mut work: Work,
     ) -> Decided {
+        if let Some(twin) = work.twin.take() {
+            return self.decide_twin(kind, lens, context, began, work, *twin);
+        }
+        let mut earlier = Vec::new();
+        if let Some(intent) = work.intent.take_if(|intent| is_of_twin(intent, work.link.as_ref())) {
+            // Where another record of the vendor's was to be removed: nothing that is said of this one.
+            if still_open(Some(&intent), began) {
+                let until = once_closed(&intent, began);
+                let mut decided = Decided::new(work);
+                self.defer_all(&mut decided, until, false);
+                return decided;
+            }
+            earlier.push(Op::DropIntent(intent.id));
+        }
         if let (None, Some(local), Some(Fetched::Found(record))) = (&work.link, &work.local, &work.fetched)
             && local.is_deleted()
         {
             // Ours by its marker: made by a write whose outcome we never stored, and deleted here meanwhile.
-            work.link = Some(Link::new(self.connection.name.clone(), kind, local.id(), record.id.clone()));
+            // More of them may land yet: nothing waits for one that is deleted here.
+            let unanswered =
+                Some(work.intent.as_ref().and_then(|intent| unanswered(intent, began)).unwrap_or_else(|| late(began)));
+            let link = Link::new(self.connection.name.clone(), kind, local.id(), record.id.clone());
+            work.link = Some(Link { unanswered, ..link });
         }
         let here = match &work.local {
             None => Here::Unknown,
@@ -95,15 +120,17 @@ impl Reconciler {
             lens.rows.iter().any(|row| link.base.get(&row.name).is_some_and(|base| base.0 != local.values(&row.fields)))
         });
         let unchecked = is_unchecked(&work);
-        let step = presence::decide(
-            here,
-            there,
-            work.link.as_ref().map(|link| link.state),
-            edited_here,
-            self.connection.on_remote_delete,
-            self.connection.on_local_delete,
-        );
-        let mut decided = Decided { ops: Vec::new(), outgoing: None, needs: Vec::new(), tally: Tally::default(), work };
+        // What was merged into another of ours is neither brought back nor thrown away there: people are asked.
+        let is_merged = work.local.as_ref().is_some_and(|local| local.merged_into().is_some());
+        let there = match there {
+            There::Found { .. } if is_merged => There::Found { edited: false },
+            there => there,
+        };
+        let on_local_delete = if is_merged { OnLocalDelete::Unlink } else { self.connection.on_local_delete };
+        let link_state = work.link.as_ref().map(|link| link.state);
+        let on_remote_delete = self.connection.on_remote_delete;
+        let step = presence::decide(here, there, link_state, edited_here, on_remote_delete, on_local_delete);
+        let mut decided = Decided { ops: earlier, ..Decided::new(work) };
         if unchecked || (decided.work.external.is_some() && decided.work.fetched.is_none()) {
             // Not read, for whatever reason: that is no answer, and nothing is finished on it.
             let until = self.later(tries(&decided.work.dirty));
@@ -130,7 +157,7 @@ impl Reconciler {
                 }
                 self.defer_all(&mut decided, until, true);
             }
-            Step::Nothing => self.nothing_to_do(began, &mut decided),
+            Step::Nothing => self.nothing_to_do(kind, began, &mut decided),
             Step::LookAgain | Step::Missing | Step::Unlink | Step::Tombstone | Step::DeleteLocal => {
                 self.end_of_link(step, began, &mut decided);
             }
@@ -177,10 +204,19 @@ impl Reconciler {
     }
 
     /// Finishes, unless a write of ours may still land: then it is looked for once more when it no longer can.
-    fn nothing_to_do(&self, began: DateTime<Utc>, decided: &mut Decided) {
+    fn nothing_to_do(&self, kind: Kind, began: DateTime<Utc>, decided: &mut Decided) {
         let is_deleted = decided.work.local.as_ref().is_some_and(LocalRecord::is_deleted);
         if is_deleted && decided.work.external.is_none() && self.waits_for_own_write(began, decided) {
             return;
+        }
+        let is_gone = matches!(decided.work.fetched, Some(Fetched::Archived | Fetched::Gone));
+        if is_gone && decided.work.link.is_none() {
+            // What was wrong with a record that never became ours is no longer of interest.
+            let keys: Vec<Key> = decided.work.dirty.iter().map(|dirty| dirty.key.clone()).collect();
+            decided.ops.extend(keys.into_iter().map(|key| {
+                let connection = self.connection.name.clone();
+                Op::DropFailures { connection, kind, key, row: None }
+            }));
         }
         self.finish_all(decided);
     }
@@ -289,6 +325,8 @@ impl Reconciler {
         else {
             return self.finish_all(decided);
         };
+        let before = local.clone();
+        let has_moved = self.bring_up_to_date(&mut local, context);
         let expected = if is_new { 0 } else { local.version() };
         let revived = step == Step::Revive;
         if revived {
@@ -316,8 +354,7 @@ impl Reconciler {
             self.guard_blanks(kind, lens, &remote, &local, &mut plan, &mut guarded, began);
         }
         decided.ops.extend(guarded);
-        let before = local.clone();
-        let changed = self.take(&plan, &mut local, began);
+        let changed = self.take(&plan, &mut local, began) || has_moved;
         self.store_merge(
             kind,
             lens,
@@ -328,6 +365,18 @@ impl Reconciler {
             began,
             decided,
         );
+    }
+
+    /// What goes without saying: a contact that was merged away is the one it was merged into, and what tills said of the value
+    /// is theirs no longer where the account's profile has changed. Answers whether that is to be stored.
+    fn bring_up_to_date(&self, local: &mut LocalRecord, context: Context<'_>) -> bool {
+        let LocalRecord::Deal(deal) = local else { return false };
+        if self.connection.account.profile.policy().value_source == ValueSource::Manual {
+            deal.value_source = ValueSource::Manual;
+        }
+        let kept = deal.contact.and_then(|contact| context.people.merged.get(&contact)).copied();
+        deal.contact = kept.or(deal.contact);
+        kept.is_some()
     }
 
     /// Fields of ours that the vendor emptied: too many of one, and a person looks first.
@@ -397,6 +446,19 @@ impl Reconciler {
                 }
                 deal.note_closing(by);
                 deal.end_quarantine();
+                let was = before.as_opportunity().map_or(Status::Open, |before| before.position.status);
+                // What is only taken in now may have been closed long ago.
+                let is_recent = !is_new || deal.position.closed_at.is_some_and(|at| began - at < TimeDelta::days(1));
+                if decided.work.is_news && is_recent {
+                    deal.note_transition(was, began);
+                }
+                // What a clinic says is to be seen again from where it stands now.
+                let place = |deal: &Opportunity| {
+                    let Position { pipeline, stage, status, .. } = deal.position;
+                    (deal.contact, pipeline, stage, status, deal.quarantined)
+                };
+                let is_moved = !is_new && before.as_opportunity().is_some_and(|before| place(before) != place(deal));
+                decided.visitors.extend(deal.contact.filter(|_| revived || is_moved));
             }
             let slot = self.slot(&local);
             decided.ops.push(Op::PutRecord { record: local.clone(), expected, slot });
@@ -411,6 +473,7 @@ impl Reconciler {
         let key = Key::Local(local.id());
         let mut link = decided.work.link.clone().unwrap_or_else(|| Link {
             version: remote.version.clone(),
+            unanswered: sent.as_ref().and_then(|intent| unanswered(intent, began)),
             ..Link::new(self.connection.name.clone(), kind, local.id(), remote.id.clone())
         });
         link.base.extend(plan.base);
@@ -599,7 +662,7 @@ impl Reconciler {
         }
         // What may have landed already is said again as it was: then whatever is found there of it is ours.
         if let Some(sent) = earlier.filter(|intent| intent.state == IntentState::Sent) {
-            return self.send_create(kind, began, local, sent.rows, false, decided);
+            return self.send_create(kind, began, local, Said { rows: sent.rows, again: true }, false, decided);
         }
         let mut rows = BTreeMap::new();
         let (mut needs, mut failures) = (Vec::new(), Vec::new());
@@ -633,11 +696,11 @@ impl Reconciler {
         if essential {
             return self.finish_all(decided);
         }
-        self.send_create(kind, began, local, rows, was_held, decided);
+        self.send_create(kind, began, local, Said { rows, again: false }, was_held, decided);
     }
 
     /// A write that is planned.
-    fn intent(
+    pub(super) fn intent(
         &self,
         kind: Kind,
         local: RecordId,
@@ -655,6 +718,7 @@ impl Reconciler {
             state: IntentState::Planned,
             sent_at: None,
             closes_at: None,
+            again: false,
             run: self.run,
         }
     }
@@ -664,7 +728,7 @@ impl Reconciler {
         kind: Kind,
         began: DateTime<Utc>,
         local: LocalRecord,
-        rows: BTreeMap<String, crate::model::IntentRow>,
+        said: Said,
         was_held: bool,
         decided: &mut Decided,
     ) {
@@ -673,7 +737,8 @@ impl Reconciler {
         if planted::has(Bug::NewMarkerOnRetry) && tries > 0 {
             marker = format!("{marker}-{tries}");
         }
-        let intent = self.intent(kind, local.id(), IntentOp::Create { marker }, rows, began);
+        let mut intent = self.intent(kind, local.id(), IntentOp::Create { marker }, said.rows, began);
+        intent.again = said.again;
         decided.ops.push(Op::PutIntent(intent.clone()));
         let dirty = std::mem::take(&mut decided.work.dirty);
         decided.outgoing = Some(Outgoing { intent, link: None, local, dirty, was_held });
@@ -732,6 +797,7 @@ impl Reconciler {
         if let (true, Some(intent)) = (step != Step::LookAgain, decided.work.intent.take()) {
             decided.ops.push(Op::DropIntent(intent.id));
         }
+        let mut asked = None;
         match step {
             Step::LookAgain => {
                 let since = *link.missing_since.get_or_insert(began);
@@ -739,7 +805,10 @@ impl Reconciler {
                 return self.defer_all(decided, since + SECOND_LOOK, false);
             }
             Step::Missing => link.state = LinkState::RemoteMissing,
-            Step::Unlink => link.state = LinkState::Unlinked,
+            Step::Unlink => {
+                link.state = LinkState::Unlinked;
+                asked = decided.work.local.as_ref().and_then(LocalRecord::merged_into);
+            }
             _ => link.state = LinkState::Tombstoned,
         }
         decided.tally.deleted += 1;
@@ -747,6 +816,15 @@ impl Reconciler {
             // What was wrong with it is no longer of interest.
             let connection = self.connection.name.clone();
             decided.ops.push(Op::DropFailures { connection, kind: link.kind, key, row: None });
+        }
+        if let Some(kept) = asked {
+            let text = format!(
+                "merged in another system into {kept}, which this vendor has a record of as well: merge the vendor's record {} \
+                 into that one there, then retry; until then it is left alone",
+                link.external
+            );
+            let key = Key::Local(link.local);
+            decided.ops.push(self.failure(link.kind, &key, "", "merged_elsewhere", text));
         }
         if step == Step::DeleteLocal
             && let Some(mut local) = decided.work.local.clone()
@@ -780,7 +858,7 @@ fn is_unchecked(work: &Work) -> bool {
 }
 
 /// True while a write whose outcome is not known may still land after a read that began at `began`.
-fn still_open(intent: Option<&Intent>, began: DateTime<Utc>) -> bool {
+pub(super) fn still_open(intent: Option<&Intent>, began: DateTime<Utc>) -> bool {
     if planted::has(Bug::LateWindowIgnored) {
         return false;
     }
@@ -790,6 +868,6 @@ fn still_open(intent: Option<&Intent>, began: DateTime<Utc>) -> bool {
 }
 
 /// When a read can settle a write that may still land: after the window, not at its last moment.
-fn once_closed(intent: &Intent, began: DateTime<Utc>) -> DateTime<Utc> {
+pub(super) fn once_closed(intent: &Intent, began: DateTime<Utc>) -> DateTime<Utc> {
     intent.closes_at.unwrap_or(began) + TimeDelta::milliseconds(1)
 }

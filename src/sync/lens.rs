@@ -239,6 +239,8 @@ pub struct People {
     pub to_local: BTreeMap<String, RecordId>,
     /// Ours to the vendor's.
     pub to_remote: BTreeMap<RecordId, String>,
+    /// Ours that were merged away, and whom they go on as.
+    pub merged: BTreeMap<RecordId, RecordId>,
 }
 
 /// What a lens may look at besides the values.

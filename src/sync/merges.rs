@@ -6,11 +6,33 @@ use tandem_contract::{
     planted::{self, Bug},
 };
 
-use super::reconcile::{Reconciler, SyncError, Work, history_ops};
-use crate::{
-    model::{EvidenceState, Intent, IntentOp, IntentState, Key, Link, LocalRecord, Mark, Reason, ids::IntentId},
-    store::{By, Op, StoreError},
+use super::{
+    plan::is_position,
+    read::MOST_MERGES,
+    reconcile::{Reconciler, SyncError, Work, history_ops},
 };
+use crate::{
+    model::{
+        EvidenceState, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord, Mark, Name, Reason, RecordId,
+        Status, Visit, ids::IntentId,
+    },
+    store::{By, Op, StoreError, SyncStore},
+};
+
+/// The record of this id, or the one that it was merged into.
+pub async fn survivor(
+    store: &dyn SyncStore,
+    account: &Name,
+    kind: Kind,
+    id: RecordId,
+) -> Result<Option<LocalRecord>, StoreError> {
+    let mut found = store.records(account, kind, &[id]).await?.pop();
+    for _ in 0..MOST_MERGES {
+        let Some(next) = found.as_ref().and_then(LocalRecord::merged_into) else { break };
+        found = store.records(account, kind, &[next]).await?.pop();
+    }
+    Ok(found)
+}
 
 impl Reconciler {
     /// A survivor that is seen before the news of its merge: the records it absorbed are linked here.
@@ -48,6 +70,54 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Records of ours that were merged away because of another system: what this vendor has of one is from now on the record's
+    /// that it was merged into, unless that one has a record there itself. Answers those that are still to be worked on.
+    pub(super) async fn hand_on(&self, kind: Kind, works: Vec<Work>) -> Result<Vec<Work>, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let mut left = Vec::with_capacity(works.len());
+        for mut work in works {
+            let heir = work.local.as_ref().and_then(LocalRecord::merged_into);
+            let (Some(heir), Some(mut link)) = (heir, work.link.clone()) else {
+                left.push(work);
+                continue;
+            };
+            let heir = self.survivor(kind, heir).await?.filter(|heir| !heir.is_deleted());
+            let Some(heir) = heir.filter(|_| link.state == LinkState::Linked) else {
+                left.push(work);
+                continue;
+            };
+            let ids = [heir.id()];
+            let has_its_own = !self.store.links(account, name, kind, By::Local(&ids)).await?.is_empty();
+            let is_being_made = !self.store.intents(account, name, kind, &ids).await?.is_empty();
+            if has_its_own || is_being_made {
+                left.push(work);
+                continue;
+            }
+            let mut ops = vec![Op::RemoveLink { connection: name.clone(), kind, local: link.local }];
+            for intent in self.store.intents(account, name, kind, &[link.local]).await? {
+                ops.extend(self.inherit(intent, heir.id()));
+            }
+            link.local = heir.id();
+            self.forget_position(&mut link, &heir);
+            ops.push(self.put_link(link));
+            ops.push(self.mark(kind, Key::Local(heir.id()), self.clock.now()));
+            ops.extend(work.dirty.drain(..).map(|dirty| self.finish(dirty)));
+            self.store.commit(&self.commit_of(ops)).await?;
+        }
+        Ok(left)
+    }
+
+    /// A write for a record that was merged away: what it replaced, the record that is kept looks at.
+    fn inherit(&self, intent: Intent, heir: RecordId) -> Vec<Op> {
+        let mut ops = vec![Op::DropIntent(intent.id)];
+        if matches!(intent.op, IntentOp::Update { .. }) && intent.state.may_have_landed() {
+            let id = IntentId(self.ids.next(self.clock.now()));
+            let state = IntentState::Inherited;
+            ops.push(Op::PutIntent(Intent { id, local: heir, state, ..intent }));
+        }
+        ops
+    }
+
     /// Records that live on as others, one after the other: the id is an alias from now on, and the link moves to the
     /// survivor. If both had a record here, the older of ours survives and the other keeps a pointer to it.
     pub(super) async fn follow_merges(&self, kind: Kind, works: Vec<Work>) -> Result<(), SyncError> {
@@ -64,7 +134,9 @@ impl Reconciler {
                 Some(local) => self.store.links(account, name, kind, By::Local(&[local.id()])).await?.pop(),
                 None => None,
             };
-            if let (None, Some(local)) = (&link, &work.local) {
+            // One that was merged away before, because of another system, goes nowhere else.
+            let was_merged = |local: &LocalRecord| local.merged_into().is_some();
+            if let (None, Some(local)) = (&link, work.local.as_ref().filter(|local| !was_merged(local))) {
                 ops.extend(self.merge_unlinked(kind, local.clone(), &survivor.id, now).await?);
             }
             if let (Some(mut link), Some(local)) = (link, work.local.take()) {
@@ -76,14 +148,23 @@ impl Reconciler {
                     .links(account, name, kind, By::External(std::slice::from_ref(&survivor.id)))
                     .await?
                     .pop();
+                let connection = name.clone();
                 match other {
+                    _ if was_merged(&local) => ops.push(Op::RemoveLink { connection, kind, local: link.local }),
                     None => {
                         link.external = survivor.id.clone();
+                        self.forget_position(&mut link, &local);
                         ops.push(self.put_link(link));
                     }
                     Some(other) if other.local == link.local => {}
                     Some(other) => {
-                        if let Some(theirs) = self.store.records(account, kind, &[other.local]).await?.pop() {
+                        let theirs = self.store.records(account, kind, &[other.local]).await?.pop();
+                        if theirs.as_ref().is_some_and(was_merged) {
+                            ops.push(Op::RemoveLink { connection, kind, local: other.local });
+                            link.external = survivor.id.clone();
+                            self.forget_position(&mut link, &local);
+                            ops.push(self.put_link(link));
+                        } else if let Some(theirs) = theirs {
                             let open = self.store.intents(account, name, kind, &[other.local]).await?;
                             ops.extend(self.merge_locals(kind, (link, local), (other, theirs), open, now));
                         }
@@ -93,7 +174,8 @@ impl Reconciler {
             ops.push(Op::Mark(Mark::new(name, kind, Key::External(survivor.id), now, Reason::Propagate)));
             ops.extend(work.dirty.drain(..).map(|dirty| self.finish(dirty)));
             ops.extend(self.move_evidence(&ops, now).await?);
-            ops.extend(self.look_at_visits(&ops, now).await?);
+            ops.extend(self.look_at_visits(&ops).await?);
+            ops.extend(self.look_at_opportunities(&ops, now).await?);
             self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(())
@@ -125,11 +207,8 @@ impl Reconciler {
     }
 
     /// The visits of a contact that is merged away are read again: they are of the one that lives on.
-    async fn look_at_visits(&self, ops: &[Op], now: DateTime<Utc>) -> Result<Vec<Op>, StoreError> {
+    async fn look_at_visits(&self, ops: &[Op]) -> Result<Vec<Op>, StoreError> {
         let mut marks = Vec::new();
-        if self.connection.account.visit_rules.is_empty() {
-            return Ok(marks);
-        }
         for op in ops {
             let Op::PutRecord { record, .. } = op else { continue };
             let contact = match record {
@@ -138,12 +217,56 @@ impl Reconciler {
                 _ => None,
             };
             let Some(contact) = contact else { continue };
-            for visit in self.store.visits_of(&self.connection.account.name, contact).await? {
-                let key = Key::External(visit.visit);
-                marks.push(Op::Mark(Mark::new(&visit.connection, Kind::Appointment, key, now, Reason::Propagate)));
-            }
+            marks.extend(self.visits_again(contact).await?);
         }
         Ok(marks)
+    }
+
+    /// Marks the visits of a contact: what they do depends on the contact's opportunities.
+    pub(super) async fn visits_again(&self, contact: RecordId) -> Result<Vec<Op>, StoreError> {
+        let account = &self.connection.account;
+        if account.visit_rules.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.clock.now();
+        let visits = self.store.visits_of(&account.name, contact).await?;
+        let mark = |visit: Visit| {
+            Op::Mark(Mark::new(
+                &visit.connection,
+                Kind::Appointment,
+                Key::External(visit.visit),
+                now,
+                Reason::Propagate,
+            ))
+        };
+        Ok(visits.into_iter().map(mark).collect())
+    }
+
+    /// The opportunities of a contact that is merged away are those of the one that lives on, here and in every system.
+    async fn look_at_opportunities(&self, ops: &[Op], now: DateTime<Utc>) -> Result<Vec<Op>, StoreError> {
+        let merged: Vec<RecordId> = ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::PutRecord { record: LocalRecord::Contact(contact), .. } => contact.merged_into.map(|_| contact.id),
+                _ => None,
+            })
+            .collect();
+        if merged.is_empty() {
+            return Ok(Vec::new());
+        }
+        let deals = self.store.opportunities_of(&self.connection.account.name, &merged).await?;
+        let mut marks: Vec<Op> = deals.iter().map(|deal| self.mark(Kind::Deal, Key::Local(*deal), now)).collect();
+        marks.extend(deals.into_iter().flat_map(|deal| self.mark_siblings(Kind::Deal, deal, now)));
+        Ok(marks)
+    }
+
+    /// Which of two records people kept at the vendor is no word on whether ours is won: where they differ it is a conflict.
+    fn forget_position(&self, link: &mut Link, local: &LocalRecord) {
+        if local.as_opportunity().is_some_and(|deal| deal.position.status == Status::Won)
+            && let Some(lens) = self.connection.lenses.get(&link.kind)
+        {
+            lens.rows.iter().filter(|row| is_position(row)).for_each(|row| drop(link.base.remove(&row.name)));
+        }
     }
 
     /// A record of ours whose half at the vendor was merged before we ever linked it.
@@ -192,18 +315,14 @@ impl Reconciler {
         let connection = self.connection.name.clone();
         let mut ops = Vec::new();
         for intent in open.into_iter().filter(|intent| intent.local == lost.id()) {
-            // What it wrote stands at the survivor, or lands there yet: the record that is kept looks at what it replaced.
-            ops.push(Op::DropIntent(intent.id));
-            if matches!(intent.op, IntentOp::Update { .. }) && intent.state.may_have_landed() {
-                let id = IntentId(self.ids.next(now));
-                let state = IntentState::Inherited;
-                ops.push(Op::PutIntent(Intent { id, local: kept.id(), state, ..intent }));
-            }
+            // What it wrote stands at the survivor, or lands there yet.
+            ops.extend(self.inherit(intent, kept.id()));
         }
         let expected = lost.version();
         lost.set_merged_into(kept.id(), now);
         lost.touch(now);
         kept_link.external = target;
+        self.forget_position(&mut kept_link, &kept);
         ops.extend([
             Op::RemoveLink { connection, kind, local: lost_link.local },
             Op::PutRecord { record: lost.clone(), expected, slot: None },

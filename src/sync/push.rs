@@ -14,6 +14,7 @@ use super::{
     plan::overwrites,
     read::written_properties,
     reconcile::{ASK_AGAIN, Reconciler, SyncError, tries},
+    twins::{reported, unanswered},
 };
 use crate::{
     model::{
@@ -222,7 +223,7 @@ impl Reconciler {
             return ops;
         }
         let created = one.link.is_none();
-        let mut link = one.link.unwrap_or_else(|| new_link(&one.intent, id));
+        let mut link = one.link.unwrap_or_else(|| new_link(&one.intent, id, now));
         let mut again = false;
         if created {
             // What an earlier try was refused for.
@@ -283,6 +284,9 @@ impl Reconciler {
             ops.push(Op::AddConflict(self.conflict(kind, one.local.id(), found.clash)));
         }
         if local != one.local {
+            if let (LocalRecord::Deal(deal), Some(before)) = (&mut local, one.local.as_opportunity()) {
+                deal.note_transition(before.position.status, now);
+            }
             local.touch(now);
             ops.extend(super::reconcile::history_ops(
                 kind,
@@ -330,7 +334,7 @@ impl Reconciler {
         one.intent.closes_at = Some(now);
         if ours && one.link.is_none() {
             // Made by us, even if it is in the bin by now and no probe shows it.
-            let mut ops = vec![self.put_link(new_link(&one.intent, &id)), Op::PutIntent(one.intent)];
+            let mut ops = vec![self.put_link(new_link(&one.intent, &id, now)), Op::PutIntent(one.intent)];
             for dirty in one.dirty {
                 // Once at once; if that leads nowhere, not as fast as it can.
                 let until = self.patience(std::slice::from_ref(&dirty));
@@ -367,12 +371,12 @@ impl Reconciler {
                 info!(code = error.code(), "the outcome of a write is not known; it is read back");
             }
             Disposition::Retry(wait) => {
-                ops.push(Op::DropIntent(one.intent.id));
+                ops.push(self.not_sent(one.intent, now));
                 until = until.max(now + wait.and_then(|wait| TimeDelta::from_std(wait).ok()).unwrap_or_default());
             }
-            Disposition::Reread => ops.push(Op::DropIntent(one.intent.id)),
+            Disposition::Reread => ops.push(self.not_sent(one.intent, now)),
             Disposition::PauseConnection | Disposition::PauseStream => {
-                ops.push(Op::DropIntent(one.intent.id));
+                ops.push(self.not_sent(one.intent, now));
                 ops.push(self.failure(kind, &Key::Local(one.local.id()), "", error.code(), error.to_string()));
                 self.count(|summary| summary.failed += 1);
                 // Refused credentials stop the connection, and who renews them wants to see everything go out at once.
@@ -384,6 +388,16 @@ impl Reconciler {
         }
         ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, until, true)));
         ops
+    }
+
+    /// A write that was not carried out leaves nothing, but for a create that was sent before and may land yet: that one is
+    /// remembered.
+    fn not_sent(&self, mut intent: Intent, now: DateTime<Utc>) -> Op {
+        if !intent.again || self.connection.connector.refuses_twins() {
+            return Op::DropIntent(intent.id);
+        }
+        intent.closes_at = Some(now);
+        Op::PutIntent(intent)
     }
 
     /// The vendor refuses a value: that row waits for a person, all others go on.
@@ -405,6 +419,13 @@ impl Reconciler {
         let text = format!(
             "{error}: correct the value here, or the property's options and rules at the vendor; it is tried again when either side changes"
         );
+        if let (IntentOp::Archive { external }, None) = (&one.intent.op, &one.link) {
+            let text = reported(external, &format!("it cannot be removed there ({error})"));
+            ops.push(self.failure(kind, &Key::External(external.clone()), "", "twin", text));
+            let until = self.clock.now() + ASK_AGAIN;
+            ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, until, true)));
+            return ops;
+        }
         if matches!(one.intent.op, IntentOp::Archive { .. }) {
             ops.push(self.failure(kind, &key, "", error.code(), text));
             let attempts = tries(&one.dirty);
@@ -468,8 +489,9 @@ fn count_rewrite(link: &mut Link, row: &str, want: &[Value], now: DateTime<Utc>)
     link.rewrites.insert(row.to_owned(), next);
 }
 
-fn new_link(intent: &Intent, id: &ExternalId) -> Link {
-    Link::new(intent.connection.clone(), intent.kind, intent.local, id.clone())
+fn new_link(intent: &Intent, id: &ExternalId, now: DateTime<Utc>) -> Link {
+    let unanswered = unanswered(intent, now);
+    Link { unanswered, ..Link::new(intent.connection.clone(), intent.kind, intent.local, id.clone()) }
 }
 
 /// The vendor's call for an intent: only the rows that differ. A row of several properties merges as one and is written

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use tandem_contract::{
-    Call, ConnectorError, ExternalId, Fetched, History, Kind, Record, Sought, Value,
+    Call, ConnectorError, ExternalId, Fetched, History, Kind, Lane, Record, Sought, Value,
     planted::{self, Bug},
 };
 use tracing::debug;
@@ -16,7 +16,7 @@ use super::{
     presence::OnRemoteDelete,
 };
 use crate::{
-    model::{ConflictState, Dirty, Intent, IntentOp, IntentState, Key, Link, LocalRecord, RecordId},
+    model::{ConflictState, Dirty, Intent, IntentOp, IntentState, Key, Link, LocalRecord, Reason, RecordId},
     store::{By, StoreError},
 };
 
@@ -36,7 +36,12 @@ impl Reconciler {
         began: DateTime<Utc>,
     ) -> Result<(Vec<Work>, People), SyncError> {
         let merged = |works: &[Work]| works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_))));
-        let mut works = self.resolve(kind, dirty, seen).await?;
+        let works = self.resolve(kind, dirty, seen).await?;
+        let mut works = self.hand_on(kind, works).await?;
+        for work in &mut works {
+            let is_audit = |dirty: &Dirty| dirty.priority >= Reason::Audit.priority();
+            work.is_news = call.lane != Lane::Backfill && !work.dirty.iter().all(is_audit);
+        }
         self.fetch(call, kind, &mut works).await?;
         self.follow_hearsay(call, kind, &mut works).await?;
         self.recognise_merges(kind, &mut works).await?;
@@ -142,6 +147,8 @@ impl Reconciler {
                 answers: BTreeMap::new(),
                 conflicts: BTreeMap::new(),
                 dependents: Vec::new(),
+                is_news: true,
+                twin: None,
             });
             work.dirty.push(dirty);
         }
@@ -293,27 +300,29 @@ impl Reconciler {
                 }
             }
         }
-        self.join_twins(works, &mut wanted);
+        self.join_halves(works, &mut wanted);
         if wanted.is_empty() {
             return Ok(());
         }
         let ids: Vec<RecordId> = wanted.values().copied().collect();
-        let linked: BTreeSet<RecordId> =
-            self.store.links(account, name, kind, By::Local(&ids)).await?.into_iter().map(|l| l.local).collect();
+        let links = self.store.links(account, name, kind, By::Local(&ids)).await?;
+        let linked: BTreeMap<RecordId, Link> = links.into_iter().map(|link| (link.local, link)).collect();
         let mut records: BTreeMap<RecordId, LocalRecord> =
             self.store.records(account, kind, &ids).await?.into_iter().map(|record| (record.id(), record)).collect();
         let taken: BTreeSet<RecordId> =
             works.iter().filter_map(|work| work.local.as_ref().map(LocalRecord::id)).collect();
         for (index, id) in wanted {
-            if !linked.contains(&id) && !taken.contains(&id) {
-                works[index].local = records.remove(&id);
+            match linked.get(&id) {
+                Some(link) => works[index].twin = self.twin_of(&works[index], link, records.get(&id)),
+                None if taken.contains(&id) => {}
+                None => works[index].local = records.remove(&id),
             }
         }
         Ok(())
     }
 
     /// Our record and the vendor's that turn out to be one, both in this batch and neither linked: one piece of work.
-    fn join_twins(&self, works: &mut [Work], wanted: &mut BTreeMap<usize, RecordId>) {
+    fn join_halves(&self, works: &mut [Work], wanted: &mut BTreeMap<usize, RecordId>) {
         let unlinked = |work: &Work| work.link.is_none() && work.external.is_none();
         for (theirs, id) in wanted.clone() {
             let ours = works
@@ -330,15 +339,15 @@ impl Reconciler {
     }
 
     pub(super) async fn load_intents(&self, kind: Kind, works: &mut [Work]) -> Result<(), StoreError> {
-        let locals: Vec<RecordId> = works.iter().filter_map(|work| work.local.as_ref().map(LocalRecord::id)).collect();
+        let of = |work: &Work| work.local.as_ref().or(work.twin.as_ref().map(|twin| &twin.local)).map(LocalRecord::id);
+        let locals: Vec<RecordId> = works.iter().filter_map(of).collect();
         if locals.is_empty() {
             return Ok(());
         }
         let intents = self.store.intents(&self.connection.account.name, &self.connection.name, kind, &locals).await?;
-        let mut intents: BTreeMap<RecordId, Intent> =
-            intents.into_iter().map(|intent| (intent.local, intent)).collect();
+        let intents: BTreeMap<RecordId, Intent> = intents.into_iter().map(|intent| (intent.local, intent)).collect();
         for work in works {
-            work.intent = work.local.as_ref().and_then(|local| intents.remove(&local.id()));
+            work.intent = of(work).and_then(|local| intents.get(&local).cloned());
         }
         Ok(())
     }
@@ -388,7 +397,7 @@ impl Reconciler {
         let mut asked: Vec<(usize, ExternalId)> = Vec::new();
         for (index, work) in works.iter().enumerate() {
             let (Some(intent), Some(Fetched::Found(record))) = (&work.intent, &work.fetched) else { continue };
-            if intent.state.may_have_landed() {
+            if intent.state.may_have_landed() && work.twin.is_none() {
                 properties.extend(lens.rows.iter().flat_map(|row| row.properties.iter().map(|(name, _)| name.clone())));
                 asked.push((index, record.id.clone()));
             }
@@ -478,6 +487,23 @@ impl Reconciler {
         for (local, external) in pairs {
             people.to_local.insert(external.to_string(), local);
             people.to_remote.insert(local, external.to_string());
+        }
+        // One that was merged away here goes on as the one it was merged into.
+        let unlinked: Vec<RecordId> = ours.into_iter().filter(|id| !people.to_remote.contains_key(id)).collect();
+        let unlinked = match unlinked.is_empty() {
+            true => Vec::new(),
+            false => self.store.records(account, Kind::Contact, &unlinked).await?,
+        };
+        for lost in unlinked.into_iter().filter(|contact| contact.merged_into().is_some()) {
+            let Some(kept) = self.survivor(Kind::Contact, lost.id()).await?.filter(|kept| !kept.is_deleted()) else {
+                continue;
+            };
+            people.merged.insert(lost.id(), kept.id());
+            for (local, external) in self.store.pairs(account, name, Kind::Contact, By::Local(&[kept.id()])).await? {
+                people.to_local.insert(external.to_string(), local);
+                people.to_remote.insert(local, external.to_string());
+                people.to_remote.insert(lost.id(), external.to_string());
+            }
         }
         // A contact that was merged away at the vendor goes on under its new id.
         let unknown: Vec<ExternalId> =

@@ -21,6 +21,7 @@ use super::{
     lens::{Context, Direction, Directory, Lens, Need},
     push::Outgoing,
     summary::Summary,
+    twins::Twin,
 };
 use crate::{
     model::{
@@ -125,6 +126,10 @@ pub(super) struct Work {
     pub conflicts: BTreeMap<String, Conflict>,
     /// A contact's opportunities, where its deletion may be theirs too.
     pub dependents: Vec<LocalRecord>,
+    /// False where what is found says nothing of when it came about: in a first import, and by the audit.
+    pub is_news: bool,
+    /// What the vendor's record is a twin of.
+    pub twin: Option<Box<Twin>>,
 }
 
 /// What a record needs, as operations and perhaps a write.
@@ -132,9 +137,18 @@ pub(super) struct Decided {
     pub ops: Vec<Op>,
     pub outgoing: Option<Outgoing>,
     pub needs: Vec<Need>,
+    /// Contacts whose visits are to be looked at again.
+    pub visitors: Vec<RecordId>,
     /// What it was decided from.
     pub work: Work,
     pub tally: Tally,
+}
+
+impl Decided {
+    /// Nothing so far.
+    pub fn new(work: Work) -> Self {
+        Self { ops: Vec::new(), outgoing: None, needs: Vec::new(), visitors: Vec::new(), work, tally: Tally::default() }
+    }
 }
 
 /// What became of decisions that were to be stored in one transaction.
@@ -241,7 +255,10 @@ impl Reconciler {
         let decided: Vec<Decided> =
             works.into_iter().map(|work| self.decide_one(kind, lens, context, began, work)).collect();
         let needs = decided.iter().flat_map(|d| d.needs.iter().cloned()).collect();
-        let with = with.into_iter().chain(self.ask_for(needs)).collect();
+        let mut with: Vec<Op> = with.into_iter().chain(self.ask_for(needs)).collect();
+        for contact in decided.iter().flat_map(|one| &one.visitors) {
+            with.extend(self.visits_again(*contact).await?);
+        }
         let found = recovered(kind, &decided);
         let outgoing = self.store_decisions(kind, began, decided, with).await?;
         self.wake_dependents(&found).await?;
@@ -466,8 +483,10 @@ impl Reconciler {
         let free = self.store.quarantined(account, has_places, 100).await?;
         for mut record in self.store.records(account, Kind::Deal, &free).await? {
             let (expected, id) = (record.version(), record.id());
+            let mut contact = None;
             if let LocalRecord::Deal(deal) = &mut record {
                 deal.quarantined = false;
+                contact = deal.contact;
             }
             record.touch(now);
             let slot = self.slot(&record);
@@ -481,6 +500,9 @@ impl Reconciler {
             }));
             ops.push(Op::Mark(Mark::new(&name, Kind::Deal, Key::Local(id), now, Reason::Propagate)));
             ops.extend(self.mark_siblings(Kind::Deal, id, now));
+            if let Some(contact) = contact {
+                ops.extend(self.visits_again(contact).await?);
+            }
             match self.store.commit(&self.commit_of(ops)).await {
                 // Of two that wait for one place the first has it now.
                 Ok(()) | Err(StoreError::Taken { .. } | StoreError::Stale { .. }) => {}

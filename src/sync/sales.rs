@@ -6,7 +6,7 @@ use tandem_contract::{Call, ConnectorError, ExternalId, Kind, Lane, Sale, SaleRe
 use tracing::info;
 
 use super::{
-    read::MOST_MERGES,
+    merges::survivor,
     reconcile::{QUARANTINE, Reconciler, SECOND, SyncError},
 };
 use crate::{
@@ -274,7 +274,8 @@ impl Reconciler {
     }
 
     fn word(&self, now: DateTime<Utc>) -> Word<'_> {
-        Word { by: &self.connection.name, now }
+        let source = self.connection.account.profile.policy().value_source;
+        Word { by: &self.connection.name, now, source }
     }
 
     /// Stores what this, a sale or a visit, made of an opportunity, if it is new or changed: with its history, and for the other systems
@@ -282,10 +283,13 @@ impl Reconciler {
     pub(super) fn put_opportunity(
         &self,
         before: &LocalRecord,
-        deal: Opportunity,
+        mut deal: Opportunity,
         what: &str,
         now: DateTime<Utc>,
     ) -> Vec<Op> {
+        if let Some(before) = before.as_opportunity() {
+            deal.note_transition(before.position.status, now);
+        }
         let mut after = LocalRecord::Deal(deal);
         let is_new = before.version() == 0;
         if after == *before && !is_new {
@@ -302,13 +306,7 @@ impl Reconciler {
 
     /// The record of this id, or the one that it was merged into.
     pub(super) async fn survivor(&self, kind: Kind, id: RecordId) -> Result<Option<LocalRecord>, StoreError> {
-        let account = &self.connection.account.name;
-        let mut found = self.store.records(account, kind, &[id]).await?.pop();
-        for _ in 0..MOST_MERGES {
-            let Some(next) = found.as_ref().and_then(LocalRecord::merged_into) else { break };
-            found = self.store.records(account, kind, &[next]).await?.pop();
-        }
-        Ok(found)
+        survivor(&*self.store, &self.connection.account.name, kind, id).await
     }
 
     /// Whom a sale may be of: opportunities that it names, or takes something back of; else contacts, by every way of finding any.

@@ -249,6 +249,7 @@ fn merged(base: Option<(&str, &str)>, local: &str, remote: Option<&str>, rule: R
         holds: BTreeMap::new(),
         rewrites: BTreeMap::new(),
         missing_since: None,
+        unanswered: None,
     });
     let statement =
         Statement { value: Value::text(remote.unwrap_or_default()), at: at(times.1), source: "CRM_UI".into() };

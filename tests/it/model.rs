@@ -247,6 +247,7 @@ impl World {
             holds: BTreeMap::new(),
             rewrites: BTreeMap::new(),
             missing_since: None,
+            unanswered: None,
         };
         let intent = sent.map(|sent| self.intent(id, &external, sent));
         let history = sent.map_or_else(History::new, |sent| self.history(sent));
@@ -303,6 +304,7 @@ impl World {
             state: IntentState::Sent,
             sent_at: Some(instant(10)),
             closes_at: None,
+            again: false,
             run: RunId(Uuid::nil()),
         }
     }

@@ -9,6 +9,7 @@ use tandem::{
         Conflict, ConflictState, ConnectionRow, Contact, Dirty, Failure, Intent, IntentOp, IntentState, Key, Link,
         LinkState, LocalRecord, Mark, Name, Opportunity, RecordId, Winner,
         ids::{ConflictId, FailureId, IntentId, RunId},
+        link::Unanswered,
     },
     store::{
         By, Commit, Fence, Op, StoreError, SyncStore, Taken, change_connection, memory::MemoryStore, seal::Sealer,
@@ -52,6 +53,7 @@ fn link(n: u128, external: &str) -> Link {
         holds: BTreeMap::new(),
         rewrites: BTreeMap::new(),
         missing_since: None,
+        unanswered: (n % 2 == 1).then(|| Unanswered { said: BTreeMap::new(), until: at(4) }),
     }
 }
 
@@ -74,6 +76,7 @@ fn intent(n: u128, local: u128) -> Intent {
         state: IntentState::Planned,
         sent_at: None,
         closes_at: None,
+        again: n % 2 == 1,
         run: RunId(Uuid::nil()),
     }
 }

@@ -26,9 +26,9 @@ use tandem_square::{
 
 use crate::square::id;
 
-struct Shop {
-    rig: Rig,
-    square: Sandbox,
+pub struct Shop {
+    pub rig: Rig,
+    pub square: Sandbox,
     till: Arc<Connection>,
 }
 
@@ -36,26 +36,26 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-fn usd(minor: i64) -> Option<Money> {
+pub fn usd(minor: i64) -> Option<Money> {
     Some(Money { minor, currency: Currency::new("USD").unwrap() })
 }
 
-fn ticket(item: &str) -> Ticket {
+pub fn ticket(item: &str) -> Ticket {
     Ticket { location: "Downtown".into(), lines: vec![Line::of(item)], ..Ticket::default() }
 }
 
 /// Somebody with a deal, as both sides know them.
-struct Person {
-    deal: u64,
-    customer: String,
+pub struct Person {
+    pub deal: u64,
+    pub customer: String,
 }
 
 impl Shop {
-    fn new(triggers: &[(&str, Trigger)]) -> Self {
+    pub fn new(triggers: &[(&str, Trigger)]) -> Self {
         Self::of(Profile::Agency, triggers)
     }
 
-    fn of(profile: Profile, triggers: &[(&str, Trigger)]) -> Self {
+    pub fn of(profile: Profile, triggers: &[(&str, Trigger)]) -> Self {
         let settings =
             hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
         let triggers: BTreeMap<Name, Trigger> =
@@ -84,7 +84,7 @@ impl Shop {
     }
 
     /// Both engines in turn, until neither has anything to do.
-    async fn settle(&self) {
+    pub async fn settle(&self) {
         for _ in 0..3 {
             for engine in self.engines() {
                 engine.once().await.unwrap();
@@ -93,13 +93,13 @@ impl Shop {
         }
     }
 
-    fn contact(&self, first: &str, email: &str, phone: &str) -> u64 {
+    pub fn contact(&self, first: &str, email: &str, phone: &str) -> u64 {
         let person = [("firstname", first), ("lastname", "Ito"), ("email", email), ("phone", phone)];
         let person = person.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         self.rig.sandbox.with(|world| world.create(Kind::Contact, &person, hubspot::Change::Person)).unwrap()
     }
 
-    fn deal_of(&self, contact: u64, title: &str) -> u64 {
+    pub fn deal_of(&self, contact: u64, title: &str) -> u64 {
         let deal = [("dealname", title), ("dealstage", "qualifiedtobuy"), ("amount", "100")];
         let deal = deal.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         self.rig.sandbox.with(|world| {
@@ -110,7 +110,7 @@ impl Shop {
     }
 
     /// Somebody with one open deal, whom the till knows by the same address.
-    async fn person(&self, first: &str) -> Person {
+    pub async fn person(&self, first: &str) -> Person {
         let email = format!("{}@example.com", first.to_lowercase());
         let customer = json!({ "given_name": first, "family_name": "Ito", "email_address": email });
         let customer = self.square.with(|world| world.create_customer(&customer, Change::Person)).unwrap();
@@ -128,11 +128,11 @@ impl Shop {
         self.in_hubspot(deal, "dealstage")
     }
 
-    fn amount(&self, deal: u64) -> Decimal {
+    pub fn amount(&self, deal: u64) -> Decimal {
         self.in_hubspot(deal, "amount").parse().unwrap_or_default()
     }
 
-    fn edit_in_hubspot(&self, deal: u64, pairs: &[(&str, &str)]) {
+    pub fn edit_in_hubspot(&self, deal: u64, pairs: &[(&str, &str)]) {
         let pairs = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         self.rig.sandbox.with(|world| world.update(Kind::Deal, deal, &pairs, hubspot::Change::Person)).unwrap();
     }
@@ -147,7 +147,7 @@ impl Shop {
             .collect()
     }
 
-    fn ours(&self, title: &str) -> Opportunity {
+    pub fn ours(&self, title: &str) -> Opportunity {
         self.deals().into_iter().find(|deal| deal.name == title).unwrap()
     }
 
@@ -156,11 +156,11 @@ impl Shop {
         all.into_iter().next().unwrap()
     }
 
-    fn sell(&self, ticket: &Ticket) -> String {
+    pub fn sell(&self, ticket: &Ticket) -> String {
         self.square.with(|world| world.sell(ticket)).unwrap()
     }
 
-    fn sell_to(&self, customer: &str, mut ticket: Ticket) -> String {
+    pub fn sell_to(&self, customer: &str, mut ticket: Ticket) -> String {
         ticket.parts = vec![Part { customer: Some(customer.to_owned()), ..Part::default() }];
         self.sell(&ticket)
     }
@@ -169,7 +169,7 @@ impl Shop {
         self.square.with(|world| world.payments_of(order))[0].clone()
     }
 
-    async fn heard_of(&self, sale: &str) {
+    pub async fn heard_of(&self, sale: &str) {
         let hint = Hint { kind: Kind::Sale, id: id(sale), remote_account: None, merged_into: None };
         let ops = marks_of(&name("square"), vec![hint], None, self.rig.clock.now());
         let commit = Commit { account: self.rig.account.name.clone(), fence: None, ops };

@@ -17,9 +17,9 @@ use tandem_pipedrive::{
     sandbox::{Change, Company, Sandbox, Settings},
 };
 
-struct Both {
-    rig: Rig,
-    pipedrive: Sandbox,
+pub struct Both {
+    pub rig: Rig,
+    pub pipedrive: Sandbox,
     second: Arc<Connection>,
 }
 
@@ -28,7 +28,7 @@ fn name(text: &str) -> Name {
 }
 
 impl Both {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let settings =
             hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
         let rig = Rig::new(seed, settings, Profile::Agency, |connection| {
@@ -50,7 +50,7 @@ impl Both {
         Self { rig, pipedrive, second: Arc::new(second) }
     }
 
-    fn engines(&self) -> [Engine; 2] {
+    pub fn engines(&self) -> [Engine; 2] {
         let shared = self.rig.shared(Limits::default());
         [self.rig.engine(), Engine::new(shared, self.second.clone())]
     }
@@ -65,20 +65,33 @@ impl Both {
         }
     }
 
-    fn ours(&self) -> Vec<LocalRecord> {
+    pub fn ours(&self) -> Vec<LocalRecord> {
         self.rig.store.all(&self.rig.account.name, Kind::Deal)
+    }
+
+    /// HubSpot's pipeline in Pipedrive too, by name.
+    pub fn have_one_pipeline(&self) {
+        let stages = [
+            "Appointment scheduled",
+            "Qualified to buy",
+            "Presentation scheduled",
+            "Decision maker bought in",
+            "Contract sent",
+        ];
+        let stages: Vec<(&str, u8)> = stages.into_iter().zip([20, 40, 60, 80, 90]).collect();
+        self.pipedrive.with(|world| world.add_pipeline("Sales", &stages));
     }
 
     fn in_pipedrive(&self, deal: u64, name: &str) -> Json {
         self.pipedrive.with(|world| world.value(Kind::Deal, deal, name)).unwrap_or_default()
     }
 
-    fn in_hubspot(&self, deal: u64, name: &str) -> String {
+    pub fn in_hubspot(&self, deal: u64, name: &str) -> String {
         self.rig.sandbox.with(|world| world.value(Kind::Deal, deal, name)).unwrap_or_default()
     }
 
     /// The ids in HubSpot and Pipedrive of our only deal.
-    async fn pair(&self) -> (u64, u64) {
+    pub async fn pair(&self) -> (u64, u64) {
         let ours = self.ours();
         assert_eq!(ours.len(), 1, "one opportunity");
         let mut ids = Vec::new();
@@ -92,7 +105,7 @@ impl Both {
     }
 }
 
-fn properties(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
+pub fn properties(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
@@ -100,18 +113,7 @@ fn properties(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, Stri
 #[tokio::test(start_paused = true)]
 async fn a_deal_of_one_crm_is_made_in_the_other_with_its_person_and_edits_go_both_ways() {
     let both = Both::new(5);
-    // The same pipeline in both, by name.
-    both.pipedrive.with(|world| {
-        let stages = [
-            "Appointment scheduled",
-            "Qualified to buy",
-            "Presentation scheduled",
-            "Decision maker bought in",
-            "Contract sent",
-        ];
-        let stages: Vec<(&str, u8)> = stages.into_iter().zip([20, 40, 60, 80, 90]).collect();
-        world.add_pipeline("Sales", &stages);
-    });
+    both.have_one_pipeline();
     both.engines()[0].once().await.unwrap();
     let person = both
         .rig

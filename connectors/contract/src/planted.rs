@@ -58,11 +58,13 @@ pub enum Bug {
     KnownVisitIsNoNews,
     /// Visits move an opportunity that is won.
     VisitLeavesWon,
+    /// A create that lands after it was sent again is taken for somebody's new record.
+    TwinIsNews,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 26] = [
+    pub const ALL: [Bug; 27] = [
         Bug::NoIntent,
         Bug::ForeignCheckOff,
         Bug::RecoveryCheckOff,
@@ -89,6 +91,7 @@ impl Bug {
         Bug::RefundIgnored,
         Bug::KnownVisitIsNoNews,
         Bug::VisitLeavesWon,
+        Bug::TwinIsNews,
     ];
 }
 

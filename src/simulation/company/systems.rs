@@ -1,0 +1,277 @@
+//! A company's systems: their sandboxes, their connectors, their engines, and what goes wrong in their networks.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tandem_contract::{Connector, Credentials, Kind, RouterTransport, Secret, Transport, VisitClass};
+use tandem_fhir::{Fhir, Login, VisitType, sandbox as fhir};
+use tandem_hubspot::sandbox as hubspot;
+use tandem_pipedrive::{Pipedrive, sandbox as pipedrive};
+use tandem_square::{Square, sandbox as square};
+use tokio::task::JoinHandle;
+
+use super::super::{
+    gate::GatedTransport,
+    rig::{Doorbell, Rig, account},
+};
+use crate::{
+    model::{Name, Opportunity, Profile, VisitRules},
+    store::memory::MemoryStore,
+    sync::{connection::Connection, engine::Engine, guard::Limits, mapping},
+};
+
+pub(super) const LIMITS: Limits =
+    Limits { deletes: 10_000, delete_percent: 100, alike: 10_000, alike_percent: 100, creates: 10_000 };
+
+/// One of the other systems: its connection, and where its webhooks arrive.
+pub(super) struct Spoke<S> {
+    pub(super) sandbox: S,
+    pub(super) connection: Arc<Connection>,
+    pub(super) doorbell: Arc<Doorbell>,
+}
+
+/// Everybody's systems.
+pub(super) struct Company {
+    pub(super) rig: Rig,
+    pub(super) pipedrive: Option<Spoke<pipedrive::Sandbox>>,
+    pub(super) square: Option<Spoke<square::Sandbox>>,
+    pub(super) fhir: Option<Spoke<fhir::Sandbox>>,
+}
+
+#[expect(clippy::expect_used, reason = "constants that parse")]
+pub(super) fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+pub(super) fn rules() -> VisitRules {
+    VisitRules {
+        pipeline: "Sales".into(),
+        consult_booked: Some("Presentation scheduled".into()),
+        consult_done: Some("Decision maker bought in".into()),
+        treatment_booked: Some("Contract sent".into()),
+        ..VisitRules::default()
+    }
+}
+
+/// The same faults for every system, from 0 to 1.
+pub(super) fn storm<F: DeserializeOwned + Default>(rng: &mut StdRng, level: f64, late: bool) -> F {
+    let mut some = |most: f64| if rng.random_bool(0.6) { rng.random_range(0.0..=1.0) * level * most } else { 0.0 };
+    let faults = json!({
+        "slow": some(1.0), "latency_ms": 12_000, "lost_request": some(0.5), "lost_answer": some(0.7),
+        "late_commit": if late { some(0.7) } else { 0.0 }, "late_ms": 30_000, "too_many": some(0.3),
+        "unavailable_before": some(0.7), "unavailable_after": some(0.7), "truncated": some(0.4),
+        "webhook_lost": some(3.0), "webhook_twice": some(2.0), "webhook_late": some(2.0), "webhook_delay_ms": 300_000,
+    });
+    serde_json::from_value(faults).unwrap_or_default()
+}
+
+impl Company {
+    #[expect(clippy::expect_used, reason = "constants that parse")]
+    pub(super) fn new(seed: u64, rng: &mut StdRng, feeds_only: bool) -> Self {
+        let mix = [rng.random_bool(0.7), rng.random_bool(0.6), rng.random_bool(0.5)];
+        let names: Vec<Name> = ["pipedrive", "square", "emr"]
+            .into_iter()
+            .zip(mix)
+            .filter(|(_, is_there)| *is_there)
+            .map(|(known, _)| name(known))
+            .collect();
+        let mut account = account("glow_clinic", Profile::Agency);
+        if mix[2] {
+            account.visit_rules.insert(name("clinic"), rules());
+        }
+        let settings = hubspot::Settings {
+            search_lag_ms: (200, rng.random_range(300..20_000)),
+            recompute_seconds: 0,
+            page_rows: *[2, 200].choose(rng).unwrap_or(&200),
+            ..hubspot::Settings::default()
+        };
+        let siblings = names.clone();
+        let store = Arc::new(MemoryStore::new());
+        let mut rig =
+            Rig::in_store(store, account, seed, settings, |connection| connection.siblings = siblings, |router| router);
+        rig.audit_every = Duration::from_secs(if feeds_only { 48 * 3_600 } else { 1_800 });
+        let beside = |me: &str, connector: Arc<dyn Connector>, text: &str, hook: &str| {
+            let mut connection = Connection::clone(&rig.connection);
+            connection.siblings = std::iter::once(rig.name.clone())
+                .chain(names.iter().filter(|other| other.as_str() != me).cloned())
+                .collect();
+            connection.name = name(me);
+            connection.connector = connector;
+            connection.lenses = mapping::parse(text).unwrap_or_default();
+            connection.hook = hook.parse().ok();
+            Arc::new(connection)
+        };
+        let transport =
+            |router| Arc::new(GatedTransport { inner: RouterTransport::new(router), gate: rig.gate.clone() });
+        let pipedrive = mix[0].then(|| {
+            let text = include_str!("../../../config/mappings/pipedrive.toml");
+            let sandbox = pipedrive::Sandbox::new(pipedrive::Settings::default(), seed, rig.clock.clone());
+            let stages = rig.sandbox.with(|world| world.open_stages());
+            sandbox.with(|world| {
+                for (label, stages) in &stages {
+                    let stages: Vec<(&str, u8)> =
+                        stages.iter().map(|(label, chance)| (label.as_str(), *chance)).collect();
+                    world.add_pipeline(label, &stages);
+                }
+            });
+            let token =
+                Secret::new(sandbox.with(|world| world.settings.api_tokens.first().cloned().unwrap_or_default()));
+            let base = "http://pipedrive.example.com".parse().expect("an address");
+            let mut options = tandem_pipedrive::Options::new(base, Credentials::Token(token));
+            options.select = mapping::selection(&mapping::parse(text).unwrap_or_default());
+            options.daily_budget = 3_000_000;
+            options.installation = "sim".into();
+            options.webhook_login = Some(("user".into(), Secret::new("pass")));
+            let connector: Arc<dyn Connector> =
+                Arc::new(Pipedrive::new(options, transport(sandbox.router()), rig.clock.clone()));
+            let connection = beside("pipedrive", connector, text, "http://tandem.example.com/webhooks/pipedrive");
+            Spoke { sandbox, doorbell: rig.doorbell_of(&connection), connection }
+        });
+        let square = mix[1].then(|| {
+            let text = include_str!("../../../config/mappings/square.toml");
+            let hook = "http://tandem.example.com/webhooks/square";
+            let sandbox = square::Sandbox::new(square::Settings::default(), seed, rig.clock.clone());
+            let token =
+                Secret::new(sandbox.with(|world| world.settings.access_tokens.first().cloned().unwrap_or_default()));
+            let base = "http://square.example.com".parse().expect("an address");
+            let mut options = tandem_square::Options::new(base, Credentials::Token(token));
+            options.select = mapping::selection(&mapping::parse(text).unwrap_or_default());
+            options.signature_keys = vec![sandbox.with(|world| world.subscribe(hook))];
+            options.notification_url = Some(hook.into());
+            let connector: Arc<dyn Connector> =
+                Arc::new(Square::new(options, transport(sandbox.router()), rig.clock.clone()));
+            let connection = beside("square", connector, text, hook);
+            Spoke { sandbox, doorbell: rig.doorbell_of(&connection), connection }
+        });
+        let fhir = mix[2].then(|| {
+            let text = include_str!("../../../config/mappings/fhir.toml");
+            let sandbox = fhir::Sandbox::new(fhir::Settings::default(), seed, rig.clock.clone());
+            let token =
+                Secret::new(sandbox.with(|world| world.settings.access_tokens.first().cloned().unwrap_or_default()));
+            let base = "http://fhir.example.com/fhir".parse().expect("an address");
+            let mut options = tandem_fhir::Options::new(base, Login::Token(token));
+            let row = |code: &str, class| VisitType {
+                system: None,
+                code: code.into(),
+                class,
+                service: None,
+                kind: Some("service".into()),
+            };
+            options.visit_types = vec![row("CONSULT", VisitClass::Consult), row("TREAT", VisitClass::Treatment)];
+            options.hook_token = Some(Secret::new("hook"));
+            let connector: Arc<dyn Connector> =
+                Arc::new(Fhir::new(options, transport(sandbox.router()), rig.clock.clone()));
+            let connection = beside("emr", connector, text, "http://tandem.example.com/webhooks/emr");
+            Spoke { sandbox, doorbell: rig.doorbell_of(&connection), connection }
+        });
+        Self { rig, pipedrive, square, fhir }
+    }
+
+    pub(super) fn connections(&self) -> Vec<Arc<Connection>> {
+        let others = [
+            self.pipedrive.as_ref().map(|spoke| &spoke.connection),
+            self.square.as_ref().map(|spoke| &spoke.connection),
+            self.fhir.as_ref().map(|spoke| &spoke.connection),
+        ];
+        std::iter::once(&self.rig.connection).chain(others.into_iter().flatten()).cloned().collect()
+    }
+
+    /// The connections whose records merge.
+    pub(super) fn crms(&self) -> Vec<Arc<Connection>> {
+        self.connections().into_iter().filter(|connection| !connection.connector.kinds().is_empty()).collect()
+    }
+
+    /// Every engine, as after a start of the process.
+    pub(super) fn start(&self) -> Vec<JoinHandle<()>> {
+        let mut engines = vec![self.rig.engine_within(LIMITS)];
+        let doorbells = [
+            self.pipedrive.as_ref().map(|spoke| (&spoke.connection, &spoke.doorbell)),
+            self.square.as_ref().map(|spoke| (&spoke.connection, &spoke.doorbell)),
+            self.fhir.as_ref().map(|spoke| (&spoke.connection, &spoke.doorbell)),
+        ];
+        for (connection, doorbell) in doorbells.into_iter().flatten() {
+            let engine = Engine::new(self.rig.shared(LIMITS), connection.clone());
+            doorbell.wakes(&engine);
+            engines.push(engine);
+        }
+        let bells: BTreeMap<Name, Arc<tokio::sync::Notify>> =
+            engines.iter().map(|engine| (engine.connection().name.clone(), engine.wake.clone())).collect();
+        engines.iter_mut().for_each(|engine| engine.meet(&bells));
+        engines.into_iter().map(|engine| tokio::spawn(async move { engine.run().await })).collect()
+    }
+
+    pub(super) fn deliver(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
+        let mut all = vec![tokio::spawn({
+            let company = self.clone();
+            async move { company.rig.deliver_webhooks().await }
+        })];
+        let to = |doorbell: &Arc<Doorbell>| -> Arc<dyn Transport> { doorbell.clone() };
+        if let Some(spoke) = &self.pipedrive {
+            all.push(tokio::spawn(spoke.sandbox.clone().deliver_webhooks(to(&spoke.doorbell))));
+        }
+        if let Some(spoke) = &self.square {
+            all.push(tokio::spawn(spoke.sandbox.clone().deliver_webhooks(to(&spoke.doorbell))));
+        }
+        if let Some(spoke) = &self.fhir {
+            all.push(tokio::spawn(spoke.sandbox.clone().deliver_webhooks(to(&spoke.doorbell))));
+        }
+        all
+    }
+
+    /// No webhook at all: the polls must do.
+    pub(super) fn silence(&self) {
+        self.rig.sandbox.with(|world| world.faults.webhook_lost = 1.0);
+        if let Some(spoke) = &self.pipedrive {
+            spoke.sandbox.with(|world| world.faults.webhook_lost = 1.0);
+        }
+        if let Some(spoke) = &self.square {
+            spoke.sandbox.with(|world| world.faults.webhook_lost = 1.0);
+        }
+        if let Some(spoke) = &self.fhir {
+            spoke.sandbox.with(|world| world.faults.webhook_lost = 1.0);
+        }
+    }
+
+    pub(super) fn set_storm(&self, rng: &mut StdRng, level: f64) {
+        let faults = storm(rng, level, true);
+        self.rig.sandbox.with(|world| world.faults = faults);
+        if let Some(spoke) = &self.pipedrive {
+            let faults = storm(rng, level, true);
+            let late_create = if rng.random_bool(0.4) && level > 0.0 { 0.4 } else { 0.0 };
+            let late_create_ms = 600_000;
+            spoke.sandbox.with(|world| world.faults = pipedrive::Faults { late_create, late_create_ms, ..faults });
+        }
+        if let Some(spoke) = &self.square {
+            let faults = storm(rng, level, true);
+            let between = if rng.random_bool(0.3) && level > 0.0 { 0.3 } else { 0.0 };
+            spoke.sandbox.with(|world| world.faults = square::Faults { edited_in_between: between, ..faults });
+        }
+        if let Some(spoke) = &self.fhir {
+            let faults = storm(rng, level, false);
+            spoke.sandbox.with(|world| world.faults = faults);
+        }
+    }
+
+    pub(super) fn calm(&self) {
+        self.set_storm(&mut StdRng::seed_from_u64(0), 0.0);
+    }
+
+    /// Writes that reached a vendor so far.
+    pub(super) fn writes(&self) -> u64 {
+        let hubspot = self.rig.sandbox.with(|world| world.stats.created + world.stats.updated + world.stats.archived);
+        let pipedrive = self.pipedrive.as_ref().map_or(0, |spoke| {
+            spoke.sandbox.with(|world| world.stats.created + world.stats.updated + world.stats.deleted)
+        });
+        let square = self.square.as_ref().map_or(0, |spoke| {
+            spoke.sandbox.with(|world| world.stats.created + world.stats.updated + world.stats.deleted)
+        });
+        hubspot + pipedrive + square
+    }
+
+    pub(super) fn deals(&self) -> Vec<Opportunity> {
+        let all = self.rig.store.all(&self.rig.account.name, Kind::Deal);
+        all.into_iter().filter_map(|record| record.as_opportunity().cloned()).collect()
+    }
+}

@@ -1,0 +1,100 @@
+//! Where businesses disagree, and what each account has instead: rows of FEATURES section 2.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use rust_decimal::Decimal;
+use tandem::{
+    edit::{EditError, Fields},
+    model::{Profile, Status, ValueSource, Winner},
+    store::SyncStore,
+};
+use tandem_contract::{Kind, Value};
+use tandem_square::sandbox::Part;
+
+use crate::till::{Shop, ticket, usd};
+
+impl Shop {
+    async fn say_worth(&self, title: &str, amount: i64) -> Result<(), EditError> {
+        let fields = Fields::from([("amount".to_owned(), Value::Number(Decimal::from(amount)))]);
+        self.rig.desk().update(Kind::Deal, self.ours(title).id, None, &fields, None).await.map(drop)
+    }
+}
+
+/// GYM-31: a value that a till said is the till's; before that it is anybody's, and elsewhere it is always.
+#[tokio::test(start_paused = true)]
+async fn row_9_in_a_gym_nobody_but_the_till_changes_what_the_till_said() {
+    for profile in [Profile::Gym, Profile::Agency] {
+        let shop = Shop::of(profile, &[]);
+        shop.settle().await;
+        let person = shop.person("Ana").await;
+        shop.edit_in_hubspot(person.deal, &[("amount", "120")]);
+        shop.rig.clock.sleep(Duration::from_secs(2)).await;
+        shop.settle().await;
+        assert_eq!(shop.ours("Ana's course").value, usd(12_000), "{profile:?}: nothing was sold yet");
+        let sale = shop.sell_to(&person.customer, ticket("Neurotoxin treatment"));
+        shop.heard_of(&sale).await;
+        shop.settle().await;
+        let deal = shop.ours("Ana's course");
+        assert_eq!((deal.value, deal.position.status), (usd(65_000), Status::Won));
+        shop.edit_in_hubspot(person.deal, &[("amount", "1"), ("dealname", "Ana's course, paid")]);
+        shop.rig.clock.sleep(Duration::from_secs(2)).await;
+        shop.settle().await;
+        shop.settle().await;
+        let deal = shop.ours("Ana's course, paid");
+        let said = shop.say_worth("Ana's course, paid", 2).await;
+        let conflicts = shop.rig.store.conflicts(&shop.rig.account.name, false, 10).await.unwrap();
+        let kept: Vec<_> = conflicts.iter().filter(|conflict| conflict.fields.contains(&"amount".to_owned())).collect();
+        if profile == Profile::Agency {
+            assert_eq!((deal.value, deal.value_source), (usd(100), ValueSource::Manual));
+            assert!(said.is_ok() && kept.is_empty(), "{kept:?}");
+            continue;
+        }
+        assert_eq!((deal.value, deal.value_source), (usd(65_000), ValueSource::Checkout));
+        assert_eq!(shop.amount(person.deal), Decimal::from(650), "changed back there");
+        let [kept] = kept[..] else { panic!("{kept:?}") };
+        assert_eq!((kept.winner, kept.rule.as_str()), (Winner::Local, "evidence"));
+        assert_eq!(kept.remote[0], Value::Number(Decimal::ONE), "what somebody typed is kept");
+        let refused = said.unwrap_err().to_string();
+        assert!(refused.contains("nobody else changes it"), "{refused}");
+        shop.square.with(|world| world.refund(&world.payments_of(&sale)[0].clone(), 15_000)).unwrap();
+        shop.heard_of(&sale).await;
+        shop.settle().await;
+        assert_eq!(shop.ours("Ana's course, paid").value, usd(50_000), "the till goes on saying it");
+    }
+}
+
+/// VX-26 and VX-27 look at when a win was seen, so that one which arrives late counts once, and an import counts for none.
+#[tokio::test(start_paused = true)]
+async fn row_16_a_change_of_status_is_dated_when_it_is_seen_and_an_import_changes_none() {
+    let shop = Shop::new(&[]);
+    let contact = shop.contact("Ana", "ana@example.com", "");
+    let old = shop.deal_of(contact, "won long ago");
+    shop.edit_in_hubspot(old, &[("dealstage", "closedwon"), ("closedate", "2026-01-05T10:00:00Z")]);
+    let open = shop.deal_of(contact, "still open");
+    shop.rig.clock.sleep(Duration::from_secs(2)).await;
+    shop.settle().await;
+    let imported = shop.ours("won long ago");
+    assert_eq!((imported.position.status, imported.transition_seen_at), (Status::Won, None));
+    let closed_at = shop.rig.clock.now() - TimeDelta::minutes(10);
+    let closed_on = closed_at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    shop.edit_in_hubspot(open, &[("dealstage", "closedwon"), ("closedate", &closed_on)]);
+    shop.rig.clock.sleep(Duration::from_secs(2)).await;
+    let before = shop.rig.clock.now();
+    shop.settle().await;
+    let won = shop.ours("still open");
+    assert_eq!(won.position.closed_at.map(|at| at.timestamp()), Some(closed_at.timestamp()));
+    assert!(won.transition_seen_at.is_some_and(|seen| seen >= before), "{:?}", won.transition_seen_at);
+    let seen = won.transition_seen_at;
+    shop.edit_in_hubspot(open, &[("dealname", "renamed")]);
+    shop.rig.clock.sleep(Duration::from_secs(2)).await;
+    shop.settle().await;
+    assert_eq!(shop.ours("renamed").transition_seen_at, seen, "once");
+    let person = shop.person("Ben").await;
+    let part = Part { customer: Some(person.customer.clone()), ..Part::default() };
+    let sale = shop.sell(&tandem_square::sandbox::Ticket { parts: vec![part], ..ticket("Neurotoxin treatment") });
+    let before = shop.rig.clock.now();
+    shop.heard_of(&sale).await;
+    shop.settle().await;
+    assert!(shop.ours("Ben's course").transition_seen_at.is_some_and(|seen| seen >= before), "a sale is seen as well");
+}
