@@ -82,8 +82,8 @@ pub struct VisitView {
     site: Option<String>,
     /// The opportunity that it was booked from.
     booked_from: Option<String>,
-    /// The opportunity that it moved.
-    moved: Option<String>,
+    /// The opportunities that it moved: one of each who comes.
+    moved: Vec<String>,
     /// What people were told of it.
     notes: Vec<Note>,
 }
@@ -104,7 +104,7 @@ impl From<Visit> for VisitView {
             ends_at: visit.ends_at,
             site: visit.site,
             booked_from: visit.opportunity.map(|id| id.to_string()),
-            moved: visit.raised.map(|raised| raised.opportunity.to_string()),
+            moved: visit.raised.into_iter().map(|raised| raised.opportunity.to_string()).collect(),
             notes: visit.noted.into_iter().collect(),
         }
     }

@@ -124,9 +124,9 @@ pub struct Visit {
     /// The opportunity that it was booked from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opportunity: Option<RecordId>,
-    /// That it moved an opportunity.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub raised: Option<Raised>,
+    /// The opportunities that it moved: one of each who comes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub raised: Vec<Raised>,
     /// What people were told of it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub noted: BTreeSet<Note>,
@@ -160,7 +160,7 @@ impl Visit {
             patients: Vec::new(),
             contacts: Vec::new(),
             opportunity: None,
-            raised: None,
+            raised: Vec::new(),
             noted: BTreeSet::new(),
             missing_since: None,
             seen_at: now,
@@ -187,10 +187,17 @@ impl Visit {
         )
     }
 
-    /// The opportunity that it moved, or was booked from.
+    /// The opportunity that it moved, or was booked from. Of a visit that several come to, the first: whoever looks at one of
+    /// them leaves the others' out.
     #[must_use]
     pub fn bound_to(&self) -> Option<RecordId> {
-        self.raised.as_ref().map(|raised| raised.opportunity).or(self.opportunity)
+        self.raised.first().map(|raised| raised.opportunity).or(self.opportunity)
+    }
+
+    /// How it moved an opportunity.
+    #[must_use]
+    pub fn raised_for(&self, opportunity: RecordId) -> Option<&Raised> {
+        self.raised.iter().find(|raised| raised.opportunity == opportunity)
     }
 
     /// Whether it is an appointment that stands.

@@ -3,7 +3,7 @@
 //!
 //! A visit that may still change is read again every day, whatever feeds say: deleted appointments vanish without a word.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tandem_contract::{
@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     model::{
-        Contact, Currency, Dirty, Key, LocalRecord, Money, Note, Opportunity, Pipeline, RecordId, Stamp, Status, Visit,
-        VisitRules, contact::phone_tail, field,
+        Contact, Currency, Dirty, Key, LocalRecord, Money, Note, Opportunity, Pipeline, Raised, RecordId, Stamp,
+        Status, Visit, VisitRules, contact::phone_tail, field,
     },
     store::{By, Op, StoreError},
     visits::{
@@ -53,6 +53,13 @@ fn is_of_one(error: &ConnectorError) -> bool {
             | ConnectorError::Forbidden(_)
             | ConnectorError::Gone
     )
+}
+
+/// What a visit that several come to did to the opportunities of the others.
+#[derive(Default)]
+struct Share {
+    raised: Vec<Raised>,
+    opportunity: Option<RecordId>,
 }
 
 /// What a contact's visits do.
@@ -236,17 +243,10 @@ impl Reconciler {
         let mut all = self.store.visits_of(&account.name, contact).await?;
         all.retain(|other| other.id() != visit.id());
         all.push(visit.clone());
-        // Visits of an opportunity that was merged away are those of the one that lives on.
+        let mut theirs: BTreeMap<String, Share> = BTreeMap::new();
         for one in &mut all {
-            if let Some(of) = one.bound_to()
-                && let Some(lives) = self.survivor(Kind::Deal, of).await?.map(|record| record.id())
-                && lives != of
-            {
-                one.opportunity = one.opportunity.map(|_| lives);
-                if let Some(raised) = &mut one.raised {
-                    raised.opportunity = lives;
-                }
-            }
+            let share = self.leave_out(contact, one).await?;
+            theirs.insert(one.id(), share);
         }
         let pipelines = self.store.pipelines(&account.name).await?;
         let deals = self.store.opportunities_of(&account.name, &[contact]).await?;
@@ -298,7 +298,11 @@ impl Reconciler {
                 now,
             });
             effect.again = earlier(effect.again, verdict.again);
-            for changed in verdict.visits {
+            for mut changed in verdict.visits {
+                if let Some(share) = theirs.get(&changed.id()) {
+                    changed.raised.extend(share.raised.iter().cloned());
+                    changed.opportunity = changed.opportunity.or(share.opportunity);
+                }
                 if changed.id() == visit.id() {
                     *visit = changed;
                 } else {
@@ -314,6 +318,34 @@ impl Reconciler {
             effect.ops.extend(self.store_move(deal, pipeline, rules, verdict.to, verdict.next_visit, now));
         }
         Ok(effect)
+    }
+
+    /// Takes off a visit what it did to the opportunities of others who come as well. Those of an opportunity that was merged
+    /// away are of the one that lives on.
+    async fn leave_out(&self, contact: RecordId, visit: &mut Visit) -> Result<Share, StoreError> {
+        let mut share = Share::default();
+        for mut raised in std::mem::take(&mut visit.raised) {
+            let (lives, is_theirs) = self.whose(contact, visit, raised.opportunity).await?;
+            raised.opportunity = lives;
+            if is_theirs { share.raised.push(raised) } else { visit.raised.push(raised) }
+        }
+        if let Some(of) = visit.opportunity {
+            let (lives, is_theirs) = self.whose(contact, visit, of).await?;
+            let kept = if is_theirs { &mut share.opportunity } else { &mut visit.opportunity };
+            *kept = Some(lives);
+            if is_theirs {
+                visit.opportunity = None;
+            }
+        }
+        Ok(share)
+    }
+
+    /// The opportunity that an opportunity lives on as, and whether it is that of another one who comes.
+    async fn whose(&self, contact: RecordId, visit: &Visit, of: RecordId) -> Result<(RecordId, bool), StoreError> {
+        let found = self.survivor(Kind::Deal, of).await?;
+        let owner = found.as_ref().and_then(|record| record.as_opportunity()?.contact);
+        let is_theirs = owner.is_some_and(|owner| owner != contact && visit.contacts.contains(&owner));
+        Ok((found.map_or(of, |record| record.id()), is_theirs))
     }
 
     fn tells_of_encounters(&self) -> bool {

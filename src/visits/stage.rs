@@ -159,9 +159,8 @@ fn forward(s: &Situation<'_>, groups: &[Group<'_>], target: Rank, changed: &mut 
     };
     // One of them brought it this far before: where it stands since, a person put it.
     let did = |visit: &&Visit| {
-        visit.raised.as_ref().is_some_and(|raised| {
-            raised.opportunity == s.deal.id && place(s.pipeline, Some(raised.to)) >= place(s.pipeline, wanted)
-        })
+        let before = visit.raised_for(s.deal.id);
+        before.is_some_and(|raised| place(s.pipeline, Some(raised.to)) >= place(s.pipeline, wanted))
     };
     if wanted.is_some() && of_target().flat_map(|group| &group.visits).any(did) {
         return None;
@@ -180,9 +179,14 @@ fn forward(s: &Situation<'_>, groups: &[Group<'_>], target: Rank, changed: &mut 
 
 /// A visit remembers where the opportunity stood before it moved it the first time.
 fn raise(visit: &mut Visit, s: &Situation<'_>, to: StageId, from: Option<StageId>) {
-    let before = visit.raised.take().filter(|raised| raised.opportunity == s.deal.id);
-    let from = before.map_or(from, |raised| raised.from);
-    visit.raised = Some(Raised { opportunity: s.deal.id, to, from });
+    let from = visit.raised_for(s.deal.id).map_or(from, |raised| raised.from);
+    lower(visit, s);
+    visit.raised.push(Raised { opportunity: s.deal.id, to, from });
+}
+
+/// It did not move this opportunity any more.
+fn lower(visit: &mut Visit, s: &Situation<'_>) {
+    visit.raised.retain(|raised| raised.opportunity != s.deal.id);
 }
 
 fn backward(
@@ -192,10 +196,10 @@ fn backward(
     changed: &mut Changed<'_>,
 ) -> (Option<Move>, Option<DateTime<Utc>>) {
     let here = s.deal.position.stage;
-    let is_ours = |visit: &&Visit| visit.raised.as_ref().is_some_and(|raised| raised.opportunity == s.deal.id);
+    let is_ours = |visit: &&Visit| visit.raised_for(s.deal.id).is_some();
     // Where it stands, a visit brought it that came to nothing. A stage that a person chose since is theirs.
     let fallen = visits.iter().filter(is_ours).filter(|visit| came_to_nothing(visit));
-    let fallen = fallen.filter(|visit| visit.raised.as_ref().map(|raised| raised.to) == here && here.is_some());
+    let fallen = fallen.filter(|visit| visit.raised_for(s.deal.id).map(|raised| raised.to) == here && here.is_some());
     let Some(fallen) = fallen.max_by_key(|visit| visit.since) else { return (None, None) };
     // Only what was booked falls: what took place did.
     let booked = [Rank::ConsultBooked, Rank::TreatmentBooked, Rank::Requested];
@@ -206,7 +210,7 @@ fn backward(
     let due = last.unwrap_or(fallen.since) + TimeDelta::minutes(i64::from(s.rules.hold_minutes.unwrap_or(HOLD)));
     let reached = stage_of(target, s.rules, s.pipeline).filter(|_| target > Rank::Lead);
     let first = visits.iter().filter(is_ours).min_by_key(|visit| visit.seen_at);
-    let begun = first.and_then(|visit| visit.raised.as_ref()?.from);
+    let begun = first.and_then(|visit| visit.raised_for(s.deal.id)?.from);
     let to = reached.or(begun).or_else(|| s.pipeline.default_stage().map(|stage| stage.id));
     if to.is_none() || place(s.pipeline, to) >= place(s.pipeline, here) {
         return (None, None);
@@ -214,7 +218,7 @@ fn backward(
     if s.now < due {
         return (None, Some(due));
     }
-    changed.change(fallen, |visit| visit.raised = None);
+    changed.change(fallen, |visit| lower(visit, s));
     (to.map(Move::To), None)
 }
 
@@ -254,10 +258,8 @@ fn note(s: &Situation<'_>, visits: &[Visit], changed: &mut Changed<'_>, verdict:
             VisitStatus::Missed if is_new(Note::Missed) => tell(Note::Missed),
             VisitStatus::Arrived if is_new(Note::Arrived) => tell(Note::Arrived),
             VisitStatus::Erased if is_new(Note::Withdrawn) => {
-                let won = visit.raised.as_ref().is_some_and(|raised| {
-                    let stage = s.pipeline.stage(raised.to);
-                    raised.opportunity == s.deal.id && stage.is_some_and(|stage| stage.kind == StageKind::Won)
-                });
+                let stage = visit.raised_for(s.deal.id).and_then(|raised| s.pipeline.stage(raised.to));
+                let won = stage.is_some_and(|stage| stage.kind == StageKind::Won);
                 if won && s.deal.position.status == Status::Won {
                     tell(Note::Withdrawn);
                 }

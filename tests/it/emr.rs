@@ -615,6 +615,30 @@ async fn who_was_known_to_come_still_is_whatever_twin_there_is_since() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn everybody_who_comes_to_a_visit_of_several_goes_on_by_it_and_back() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (ana, patient) = practice.ana().await;
+    let contact = practice.contact("Ben", "Rivera", "ben@example.com", "(310) 555-0143");
+    let ben = practice.deal_of(contact, "Ben's course");
+    let visit = practice.emr.with(|world| {
+        let second = world.register("Ben", "Rivera", "ben@example.com", "+13105550143");
+        let visit = world.appoint(&patient, "CONSULT", "booked", world.now + TimeDelta::days(2));
+        world.bring(&visit, &second);
+        visit
+    });
+    practice.settle().await;
+    let booked = (practice.rung(ana), practice.rung(ben));
+    assert!(booked.0 > 0 && booked.0 == booked.1, "{booked:?}");
+    // One of them has an appointment of her own, and stays for it.
+    practice.emr.with(|world| world.appoint(&patient, "CONSULT", "booked", world.now + TimeDelta::days(3)));
+    practice.settle().await;
+    practice.emr.with(|world| world.set_status("Appointment", &visit, "cancelled"));
+    practice.wait(30).await;
+    practice.wait(30).await;
+    assert_eq!((practice.rung(ana), practice.rung(ben)), (booked.0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn rules_that_name_what_is_not_there_are_shown() {
     for wrong in [
         VisitRules { pipeline: "Seles".into(), ..rules() },

@@ -202,7 +202,7 @@ impl Company {
         let found = survivor(&*self.rig.store, &self.rig.account.name, Kind::Deal, of).await.ok().flatten();
         let lives = found.map_or(of, |record| record.id());
         visit.opportunity = visit.opportunity.map(|_| lives);
-        if let Some(raised) = &mut visit.raised {
+        for raised in &mut visit.raised {
             raised.opportunity = lives;
         }
     }

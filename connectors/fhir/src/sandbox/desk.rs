@@ -80,6 +80,19 @@ impl World {
         id
     }
 
+    /// Another patient comes to an appointment as well.
+    pub fn bring(&mut self, appointment: &str, patient: &str) {
+        let mut body = self.resource("Appointment", appointment).cloned().unwrap_or_default();
+        let mut actor = json!({ "actor": { "reference": self.reference("Patient", patient) } });
+        if self.settings.participant_status {
+            actor["status"] = "accepted".into();
+        }
+        if let Some(participants) = body["participant"].as_array_mut() {
+            participants.push(actor);
+        }
+        self.store("Appointment", appointment, Some(body));
+    }
+
     /// Begins an encounter, of an appointment or of none; answers its id.
     pub fn encounter(&mut self, patient: &str, code: &str, status: &str, of: Option<&str>) -> String {
         let id = self.next_id("Encounter");
