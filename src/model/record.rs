@@ -95,6 +95,12 @@ impl LocalRecord {
         each!(self, r => r.created_at)
     }
 
+    /// When it was deleted, or merged away.
+    #[must_use]
+    pub fn deleted_at(&self) -> Option<DateTime<Utc>> {
+        each!(self, r => r.deleted_at)
+    }
+
     /// True if deleted or merged away.
     #[must_use]
     pub fn is_deleted(&self) -> bool {

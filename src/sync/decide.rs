@@ -643,9 +643,13 @@ impl Reconciler {
             if !self.connection.connector.refuses_twins() && still_open(Some(intent), began) {
                 return self.defer_all(decided, once_closed(intent, began), false);
             }
-            decided.ops.push(Op::DropIntent(intent.id));
         }
         let quarantined = local.as_opportunity().is_some_and(|deal| deal.quarantined);
+        let may_land = |intent: &Intent| intent.state.may_have_landed() && !self.connection.connector.refuses_twins();
+        // What was sent and may land as a twin is remembered, however long this waits for its place.
+        if !(quarantined && earlier.as_ref().is_some_and(may_land)) {
+            decided.ops.extend(earlier.as_ref().map(|intent| Op::DropIntent(intent.id)));
+        }
         if !self.writes() || quarantined || !self.connection.connector.introduces(kind) {
             return self.finish_all(decided);
         }

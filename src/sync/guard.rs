@@ -9,7 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{Kind, Value};
 
-use super::{push::Outgoing, reconcile::Reconciler};
+use super::{
+    push::Outgoing,
+    reconcile::{ASK_AGAIN, Reconciler},
+    twins::reported,
+};
 use crate::{
     model::{Hold, HoldKind, IntentOp, IntentState, Key, RecordId, link::PRESENCE},
     store::{GuardEvent, Op, StoreError},
@@ -267,16 +271,20 @@ impl Reconciler {
                 one.intent.state = IntentState::Held;
                 ops.push(Op::PutIntent(one.intent));
             }
-            IntentOp::Archive { .. } => {
+            IntentOp::Archive { external } => {
                 if !guard.trips(kind, Class::Delete, "", now) {
                     return (Some(one), ops);
                 }
                 ops.push(guard.held(name, Class::Delete, record, now));
                 ops.push(Op::DropIntent(one.intent.id));
-                if let Some(mut link) = one.link {
-                    link.holds.insert(PRESENCE.into(), on_hold(Vec::new(), Vec::new()));
-                    ops.push(self.put_link(link));
-                }
+                let Some(mut link) = one.link else {
+                    let why = reported(external, "the mass-change guard holds its removal");
+                    ops.push(self.failure(kind, &Key::External(external.clone()), "", "twin", why));
+                    ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, now + ASK_AGAIN, true)));
+                    return (None, ops);
+                };
+                link.holds.insert(PRESENCE.into(), on_hold(Vec::new(), Vec::new()));
+                ops.push(self.put_link(link));
             }
             IntentOp::Update { .. } => {
                 let tripped: Vec<(String, Class)> = one

@@ -1,5 +1,7 @@
 //! Records that were merged at the vendor: aliases, links that move, and records of ours that become one.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use tandem_contract::{
     ExternalId, Fetched, Kind,
@@ -10,6 +12,7 @@ use super::{
     plan::is_position,
     read::MOST_MERGES,
     reconcile::{Reconciler, SyncError, Work, history_ops},
+    twins::of_both,
 };
 use crate::{
     model::{
@@ -75,6 +78,7 @@ impl Reconciler {
     pub(super) async fn hand_on(&self, kind: Kind, works: Vec<Work>) -> Result<Vec<Work>, StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let mut left = Vec::with_capacity(works.len());
+        let mut heirs: BTreeSet<RecordId> = BTreeSet::new();
         for mut work in works {
             let heir = work.local.as_ref().and_then(LocalRecord::merged_into);
             let (Some(heir), Some(mut link)) = (heir, work.link.clone()) else {
@@ -89,7 +93,13 @@ impl Reconciler {
             let ids = [heir.id()];
             let has_its_own = !self.store.links(account, name, kind, By::Local(&ids)).await?.is_empty();
             let is_being_made = !self.store.intents(account, name, kind, &ids).await?.is_empty();
-            if has_its_own || is_being_made {
+            if is_being_made {
+                let wait =
+                    work.dirty.drain(..).map(|dirty| self.defer(dirty.clone(), self.later(dirty.attempts), true));
+                self.store.commit(&self.commit_of(wait.collect())).await?;
+                continue;
+            }
+            if has_its_own {
                 left.push(work);
                 continue;
             }
@@ -103,7 +113,10 @@ impl Reconciler {
             ops.push(self.mark(kind, Key::Local(heir.id()), self.clock.now()));
             ops.extend(work.dirty.drain(..).map(|dirty| self.finish(dirty)));
             self.store.commit(&self.commit_of(ops)).await?;
+            heirs.insert(heir.id());
         }
+        // What was read of an heir is out of date: it is marked, and comes again.
+        left.retain(|work| work.local.as_ref().is_none_or(|local| !heirs.contains(&local.id())));
         Ok(left)
     }
 
@@ -283,6 +296,17 @@ impl Reconciler {
         else {
             return Ok(Vec::new());
         };
+        let holder = self.store.records(account, kind, &[kept.local]).await?.pop();
+        if holder.as_ref().is_some_and(LocalRecord::is_deleted) && !lost.is_deleted() {
+            // Ours lives on: the vendor's is linked to one that was deleted here.
+            let connection = name.clone();
+            let link = Link { local: lost.id(), state: LinkState::Linked, ..kept.clone() };
+            return Ok(vec![
+                Op::RemoveLink { connection, kind, local: kept.local },
+                self.put_link(link),
+                self.mark(kind, Key::Local(lost.id()), now),
+            ]);
+        }
         let mut ops: Vec<Op> = self
             .store
             .intents(account, name, kind, &[lost.id()])
@@ -291,7 +315,7 @@ impl Reconciler {
             .map(|intent| Op::DropIntent(intent.id))
             .collect();
         let expected = lost.version();
-        if let Some(kept) = self.store.records(account, kind, &[kept.local]).await?.pop() {
+        if let Some(kept) = holder {
             ops.extend(history_ops(kind, &lost, &kept, "merge", now, self.run));
         }
         lost.set_merged_into(kept.local, now);
@@ -310,7 +334,9 @@ impl Reconciler {
         open: Vec<Intent>,
         now: DateTime<Utc>,
     ) -> Vec<Op> {
-        let (target, older_first) = (other.0.external.clone(), mine.1.created_at() <= other.1.created_at());
+        // One that is there before one that was deleted, then the older.
+        let rank = |one: &LocalRecord| (one.is_deleted(), one.created_at());
+        let (target, older_first) = (other.0.external.clone(), rank(&mine.1) <= rank(&other.1));
         let ((mut kept_link, kept), (lost_link, mut lost)) = if older_first { (mine, other) } else { (other, mine) };
         let connection = self.connection.name.clone();
         let mut ops = Vec::new();
@@ -322,6 +348,7 @@ impl Reconciler {
         lost.set_merged_into(kept.id(), now);
         lost.touch(now);
         kept_link.external = target;
+        kept_link.unanswered = of_both(kept_link.unanswered.take(), lost_link.unanswered);
         self.forget_position(&mut kept_link, &kept);
         ops.extend([
             Op::RemoveLink { connection, kind, local: lost_link.local },

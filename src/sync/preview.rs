@@ -109,7 +109,8 @@ impl Reconciler {
         }
         let began = self.clock.now();
         let call = Call { lane: Lane::Interactive };
-        let (works, people) = self.read_both_sides(call, kind, lens, dirty, seen, began).await?;
+        let works = self.resolve(kind, dirty, seen).await?;
+        let (works, people) = self.read_both_sides(call, kind, lens, works, began).await?;
         let directory = self.directory();
         let context = Context { directory: &directory, people: &people };
         let mut writes = Vec::new();

@@ -219,6 +219,12 @@ impl Reconciler {
                 link.state = LinkState::Tombstoned;
                 ops.push(self.put_link(link));
             }
+            ops.extend(one.dirty.iter().map(|dirty| Op::DropFailures {
+                connection: self.connection.name.clone(),
+                kind,
+                key: dirty.key.clone(),
+                row: None,
+            }));
             ops.extend(one.dirty.into_iter().map(|dirty| self.finish(dirty)));
             return ops;
         }
@@ -342,7 +348,9 @@ impl Reconciler {
             }
             return ops;
         }
-        let mut ops = vec![Op::PutIntent(one.intent), self.mark(kind, Key::External(id.clone()), now)];
+        // Refused the first time, nothing of ours is there: the next try says what is said here by then.
+        let intent = if ours || one.intent.again { Op::PutIntent(one.intent) } else { Op::DropIntent(one.intent.id) };
+        let mut ops = vec![intent, self.mark(kind, Key::External(id.clone()), now)];
         for dirty in one.dirty {
             if dirty.attempts > 3 {
                 let text = format!(

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{
     Call, ConnectorError, ExternalId, Fetched, History, Kind, Lane, Record, Sought, Value,
     planted::{self, Bug},
@@ -14,6 +14,7 @@ use super::{
     lens::{Context, Lens, People},
     plan::plan,
     presence::OnRemoteDelete,
+    twins::LANDS_WITHIN,
 };
 use crate::{
     model::{ConflictState, Dirty, Intent, IntentOp, IntentState, Key, Link, LocalRecord, Reason, RecordId},
@@ -31,13 +32,10 @@ impl Reconciler {
         call: Call,
         kind: Kind,
         lens: &Lens,
-        dirty: Vec<Dirty>,
-        seen: Pageful,
+        mut works: Vec<Work>,
         began: DateTime<Utc>,
     ) -> Result<(Vec<Work>, People), SyncError> {
         let merged = |works: &[Work]| works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_))));
-        let works = self.resolve(kind, dirty, seen).await?;
-        let mut works = self.hand_on(kind, works).await?;
         for work in &mut works {
             let is_audit = |dirty: &Dirty| dirty.priority >= Reason::Audit.priority();
             work.is_news = call.lane != Lane::Backfill && !work.dirty.iter().all(is_audit);
@@ -265,7 +263,7 @@ impl Reconciler {
     }
 
     /// Finds the record of ours that a vendor's unlinked record stands for: by our marker, else a contact by its address.
-    pub(super) async fn adopt(&self, kind: Kind, lens: &Lens, works: &mut [Work]) -> Result<(), StoreError> {
+    pub(super) async fn adopt(&self, kind: Kind, lens: &Lens, works: &mut Vec<Work>) -> Result<(), StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let email_property = lens
             .rows
@@ -300,7 +298,7 @@ impl Reconciler {
                 }
             }
         }
-        self.join_halves(works, &mut wanted);
+        let mut joined = self.join_halves(works, &mut wanted);
         if wanted.is_empty() {
             return Ok(());
         }
@@ -311,24 +309,51 @@ impl Reconciler {
             self.store.records(account, kind, &ids).await?.into_iter().map(|record| (record.id(), record)).collect();
         let taken: BTreeSet<RecordId> =
             works.iter().filter_map(|work| work.local.as_ref().map(LocalRecord::id)).collect();
+        let mut seconds: Vec<usize> = Vec::new();
         for (index, id) in wanted {
-            match linked.get(&id) {
-                Some(link) => works[index].twin = self.twin_of(&works[index], link, records.get(&id)),
-                None if taken.contains(&id) => {}
-                None => works[index].local = records.remove(&id),
+            if !joined.insert(id) || taken.contains(&id) {
+                // Two of this batch are one of ours: the second is looked at when the first is done with.
+                seconds.push(index);
+                continue;
             }
+            let Some(local) = records.get(&id) else { continue };
+            // An address that two have makes neither of them a twin.
+            let twin = match linked.get(&id) {
+                _ if !self.carries_marker(&works[index], id) => None,
+                Some(link) => self.twin_of(&works[index], link, local),
+                None if local.merged_into().is_some() => self.twin_of_survivor(kind, &works[index], local).await?,
+                None => None,
+            };
+            if !linked.contains_key(&id) && twin.is_none() && is_made_for(&works[index], local, self.skew) {
+                works[index].local = records.remove(&id);
+            }
+            works[index].twin = twin;
+        }
+        let mut ops = Vec::new();
+        for index in seconds.into_iter().rev() {
+            let second = works.remove(index);
+            ops.extend(second.dirty.into_iter().map(|dirty| self.defer(dirty, self.clock.now(), false)));
+        }
+        if !ops.is_empty() {
+            self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(())
     }
 
+    fn carries_marker(&self, work: &Work, id: RecordId) -> bool {
+        let Some(Fetched::Found(record)) = &work.fetched else { return false };
+        record.marker.as_deref().and_then(|marker| self.connection.of_marker(marker)) == Some(id)
+    }
+
     /// Our record and the vendor's that turn out to be one, both in this batch and neither linked: one piece of work.
-    fn join_halves(&self, works: &mut [Work], wanted: &mut BTreeMap<usize, RecordId>) {
+    fn join_halves(&self, works: &mut [Work], wanted: &mut BTreeMap<usize, RecordId>) -> BTreeSet<RecordId> {
+        let mut joined = BTreeSet::new();
         let unlinked = |work: &Work| work.link.is_none() && work.external.is_none();
         for (theirs, id) in wanted.clone() {
             let ours = works
                 .iter()
                 .position(|work| unlinked(work) && work.local.as_ref().is_some_and(|local| local.id() == id));
-            if let Some(ours) = ours {
+            if let Some(ours) = ours.filter(|_| joined.insert(id)) {
                 let dirty = std::mem::take(&mut works[theirs].dirty);
                 works[ours].dirty.extend(dirty);
                 works[ours].external = works[theirs].external.take();
@@ -336,6 +361,7 @@ impl Reconciler {
                 wanted.remove(&theirs);
             }
         }
+        joined
     }
 
     pub(super) async fn load_intents(&self, kind: Kind, works: &mut [Work]) -> Result<(), StoreError> {
@@ -547,6 +573,16 @@ impl Reconciler {
             works[index].history.get_or_insert_with(History::new);
         }
         Ok(())
+    }
+}
+
+/// Whether a record that carries the marker of one of ours was made for it: if ours was deleted since, not long after that.
+/// Later it is a copy that people made of what is theirs alone by now.
+fn is_made_for(work: &Work, local: &LocalRecord, skew: TimeDelta) -> bool {
+    let Some(Fetched::Found(record)) = &work.fetched else { return true };
+    match (local.deleted_at(), record.created_at) {
+        (Some(deleted), Some(made)) => made - skew <= deleted + LANDS_WITHIN,
+        _ => true,
     }
 }
 

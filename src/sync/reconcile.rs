@@ -243,7 +243,9 @@ impl Reconciler {
             return Ok(self.store.commit(&self.commit_of(ops)).await?);
         };
         let began = seen.asked_at.unwrap_or_else(|| self.clock.now());
-        let (works, people) = self.read_both_sides(call, kind, lens, dirty, seen, began).await?;
+        let works = self.resolve(kind, dirty, seen).await?;
+        let works = self.hand_on(kind, works).await?;
+        let (works, people) = self.read_both_sides(call, kind, lens, works, began).await?;
         if works.iter().any(|work| matches!(work.fetched, Some(Fetched::MergedInto(_)))) {
             // Links move to the survivor first; everything else of this batch is still marked and comes again.
             return self.follow_merges(kind, works).await;

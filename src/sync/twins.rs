@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     model::{Base, Intent, IntentOp, Key, Link, LocalRecord, link::Unanswered},
-    store::Op,
+    store::{By, Op, StoreError},
 };
 
 /// How long after it was sent again a create may land that was given up. What carries our marker and was made later is a
 /// copy that people made: they may copy a record with all it holds.
-const LANDS_WITHIN: TimeDelta = TimeDelta::hours(1);
+pub(super) const LANDS_WITHIN: TimeDelta = TimeDelta::hours(1);
 
 /// What a twin is a twin of.
 pub(super) struct Twin {
@@ -46,6 +46,14 @@ pub(super) fn unanswered(intent: &Intent, now: DateTime<Utc>) -> Option<Unanswer
 /// The same where what was said is not known any more.
 pub(super) fn late(now: DateTime<Utc>) -> Unanswered {
     Unanswered { said: BTreeMap::new(), until: now + LANDS_WITHIN }
+}
+
+/// What is remembered of two records that became one.
+pub(super) fn of_both(mine: Option<Unanswered>, other: Option<Unanswered>) -> Option<Unanswered> {
+    match (mine, other) {
+        (Some(mine), Some(other)) => Some(Unanswered { said: BTreeMap::new(), until: mine.until.max(other.until) }),
+        (mine, other) => mine.or(other),
+    }
 }
 
 /// True for the removal of another of the vendor's records than the one that is linked.
@@ -73,13 +81,26 @@ pub(super) fn reported(twin: &ExternalId, why: &str) -> String {
 
 impl Reconciler {
     /// What a record that carries the marker of a linked record of ours is a twin of; `None` for a copy that people made.
-    pub(super) fn twin_of(&self, work: &Work, link: &Link, local: Option<&LocalRecord>) -> Option<Box<Twin>> {
+    pub(super) fn twin_of(&self, work: &Work, link: &Link, local: &LocalRecord) -> Option<Box<Twin>> {
         let Some(Fetched::Found(record)) = &work.fetched else { return None };
         let until = link.unanswered.as_ref()?.until;
         let made = record.created_at.map(|made| made - self.skew);
         let is_twin = record.id != link.external && made.is_none_or(|made| made <= until);
         (is_twin && !planted::has(Bug::TwinIsNews)).then_some(())?;
-        Some(Box::new(Twin { link: link.clone(), local: local?.clone() }))
+        Some(Box::new(Twin { link: link.clone(), local: local.clone() }))
+    }
+
+    /// The same where ours was merged away since: what was made for it is the survivor's now, and so are its twins.
+    pub(super) async fn twin_of_survivor(
+        &self,
+        kind: Kind,
+        work: &Work,
+        lost: &LocalRecord,
+    ) -> Result<Option<Box<Twin>>, StoreError> {
+        let Some(kept) = self.survivor(kind, lost.id()).await? else { return Ok(None) };
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let link = self.store.links(account, name, kind, By::Local(&[kept.id()])).await?.pop();
+        Ok(link.and_then(|link| self.twin_of(work, &link, &kept)))
     }
 
     /// Removes a twin that nobody touched, and shows any other.

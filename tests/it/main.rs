@@ -14,6 +14,7 @@ mod fields;
 mod fuzz;
 mod kills;
 mod laws;
+mod merges;
 mod model;
 mod pipedrive;
 mod planted;

@@ -620,3 +620,40 @@ async fn an_engine_that_waits_for_its_turn_costs_two_tokens_a_look() {
     }
     assert_eq!(company.sandbox.with(|world| world.stats.tokens), 20);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_names_of_organizations_are_read_a_hundred_at_once_and_never_written() {
+    let name = "organization";
+    let company = company(
+        Settings::default(),
+        Kind::Contact,
+        |router| router,
+        |options| {
+            options.select.entry(Kind::Contact).or_default().insert(name.to_owned(), PropertyType::Text);
+        },
+    );
+    let persons: Vec<u64> = company.sandbox.with(|world| {
+        let clinic = world.create(Kind::Company, &json!({ "name": "Harbor Clinic" }), Change::Person).unwrap();
+        let of = [Some(clinic), Some(clinic), None];
+        let person = |of: Option<u64>| json!({ "name": "Ana Ito", "org_id": of });
+        of.into_iter().map(|of| world.create(Kind::Contact, &person(of), Change::Person).unwrap()).collect()
+    });
+    let asked = |route: &str| company.sandbox.with(|world| world.stats.by_route.get(route).copied().unwrap_or(0));
+    for _ in 0..2 {
+        let ids: Vec<ExternalId> = persons.iter().map(|person| id(*person)).collect();
+        let fetched = company.connector.fetch(CALL, Kind::Contact, &ids).await.unwrap();
+        let named: Vec<Value> = fetched
+            .into_iter()
+            .map(|fetched| match fetched {
+                Fetched::Found(record) => record.property(name),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(named, [Value::text("Harbor Clinic"), Value::text("Harbor Clinic"), Value::Null]);
+    }
+    assert_eq!(asked("GET v2/organizations"), 1, "names are kept for a while");
+    let refused = company.update(persons[0], &[(name, Value::text("Other"))]).await;
+    let Pushed::Failed(ConnectorError::Rejected { field, reason }) = refused else { panic!("{refused:?}") };
+    assert_eq!(field.as_deref(), Some(name));
+    assert!(reason.contains("read only"), "{reason}");
+}

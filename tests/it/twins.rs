@@ -115,3 +115,27 @@ async fn a_copy_that_people_make_is_a_deal_of_its_own() {
     assert_eq!(both.ours().len(), 2, "an opportunity of its own");
     assert_eq!(both.failures().await, [""; 0]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_person_of_the_same_address_is_nobodys_twin() {
+    let both = Both::new(8);
+    both.have_one_pipeline();
+    both.minutes(1).await;
+    let person = [("firstname", "Ana"), ("lastname", "Ito"), ("email", "ana@example.com")];
+    both.rig.sandbox.with(|world| world.create(Kind::Contact, &properties(&person), hubspot::Change::Person)).unwrap();
+    let late = Faults { late_create: 1.0, late_create_ms: LATE_MS, ..Faults::default() };
+    both.pipedrive.with(|world| world.faults = late);
+    both.minutes(1).await;
+    both.pipedrive.with(|world| world.faults = Faults::default());
+    both.minutes(4).await;
+    let same =
+        json!({ "name": "Ana Ito", "emails": [{ "value": "ana@example.com", "primary": true, "label": "work" }] });
+    let (made, by_hand) = both.pipedrive.with(|world| {
+        let made = world.ids(Kind::Contact);
+        (made, world.create(Kind::Contact, &same, Change::Person).unwrap())
+    });
+    assert_eq!(made.len(), 1);
+    both.minutes(15).await;
+    let there = both.pipedrive.with(|world| (world.ids(Kind::Contact), world.stats.deleted));
+    assert_eq!(there, (vec![made[0], by_hand], 1), "the late one went, and not the one that a person made");
+}

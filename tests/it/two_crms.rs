@@ -56,7 +56,7 @@ impl Both {
     }
 
     /// Both engines in turn, until neither has anything to do.
-    async fn settle(&self) {
+    pub async fn settle(&self) {
         for _ in 0..4 {
             for engine in self.engines() {
                 engine.once().await.unwrap();
@@ -82,7 +82,7 @@ impl Both {
         self.pipedrive.with(|world| world.add_pipeline("Sales", &stages));
     }
 
-    fn in_pipedrive(&self, deal: u64, name: &str) -> Json {
+    pub fn in_pipedrive(&self, deal: u64, name: &str) -> Json {
         self.pipedrive.with(|world| world.value(Kind::Deal, deal, name)).unwrap_or_default()
     }
 

@@ -3,7 +3,7 @@
 //! Source: HubSpot developer documentation, "Properties". Every value is text or null; `""` clears; dates are
 //! `YYYY-MM-DD` or epoch milliseconds; several options are joined by `;`.
 
-use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, SecondsFormat, Utc};
 use rust_decimal::Decimal;
 use tandem_contract::{PropertyType, Value};
 
@@ -48,8 +48,10 @@ pub fn write(value: &Value) -> String {
 
 /// An instant, as ISO 8601 text or epoch milliseconds.
 pub fn read_time(text: &str) -> Option<DateTime<Utc>> {
+    // A day beyond counting is no day in any time zone.
+    let is_sane = |time: &DateTime<Utc>| (1..10_000).contains(&time.year());
     match text.parse::<i64>() {
-        Ok(millis) => DateTime::from_timestamp_millis(millis),
+        Ok(millis) => DateTime::from_timestamp_millis(millis).filter(is_sane),
         Err(_) => DateTime::parse_from_rfc3339(text)
             .map(|time| time.to_utc())
             .ok()

@@ -16,19 +16,20 @@ use crate::{
     Pipedrive,
     client::{Api, Ask},
     item::{Item, as_date, as_number, as_text, as_time},
-    singular,
+    organizations, singular,
 };
 
 /// How long a company's fields are taken to stay as they are; a look costs ten tokens.
 const FRESH: Duration = Duration::from_secs(3_600);
 
 /// The properties of a deal that are not custom fields.
-const DEAL: [&str; 12] = [
+const DEAL: [&str; 13] = [
     "title",
     "value",
     "currency",
     "person_id",
     "org_id",
+    organizations::NAME,
     "owner_id",
     "pipeline_id",
     "stage_id",
@@ -38,7 +39,8 @@ const DEAL: [&str; 12] = [
     "close_time",
 ];
 /// Those of a person. `email` and `phone` are the primary ones of their lists.
-const PERSON: [&str; 7] = ["name", "first_name", "last_name", "email", "phone", "owner_id", "org_id"];
+const PERSON: [&str; 8] =
+    ["name", "first_name", "last_name", "email", "phone", "owner_id", "org_id", organizations::NAME];
 
 /// The properties of a kind that every company has.
 pub fn system(kind: Kind) -> &'static [&'static str] {

@@ -15,6 +15,7 @@ mod client;
 mod fields;
 mod item;
 mod marker;
+mod organizations;
 mod push;
 mod records;
 mod schema;
@@ -110,6 +111,7 @@ pub struct Pipedrive {
     books: Books,
     /// The currencies in use, once they were read.
     currencies: Mutex<Option<Vec<String>>>,
+    organizations: organizations::Names,
 }
 
 impl Pipedrive {
@@ -125,7 +127,13 @@ impl Pipedrive {
     #[must_use]
     pub fn new(options: Options, transport: Arc<dyn Transport>, clock: Arc<dyn Clock>) -> Self {
         let client = Client::new(&options, transport, clock);
-        Self { client, options, books: Books::default(), currencies: Mutex::default() }
+        Self {
+            client,
+            options,
+            books: Books::default(),
+            currencies: Mutex::default(),
+            organizations: organizations::Names::default(),
+        }
     }
 
     /// Sets where a changed refresh token is kept, before the access token that came with it is used.

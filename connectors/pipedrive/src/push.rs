@@ -14,7 +14,7 @@ use crate::{
     client::{Api, Ask},
     fields::{self, plain},
     item::Item,
-    marker, plural,
+    marker, organizations, plural,
     records::{owner_of_email, version},
 };
 
@@ -195,6 +195,12 @@ async fn body(
                 }
             }
             "lost_reason" if status != Some("lost") => {}
+            organizations::NAME => {
+                return Err(ConnectorError::Rejected {
+                    field: Some(name.clone()),
+                    reason: "the organization's name can be read only: set `direction = \"in\"` for it".into(),
+                });
+            }
             id if IDS.contains(&id) => drop(body.insert(id.into(), reference(id, value)?)),
             system if fields::system(kind).contains(&system) => {
                 drop(body.insert(system.into(), named(system, plain(value))?));

@@ -15,11 +15,11 @@ use crate::{
     client::{Api, Ask, MOST_PAGES, PAGE},
     fields::{self, Book},
     item::{Item, read_time},
-    marker, plural,
+    marker, organizations, plural,
 };
 
 /// Ids of one list. Source: the published description, parameter `ids`.
-const IDS: usize = 100;
+pub const IDS: usize = 100;
 /// Up to here single reads are cheaper than a list, in tokens and nearly so in calls.
 const SINGLES: usize = 5;
 /// How far clocks may be apart when a create is looked for.
@@ -98,6 +98,9 @@ pub fn version(item: &Item) -> Version {
 impl Pipedrive {
     /// One property of an object.
     fn property(&self, kind: Kind, name: &str, item: &Item, custom: &Item, book: &Book) -> Value {
+        if name == organizations::NAME {
+            return self.organization(item);
+        }
         if fields::system(kind).contains(&name) {
             return fields::read_system(name, item);
         }
@@ -162,6 +165,7 @@ impl Pipedrive {
     /// What a page of a list says.
     pub(crate) async fn seen(&self, call: Call, kind: Kind, items: &[Item]) -> Result<Vec<Seen>, ConnectorError> {
         let book = self.book_for(call, kind, items).await?;
+        self.learn_organizations(call, kind, items).await?;
         items
             .iter()
             .map(|item| match is_deleted(item) {
