@@ -57,7 +57,7 @@ pub async fn connect(
     siblings: Vec<Name>,
     parts: Parts<'_>,
 ) -> Result<Connection, SetupError> {
-    let (folder, installation) = (parts.folder, parts.installation.to_owned());
+    let (folder, installation, store) = (parts.folder, parts.installation.to_owned(), parts.store.clone());
     let making = Making { name, settings, account, parts };
     let Some((_, default)) = CONNECTORS.iter().find(|(known, _)| *known == settings.connector) else {
         let known = CONNECTORS.map(|(known, _)| known).join(", ");
@@ -93,6 +93,13 @@ pub async fn connect(
         // It has a mapping, and nobody says how it is made.
         other => return Err(making.wrong("connector", format!("`{other}` cannot be made by this build")).into()),
     };
+    let hook_segment = (!connector.signs_webhooks()).then(|| store.hook_segment(name));
+    let hook = hook.map(|mut hook| {
+        if let (Some(segment), Ok(mut path)) = (&hook_segment, hook.path_segments_mut()) {
+            path.push(segment);
+        }
+        hook
+    });
     Ok(Connection {
         account: account.clone(),
         name: name.clone(),
@@ -106,6 +113,7 @@ pub async fn connect(
         installation,
         siblings,
         hook,
+        hook_segment,
     })
 }
 

@@ -13,8 +13,10 @@ use crate::{
     table::{Figure, Row, Rows},
 };
 
-/// Records of each kind.
+/// Customers of the seller.
 const RECORDS: usize = 20_000;
+/// Persons of the company, and deals.
+const PERSONS: usize = 100_000;
 /// Records of one commit of the raw loop.
 const COMMIT: usize = 100;
 const NO_LIMIT: u32 = 1_000_000;
@@ -22,20 +24,20 @@ const NO_LIMIT: u32 = 1_000_000;
 /// Both imports.
 pub async fn rows() -> Rows {
     let settings = pipedrive::Settings { burst: NO_LIMIT, daily_tokens: 10_000_000, ..pipedrive::Settings::default() };
-    let fill = |world: &mut pipedrive::World| world.fill(pipedrive::Company { persons: RECORDS, deals: RECORDS });
+    let fill = |world: &mut pipedrive::World| world.fill(pipedrive::Company { persons: PERSONS, deals: PERSONS });
     let (company, base) = serve(settings, 1, 0, fill).await?;
     let token = company.with(|world| world.settings.api_tokens.first().cloned().unwrap_or_default());
     company.with(|world| world.clear_stats());
     let mut rows = import(
         "Pipedrive",
         &format!("connector = \"pipedrive\"\nbase_url = \"{base}\"\ncredentials = {{ api_token = \"{token}\" }}\ndaily_budget = 10000000"),
-        2 * RECORDS,
+        2 * PERSONS,
     )
     .await?;
     let calls = company.with(|world| world.stats.requests);
     let there = company.with(|world| world.ids(Kind::Deal).len());
-    let bound = 2 * RECORDS.div_ceil(500);
-    anyhow::ensure!(there == RECORDS, "{there} deals are there");
+    let bound = 2 * PERSONS.div_ceil(500);
+    anyhow::ensure!(there == PERSONS, "{there} deals are there");
     rows.push(of_calls("Pipedrive", calls, bound, "bound: N/500 a kind"));
     let settings = square::Settings { calls_per_second: NO_LIMIT, customer_lag_ms: 0, ..square::Settings::default() };
     let fill = |world: &mut square::World| world.fill(square::Shop { customers: RECORDS, sales: 0 });

@@ -9,6 +9,7 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, Method, StatusCode, Uri},
 };
+use subtle::ConstantTimeEq;
 use tandem_contract::{WebhookError, WebhookRequest};
 use tokio::sync::{mpsc, oneshot};
 
@@ -92,10 +93,10 @@ pub async fn receive(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<StatusCode, Problem> {
-    take(&door, &name, &method, &uri, &headers, &body).await
+    take(&door, &name, None, &method, &uri, &headers, &body).await
 }
 
-/// The same, where a vendor signs nothing and the address carries a secret segment.
+/// The same, where a vendor signs nothing: the address ends in a part that nobody guesses. 401 for another.
 #[utoipa::path(post, path = "/webhooks/{connection}/{segment}", params(("connection" = String, Path), ("segment" = String, Path)), request_body = String, responses((status = 200), (status = 401)))]
 pub async fn receive_at_segment(
     State(door): State<Door>,
@@ -105,7 +106,7 @@ pub async fn receive_at_segment(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<StatusCode, Problem> {
-    take(&door, &parts.0, &method, &uri, &headers, &body).await
+    take(&door, &parts.0, Some(&parts.1), &method, &uri, &headers, &body).await
 }
 
 /// The same, where a server puts the record itself below the address, as FHIR's rest-hooks do.
@@ -118,12 +119,13 @@ pub async fn receive_below(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<StatusCode, Problem> {
-    take(&door, &parts.0, &method, &uri, &headers, &body).await
+    take(&door, &parts.0, None, &method, &uri, &headers, &body).await
 }
 
 async fn take(
     door: &Door,
     name: &str,
+    segment: Option<&str>,
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
@@ -132,6 +134,14 @@ async fn take(
     let installation = &door.0.installation;
     let name: Name = name.parse().map_err(|_| Problem::not_found("connection"))?;
     let connection = installation.connections.get(&name).ok_or_else(|| Problem::not_found("connection"))?;
+    if let Some(expected) = &connection.hook_segment {
+        let is_it = segment.is_some_and(|segment| segment.as_bytes().ct_eq(expected.as_bytes()).into());
+        if !is_it {
+            tracing::warn!(connection.name = %name, "a webhook is refused: it came to another address than the connection's own");
+            let text = "this is not the connection's whole address: `tandem connection list` prints it";
+            return Err(Problem::new(StatusCode::UNAUTHORIZED, "webhook_refused", text));
+        }
+    }
     // Behind a proxy the address the vendor signed is the public one.
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let host = headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("localhost");

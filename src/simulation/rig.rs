@@ -222,6 +222,7 @@ impl Rig {
             installation: "sim".into(),
             siblings: Vec::new(),
             hook: None,
+            hook_segment: None,
         };
         change(&mut connection);
         let doorbell = Doorbell::new(&store, &clock, &connection);

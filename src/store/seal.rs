@@ -5,12 +5,17 @@ use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305, XNonce,
     aead::{Aead, Payload},
 };
+use hmac::{Hmac, Mac};
 use rand::RngCore;
+use sha2::Sha256;
 use tandem_contract::Secret;
 
 /// Seals and opens with the installation's master key: XChaCha20-Poly1305 with a random 24-byte nonce in front.
 #[derive(Clone)]
-pub struct Sealer(XChaCha20Poly1305);
+pub struct Sealer {
+    cipher: XChaCha20Poly1305,
+    names: Hmac<Sha256>,
+}
 
 /// Sealing or opening failed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -30,7 +35,9 @@ impl Sealer {
     /// [`SealError::BadKey`].
     pub fn new(key: &Secret) -> Result<Self, SealError> {
         let bytes = STANDARD.decode(key.expose().trim()).map_err(|_| SealError::BadKey)?;
-        XChaCha20Poly1305::new_from_slice(&bytes).map(Self).map_err(|_| SealError::BadKey)
+        let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| SealError::BadKey)?;
+        let names = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(&bytes).map_err(|_| SealError::BadKey)?;
+        Ok(Self { cipher, names })
     }
 
     /// A new key in base64.
@@ -41,6 +48,15 @@ impl Sealer {
         Secret::new(STANDARD.encode(bytes))
     }
 
+    /// A name that nobody guesses who does not know the key, and that is always the same for one purpose: 32 hexadecimal digits.
+    #[must_use]
+    pub fn name_for(&self, purpose: &str) -> String {
+        let mut names = self.names.clone();
+        names.update(b"name for ");
+        names.update(purpose.as_bytes());
+        names.finalize().into_bytes().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Seals `plain` for one purpose; it opens for no other.
     #[must_use]
     pub fn seal(&self, purpose: &str, plain: &[u8]) -> Vec<u8> {
@@ -49,7 +65,7 @@ impl Sealer {
         let payload = Payload { msg: plain, aad: purpose.as_bytes() };
         let mut sealed = nonce.to_vec();
         // Encryption fails only for messages of more than 256 GB.
-        sealed.extend(self.0.encrypt(&XNonce::from(nonce), payload).unwrap_or_default());
+        sealed.extend(self.cipher.encrypt(&XNonce::from(nonce), payload).unwrap_or_default());
         sealed
     }
 
@@ -61,7 +77,7 @@ impl Sealer {
         let (nonce, text) = sealed.split_at_checked(24).ok_or(SealError::DoesNotOpen)?;
         let nonce: [u8; 24] = nonce.try_into().map_err(|_| SealError::DoesNotOpen)?;
         let payload = Payload { msg: text, aad: purpose.as_bytes() };
-        self.0.decrypt(&XNonce::from(nonce), payload).map_err(|_| SealError::DoesNotOpen)
+        self.cipher.decrypt(&XNonce::from(nonce), payload).map_err(|_| SealError::DoesNotOpen)
     }
 }
 
@@ -79,5 +95,8 @@ mod tests {
         let other = Sealer::new(&Sealer::new_key()).unwrap();
         assert_eq!(other.open("intent", &sealed), Err(SealError::DoesNotOpen));
         assert!(Sealer::new(&Secret::new("too short")).is_err());
+        let name = sealer.name_for("webhooks of pipedrive");
+        assert_eq!((name.len(), &name), (32, &sealer.name_for("webhooks of pipedrive")));
+        assert!(name != sealer.name_for("webhooks of emr") && name != other.name_for("webhooks of pipedrive"));
     }
 }

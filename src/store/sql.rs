@@ -20,7 +20,7 @@ use super::{
     carry_out::{add_history, finish_marks, put_links, put_marks, put_one, put_records, runs, update_links},
     seal::Sealer,
 };
-use crate::model::{Intent, RecordId};
+use crate::model::{Intent, Name, RecordId};
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -165,6 +165,12 @@ pub(super) fn parse<T: DeserializeOwned>(table: &'static str, row: impl ToString
 }
 
 impl SqlStore {
+    /// The end of the address of a connection whose vendor signs nothing: nobody guesses it.
+    #[must_use]
+    pub fn hook_segment(&self, connection: &Name) -> String {
+        self.sealer.name_for(&format!("webhooks of {connection}"))
+    }
+
     /// Opens the database and brings its tables up to date.
     ///
     /// `sqlite://path` is made if it is not there; `postgres://…` must exist.

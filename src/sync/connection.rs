@@ -61,6 +61,8 @@ pub struct Connection {
     pub direction: Direction,
     /// Where the vendor reaches us with its news; `None` where it cannot.
     pub hook: Option<Url>,
+    /// The end of that address, where the vendor signs nothing.
+    pub hook_segment: Option<String>,
     /// What happens on first contact.
     pub on_first_link: OnFirstLink,
     /// What a deletion at the vendor does here.

@@ -11,6 +11,7 @@ mod failpoints;
 mod fhir;
 mod fhir_server;
 mod fields;
+mod four_doors;
 mod fuzz;
 mod kills;
 mod laws;

@@ -515,8 +515,41 @@ async fn one_subscription_a_kind_is_kept_and_made_again_when_it_was_taken_away()
         company.connector.subscribe(CALL, &address).await.unwrap();
         assert_eq!(company.sandbox.with(|world| world.webhooks()), 2, "one for deals, one for persons");
     }
-    let asked = company.sandbox.with(|world| world.stats.by_route.clone());
-    assert_eq!(asked["POST v1/webhooks"], 2, "{asked:?}");
+    let made = || company.sandbox.with(|world| world.stats.by_route["POST v1/webhooks"]);
+    assert_eq!(made(), 2);
+    company.sandbox.with(|world| world.take_webhooks_away());
+    company.connector.subscribe(CALL, &address).await.unwrap();
+    assert_eq!((company.sandbox.with(|world| world.webhooks()), made()), (2, 4), "made again");
+    company.sandbox.with(|world| world.switch_webhooks_off());
+    company.connector.subscribe(CALL, &address).await.unwrap();
+    assert_eq!((company.sandbox.with(|world| world.webhooks()), made()), (2, 6), "replaced");
+    let renamed = "https://tandem.example.com/webhooks/pipedrive/0123456789abcdef".parse().unwrap();
+    company.connector.subscribe(CALL, &renamed).await.unwrap();
+    let addresses = company.sandbox.with(|world| world.webhook_addresses());
+    assert_eq!(addresses, [renamed.as_str(), renamed.as_str()], "nothing sends to the old address any more");
+}
+
+/// Ten first tries that fail silence a subscription for half an hour, and what happens then is never told: the feed has it.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_told_while_a_subscription_is_banned_comes_by_the_feed() {
+    let company = company(
+        Settings::default(),
+        Kind::Deal,
+        |router| router,
+        |options| options.webhook_login = Some(("pd-1".into(), Secret::new("long-random-secret"))),
+    );
+    let mut changes = Cursor::start();
+    company.drain("deal.changes", &mut changes).await;
+    company.connector.subscribe(CALL, &"https://nobody.example.com/webhooks/pipedrive".parse().unwrap()).await.unwrap();
+    let nobody = axum::Router::new().fallback(|| async { axum::http::StatusCode::BAD_GATEWAY });
+    let delivery = tokio::spawn(company.sandbox.clone().deliver_webhooks(Arc::new(RouterTransport::new(nobody))));
+    let deals: Vec<u64> = (0..30).map(|n| company.make_deal(json!({ "title": format!("deal {n}") }))).collect();
+    company.clock.sleep(Duration::from_secs(1_200)).await;
+    assert!(company.sandbox.with(|world| world.is_banned()), "the vendor gave up for a while");
+    let later = company.make_deal(json!({ "title": "made meanwhile" }));
+    let seen = ids_of(&company.drain("deal.changes", &mut changes).await);
+    assert!(deals.iter().chain([&later]).all(|deal| seen.contains(deal)), "{seen:?}");
+    delivery.abort();
 }
 
 #[tokio::test(start_paused = true)]

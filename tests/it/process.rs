@@ -28,6 +28,8 @@ pub struct Place {
     pub folder: tempfile::TempDir,
     pub sandbox: String,
     pub credentials: Json,
+    /// What each vendor's simulator said of itself.
+    pub vendors: Vec<Json>,
     pub port: u16,
     key: String,
     url: String,
@@ -65,14 +67,15 @@ impl Place {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(sandbox.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let started: Json = serde_json::from_str(&line).unwrap();
+        let lines = BufReader::new(sandbox.stdout.as_mut().unwrap()).lines().take(4);
+        let vendors: Vec<Json> = lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+        let started = vendors[0].clone();
         let key = String::from_utf8(program().args(["keys", "new"]).output().unwrap().stdout).unwrap();
         let place = Self {
             folder: tempfile::tempdir().unwrap(),
             sandbox: started["base_url"].as_str().unwrap().to_owned(),
             credentials: started["credentials"].clone(),
+            vendors,
             port,
             key: key.trim().to_owned(),
             url: url.to_owned(),
@@ -201,6 +204,16 @@ request_timeout_seconds = 3
 
     pub fn api(&self, method: &str, path: &str, more: &[&str]) -> Option<(u16, String)> {
         self.request(method, &format!("http://127.0.0.1:{}{path}", self.port), "boot", more)
+    }
+
+    /// A request that says who it is by `more` alone.
+    pub fn knock(&self, path: &str, more: &[&str]) -> Option<(u16, String)> {
+        let mut command = Command::new("curl");
+        command.args(["-s", "-m", "10", "-X", "POST", "-w", "\n%{http_code}"]).args(more);
+        let output = command.arg(format!("http://127.0.0.1:{}{path}", self.port)).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, status) = text.rsplit_once('\n')?;
+        Some((status.trim().parse().ok()?, body.to_owned()))
     }
 
     pub fn get(&self, path: &str) -> Option<String> {

@@ -301,3 +301,48 @@ async fn what_is_held_is_not_paid_and_what_is_let_go_is_no_sale() {
     seller.sandbox.with(|world| world.void(&payment));
     assert_eq!(seller.found(&other).await.state, SaleState::Void);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_is_exchanged_for_a_token_that_is_renewed_in_time_and_told_when_it_is_gone() {
+    let settings = prompt();
+    let credentials = |settings: &Settings| Credentials::OAuth {
+        client_id: settings.client_id.clone(),
+        client_secret: Secret::new(settings.client_secret.clone()),
+        refresh_token: Secret::new(settings.refresh_token.clone()),
+    };
+    let grant = credentials(&settings);
+    let seller = seller(settings, |router| router, |options| options.credentials = grant);
+    let asked = |route: &str| seller.sandbox.with(|world| world.stats.by_route.get(route).copied().unwrap_or(0));
+    for _ in 0..3 {
+        seller.connector.identify().await.unwrap();
+    }
+    assert_eq!(asked("POST oauth2/token"), 1, "one token serves many calls");
+    // Good for thirty days, and renewed every week, as Square asks.
+    seller.clock.sleep(Duration::from_secs(8 * 86_400)).await;
+    seller.connector.identify().await.unwrap();
+    assert_eq!(asked("POST oauth2/token"), 2);
+    seller.sandbox.with(|world| world.revoke_access());
+    let refused = seller.connector.identify().await.unwrap_err();
+    assert!(matches!(&refused, ConnectorError::Unauthorized(why) if why.contains("connect Square again")), "{refused}");
+}
+
+/// Orders are searched ten locations at a time: what the eleventh sold is found as well.
+#[tokio::test(start_paused = true)]
+async fn the_sales_of_more_than_ten_locations_are_all_found() {
+    let seller = plain();
+    let names: Vec<String> = (0..23).map(|n| format!("Branch {n}")).collect();
+    seller.sandbox.with(|world| {
+        names.iter().for_each(|name| drop(world.add_location(name, "America/New_York", "US", "USD")));
+    });
+    let mut cursor = Cursor::start();
+    seller.drain("sale.changes", &mut cursor).await;
+    seller.clock.sleep(Duration::from_secs(60)).await;
+    let sold: Vec<String> = seller.sandbox.with(|world| {
+        let ticket =
+            |name: &String| Ticket { location: name.clone(), lines: vec![Line::of("Serum")], ..Ticket::default() };
+        names.iter().map(|name| world.sell(&ticket(name)).unwrap()).collect()
+    });
+    seller.clock.sleep(Duration::from_secs(60)).await;
+    let seen = seller.drain("sale.changes", &mut cursor).await;
+    assert!(sold.iter().all(|order| seen.contains(order)), "{} of {} were found", seen.len(), sold.len());
+}

@@ -371,6 +371,12 @@ pub trait Connector: Send + Sync {
         Ok(())
     }
 
+    /// Whether the vendor signs its webhooks, or they carry a secret that only it and we know. Where not, their address ends in a
+    /// part that nobody guesses.
+    fn signs_webhooks(&self) -> bool {
+        true
+    }
+
     /// Verifies a webhook on its raw bytes and answers which records to look at.
     ///
     /// # Errors

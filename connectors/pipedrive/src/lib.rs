@@ -235,6 +235,10 @@ impl Connector for Pipedrive {
         webhook::subscribe(self, call, address).await
     }
 
+    fn signs_webhooks(&self) -> bool {
+        false
+    }
+
     fn hints(&self, request: &WebhookRequest<'_>) -> Result<Vec<Hint>, WebhookError> {
         webhook::hints(self.options.webhook_login.as_ref(), request)
     }

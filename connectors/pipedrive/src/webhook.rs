@@ -75,14 +75,19 @@ pub async fn subscribe(pipedrive: &Pipedrive, call: Call, address: &Url) -> Resu
     if pipedrive.options.read_only {
         return Ok(());
     }
+    let name = name_of(pipedrive);
+    // The end of the address changes with the master key: what still sends to the old one is ours too.
+    let door = address.as_str().split_inclusive('/').take(5).collect::<String>();
     let (there, _) = pipedrive.client.page::<Item>(Ask::get(Api::V1, "webhooks", 10, call.lane)).await?;
     for kind in pipedrive.options.select.keys().copied() {
         let is_ours = |item: &&Item| {
-            item.text("subscription_url").as_deref() == Some(address.as_str())
-                && item.text("event_object").as_deref() == Some(singular(kind))
+            let url = item.text("subscription_url").unwrap_or_default();
+            let is_old = item.text("name").as_deref() == Some(&name) && format!("{url}/").starts_with(&door);
+            (url == address.as_str() || is_old) && item.text("event_object").as_deref() == Some(singular(kind))
         };
         let is_good = |item: &Item| {
             item.flag("is_active")
+                && item.text("subscription_url").as_deref() == Some(address.as_str())
                 && item.text("version").as_deref() == Some("2.0")
                 && item.text("event_action").as_deref() == Some("*")
                 && item.text("http_auth_user").as_deref() == Some(user)
@@ -107,6 +112,11 @@ pub async fn subscribe(pipedrive: &Pipedrive, call: Call, address: &Url) -> Resu
     Ok(())
 }
 
+/// What our subscriptions are called.
+fn name_of(pipedrive: &Pipedrive) -> String {
+    format!("Tandem {}", pipedrive.options.installation)
+}
+
 async fn make(
     pipedrive: &Pipedrive,
     call: Call,
@@ -115,7 +125,7 @@ async fn make(
     user: &str,
     password: &Secret,
 ) -> Result<(), ConnectorError> {
-    let name = format!("Tandem {}", pipedrive.options.installation);
+    let name = name_of(pipedrive);
     let members = [
         ("subscription_url", address.as_str()),
         ("event_action", "*"),

@@ -32,6 +32,7 @@ pub struct Hook {
     name: String,
     user: String,
     password: String,
+    active: bool,
     strikes: u32,
     banned_until: Option<DateTime<Utc>>,
     succeeded_at: DateTime<Utc>,
@@ -63,6 +64,28 @@ impl World {
         self.outbox.hooks.len()
     }
 
+    /// Where the subscriptions send to.
+    #[must_use]
+    pub fn webhook_addresses(&self) -> Vec<String> {
+        self.outbox.hooks.values().map(|hook| hook.url.clone()).collect()
+    }
+
+    /// Whether a subscription is silenced now.
+    #[must_use]
+    pub fn is_banned(&self) -> bool {
+        self.outbox.hooks.values().any(|hook| hook.banned_until.is_some_and(|until| until > self.now))
+    }
+
+    /// Takes every subscription away, as is done to those that were dead for days.
+    pub fn take_webhooks_away(&mut self) {
+        self.outbox.hooks.clear();
+    }
+
+    /// Switches every subscription off, as an administrator may.
+    pub fn switch_webhooks_off(&mut self) {
+        self.outbox.hooks.values_mut().for_each(|hook| hook.active = false);
+    }
+
     pub(super) fn show_webhooks(&self) -> Json {
         let hooks: Vec<Json> = self.outbox.hooks.values().map(|hook| self.show_hook(hook)).collect();
         json!({ "status": "ok", "success": true, "data": hooks })
@@ -73,7 +96,7 @@ impl World {
         json!({
             "id": hook.id, "company_id": self.settings.company_id, "owner_id": user, "user_id": user,
             "event_action": hook.action, "event_object": hook.object, "subscription_url": hook.url, "version": "2.0",
-            "is_active": 1, "add_time": "2026-01-01T00:00:00.000Z", "remove_time": null, "type": "application",
+            "is_active": u8::from(hook.active), "add_time": "2026-01-01T00:00:00.000Z", "remove_time": null, "type": "application",
             "http_auth_user": hook.user, "http_auth_password": hook.password, "remove_reason": null,
             "last_delivery_time": null, "last_http_status": null, "admin_id": user, "name": hook.name,
         })
@@ -109,6 +132,7 @@ impl World {
             name,
             user: text("http_auth_user").unwrap_or_default(),
             password: text("http_auth_password").unwrap_or_default(),
+            active: true,
             strikes: 0,
             banned_until: None,
             succeeded_at: self.now,
