@@ -674,3 +674,46 @@ pub async fn everything(clinic: &Clinic) {
     }
     clinic.connector.visits(CALL, &[visit, id(&format!("Encounter/{met}")), id("Appointment/never")]).await.unwrap();
 }
+
+/// A server with topics is asked for one subscription, and what it sends names what to read.
+#[tokio::test(start_paused = true)]
+async fn a_topic_is_subscribed_to_once_and_its_news_are_believed_with_the_token_alone() {
+    type Arrived = Arc<std::sync::Mutex<Vec<(http::HeaderMap, bytes::Bytes)>>>;
+    let topic = "https://emr.example.com/fhir/SubscriptionTopic/visits";
+    let options =
+        Options { topic: Some(topic.into()), hook_token: Some(Secret::new("hook")), ..options(Dialect::FullR4) };
+    let clinic = Clinic::new(Settings::default(), options);
+    clinic.connector.identify().await.unwrap();
+    for _ in 0..2 {
+        clinic.connector.subscribe(CALL, &"https://tandem.example.com/webhooks/emr".parse().unwrap()).await.unwrap();
+    }
+    let [made] = &clinic.sandbox.with(|world| world.ids("Subscription"))[..] else { panic!("one subscription") };
+    assert_eq!(clinic.sandbox.with(|world| world.resource("Subscription", made).unwrap()["criteria"].clone()), topic);
+    let arrived = Arrived::default();
+    let door = arrived.clone();
+    let listener = Router::new().fallback(move |headers: http::HeaderMap, body: bytes::Bytes| {
+        let door = door.clone();
+        async move { door.lock().unwrap().push((headers, body)) }
+    });
+    let delivery = tokio::spawn(clinic.sandbox.clone().deliver_webhooks(Arc::new(RouterTransport::new(listener))));
+    let visit = clinic.sandbox.with(|world| {
+        let ana = world.register("Ana", "Ito", "ana@example.com", "+13105550142");
+        world.appoint(&ana, "CONSULT", "booked", world.now + TimeDelta::days(2))
+    });
+    clinic.wait(60).await;
+    delivery.abort();
+    let arrived = arrived.lock().unwrap().clone();
+    assert!(!arrived.is_empty(), "nothing was told");
+    let hints = |headers: &http::HeaderMap, body: &bytes::Bytes| {
+        let uri = "https://tandem.example.com/webhooks/emr";
+        let asked = tandem_contract::WebhookRequest { method: "POST", uri, headers, body, received_at: clinic.now() };
+        clinic.connector.hints(&asked)
+    };
+    let told: Vec<String> = arrived
+        .iter()
+        .flat_map(|(headers, body)| hints(headers, body).unwrap())
+        .map(|hint| format!("{} {}", hint.kind, hint.id))
+        .collect();
+    assert!(told.contains(&format!("appointment Appointment/{visit}")), "{told:?}");
+    assert!(hints(&http::HeaderMap::new(), &arrived[0].1).is_err(), "without the token nobody is believed");
+}

@@ -6,11 +6,11 @@ use chrono::TimeDelta;
 use rust_decimal::Decimal;
 use tandem::{
     edit::{EditError, Fields},
-    model::{Profile, Status, ValueSource, Winner},
+    model::{Profile, Status, Trigger, ValueSource, Winner},
     store::SyncStore,
 };
 use tandem_contract::{Kind, Value};
-use tandem_square::sandbox::Part;
+use tandem_square::sandbox::{Part, Ticket};
 
 use crate::till::{Shop, ticket, usd};
 
@@ -92,9 +92,66 @@ async fn row_16_a_change_of_status_is_dated_when_it_is_seen_and_an_import_change
     assert_eq!(shop.ours("renamed").transition_seen_at, seen, "once");
     let person = shop.person("Ben").await;
     let part = Part { customer: Some(person.customer.clone()), ..Part::default() };
-    let sale = shop.sell(&tandem_square::sandbox::Ticket { parts: vec![part], ..ticket("Neurotoxin treatment") });
+    let sale = shop.sell(&Ticket { parts: vec![part], ..ticket("Neurotoxin treatment") });
     let before = shop.rig.clock.now();
     shop.heard_of(&sale).await;
     shop.settle().await;
     assert!(shop.ours("Ben's course").transition_seen_at.is_some_and(|seen| seen >= before), "a sale is seen as well");
+}
+
+fn trigger(change: impl FnOnce(&mut Trigger)) -> Trigger {
+    let mut trigger = Trigger::default();
+    change(&mut trigger);
+    trigger
+}
+
+/// Each criterion of a trigger by itself: what it lets through and what not.
+#[tokio::test(start_paused = true)]
+async fn cb_14_a_trigger_says_which_tills_prices_and_gifts_win_and_what_of_them_counts() {
+    let bounded = trigger(|trigger| trigger.at_most = Some(Decimal::from(100)));
+    let elsewhere = trigger(|trigger| trigger.connections.extend("other_till".parse().ok()));
+    let gifts = trigger(|trigger| trigger.for_nothing = true);
+    let whole = trigger(|trigger| (trigger.with_tax, trigger.with_tip) = (true, true));
+    let mut free = ticket("Consultation");
+    free.lines[0].discount = 10_000;
+    let mut taxed = ticket("Serum");
+    taxed.lines[0].tax = 500;
+    for (what, trigger, sale, tip, wins) in [
+        ("not more than this", &bounded, ticket("Neurotoxin treatment"), 0, None),
+        ("as little as this", &bounded, ticket("Serum"), 0, Some(4_500)),
+        ("another till's", &elsewhere, ticket("Serum"), 0, None),
+        ("a gift that counts", &gifts, free, 0, Some(0)),
+        ("with tax and tip", &whole, taxed, 700, Some(5_700)),
+    ] {
+        let shop = Shop::new(&[("sales", trigger.clone())]);
+        let ana = shop.person("Ana").await;
+        let part = Part { customer: Some(ana.customer.clone()), tip, ..Part::default() };
+        shop.sell(&Ticket { parts: vec![part], ..sale });
+        shop.settle().await;
+        let deal = shop.ours("Ana's course");
+        let won = (deal.position.status == Status::Won).then_some(deal.value.map(|value| value.minor)).flatten();
+        assert_eq!(won, wins, "{what}");
+    }
+}
+
+/// Of two open opportunities the one in the trigger's pipeline is meant; without such a trigger neither is.
+#[tokio::test(start_paused = true)]
+async fn cb_14_a_trigger_says_which_pipeline_is_meant() {
+    for named in [false, true] {
+        let only = trigger(|trigger| trigger.pipelines.extend(named.then(|| "Courses".to_owned())));
+        let shop = Shop::new(&[("sales", only)]);
+        shop.rig.sandbox.with(|world| {
+            world.add_pipeline("courses", "Courses", &[("begun", "Begun", 0.2), ("done", "Done", 1.0)]);
+        });
+        let ana = shop.person("Ana").await;
+        let contact = shop.rig.sandbox.with(|world| world.contacts_of(ana.deal))[0];
+        let course = shop.deal_of(contact, "a course");
+        shop.edit_in_hubspot(course, &[("pipeline", "courses"), ("dealstage", "begun")]);
+        shop.rig.clock.sleep(Duration::from_secs(2)).await;
+        shop.settle().await;
+        shop.sell_to(&ana.customer, ticket("Serum"));
+        shop.settle().await;
+        let won = |title: &str| shop.ours(title).position.status == Status::Won;
+        assert_eq!((won("Ana's course"), won("a course")), (false, named), "{named}");
+    }
 }
