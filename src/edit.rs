@@ -236,9 +236,7 @@ impl Desk<'_> {
         if !was_open {
             record.set(&conflict.fields, &values, &self.stamp())?;
             if record != before {
-                if let (LocalRecord::Deal(deal), Some(before)) = (&mut record, before.as_opportunity()) {
-                    deal.note_transition(before.position.status, self.now);
-                }
+                record.note_transition(&before, self.now);
                 record.touch(self.now);
                 let slot = slot(self.account.uniqueness(), &record);
                 ops.push(Op::PutRecord { record: record.clone(), expected: before.version(), slot });

@@ -212,11 +212,7 @@ impl Reconciler {
         let is_gone = matches!(decided.work.fetched, Some(Fetched::Archived | Fetched::Gone));
         if is_gone && decided.work.link.is_none() {
             // What was wrong with a record that never became ours is no longer of interest.
-            let keys: Vec<Key> = decided.work.dirty.iter().map(|dirty| dirty.key.clone()).collect();
-            decided.ops.extend(keys.into_iter().map(|key| {
-                let connection = self.connection.name.clone();
-                Op::DropFailures { connection, kind, key, row: None }
-            }));
+            decided.ops.extend(decided.work.dirty.iter().map(|dirty| self.solved(kind, &dirty.key, None)));
         }
         self.finish_all(decided);
     }
@@ -257,6 +253,12 @@ impl Reconciler {
             last_at: now,
             attempts: 1,
         })
+    }
+
+    /// Takes what was wrong with a record, or with one row of it, off the list.
+    pub(super) fn solved(&self, kind: Kind, key: &Key, row: Option<&str>) -> Op {
+        let (connection, row) = (self.connection.name.clone(), row.map(str::to_owned));
+        Op::DropFailures { connection, kind, key: key.clone(), row }
     }
 
     /// Stores a link that was `before`.
@@ -523,12 +525,7 @@ impl Reconciler {
             let free = lens.rows.iter().map(|row| row.name.clone()).filter(|row| !link.holds.contains_key(row));
             solved.extend(free.chain([String::new()]).map(|row| (tried.clone(), row)));
         }
-        decided.ops.extend(solved.into_iter().map(|(key, row)| Op::DropFailures {
-            connection: self.connection.name.clone(),
-            kind,
-            key,
-            row: Some(row),
-        }));
+        decided.ops.extend(solved.iter().map(|(key, row)| self.solved(kind, key, Some(row))));
         for (row, code, message) in plan.failures {
             if code == UNMAPPED_STAGE {
                 self.unknown_stage.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -816,11 +813,9 @@ impl Reconciler {
             _ => link.state = LinkState::Tombstoned,
         }
         decided.tally.deleted += 1;
-        for key in decided.work.dirty.iter().map(|dirty| dirty.key.clone()).chain([Key::Local(link.local)]) {
-            // What was wrong with it is no longer of interest.
-            let connection = self.connection.name.clone();
-            decided.ops.push(Op::DropFailures { connection, kind: link.kind, key, row: None });
-        }
+        // What was wrong with it is no longer of interest.
+        decided.ops.extend(decided.work.dirty.iter().map(|dirty| self.solved(link.kind, &dirty.key, None)));
+        decided.ops.push(self.solved(link.kind, &Key::Local(link.local), None));
         if let Some(kept) = asked {
             let text = format!(
                 "merged in another system into {kept}, which this vendor has a record of as well: merge the vendor's record {} \

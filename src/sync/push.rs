@@ -219,12 +219,7 @@ impl Reconciler {
                 link.state = LinkState::Tombstoned;
                 ops.push(self.put_link(link));
             }
-            ops.extend(one.dirty.iter().map(|dirty| Op::DropFailures {
-                connection: self.connection.name.clone(),
-                kind,
-                key: dirty.key.clone(),
-                row: None,
-            }));
+            ops.extend(one.dirty.iter().map(|dirty| self.solved(kind, &dirty.key, None)));
             ops.extend(one.dirty.into_iter().map(|dirty| self.finish(dirty)));
             return ops;
         }
@@ -233,7 +228,7 @@ impl Reconciler {
         let mut again = false;
         if created {
             // What an earlier try was refused for.
-            ops.push(Op::DropFailures { connection: self.connection.name.clone(), kind, key: key.clone(), row: None });
+            ops.push(self.solved(kind, &key, None));
         }
         for row in &lens.rows {
             let Some(written) = one.intent.rows.get(&row.name) else { continue };
@@ -290,18 +285,9 @@ impl Reconciler {
             ops.push(Op::AddConflict(self.conflict(kind, one.local.id(), found.clash)));
         }
         if local != one.local {
-            if let (LocalRecord::Deal(deal), Some(before)) = (&mut local, one.local.as_opportunity()) {
-                deal.note_transition(before.position.status, now);
-            }
+            local.note_transition(&one.local, now);
             local.touch(now);
-            ops.extend(super::reconcile::history_ops(
-                kind,
-                &one.local,
-                &local,
-                self.connection.name.as_str(),
-                now,
-                self.run,
-            ));
+            ops.extend(self.history_of(kind, &one.local, &local, now));
             let slot = self.slot(&local);
             ops.extend(self.mark_siblings(kind, local.id(), now));
             ops.push(Op::PutRecord { record: local, expected, slot });
@@ -317,12 +303,7 @@ impl Reconciler {
             ops.push(self.mark(kind, key.clone(), now));
         }
         if one.dirty.iter().any(|dirty| dirty.attempts > 0) {
-            ops.push(Op::DropFailures {
-                connection: self.connection.name.clone(),
-                kind,
-                key,
-                row: Some(String::new()),
-            });
+            ops.push(self.solved(kind, &key, Some("")));
         }
         ops.extend(one.dirty.into_iter().map(|dirty| self.finish(dirty)));
         self.count(|summary| if created { summary.pushed.created += 1 } else { summary.pushed.updated += 1 });

@@ -277,7 +277,7 @@ impl Reconciler {
             if work.local.is_some() || work.link.is_some() {
                 continue;
             }
-            if let Some(id) = record.marker.as_deref().and_then(|marker| self.connection.of_marker(marker)) {
+            if let Some(id) = self.made_for(record) {
                 wanted.insert(index, id);
             } else if let Some(email) =
                 email_property.as_ref().and_then(|p| record.property(p).as_text().map(|e| e.trim().to_lowercase()))
@@ -318,8 +318,9 @@ impl Reconciler {
             }
             let Some(local) = records.get(&id) else { continue };
             // An address that two have makes neither of them a twin.
+            let carries_marker = |work: &Work| matches!(&work.fetched, Some(Fetched::Found(record)) if self.made_for(record) == Some(id));
             let twin = match linked.get(&id) {
-                _ if !self.carries_marker(&works[index], id) => None,
+                _ if !carries_marker(&works[index]) => None,
                 Some(link) => self.twin_of(&works[index], link, local),
                 None if local.merged_into().is_some() => self.twin_of_survivor(kind, &works[index], local).await?,
                 None => None,
@@ -340,9 +341,9 @@ impl Reconciler {
         Ok(())
     }
 
-    fn carries_marker(&self, work: &Work, id: RecordId) -> bool {
-        let Some(Fetched::Found(record)) = &work.fetched else { return false };
-        record.marker.as_deref().and_then(|marker| self.connection.of_marker(marker)) == Some(id)
+    /// The record of ours whose marker this one carries.
+    fn made_for(&self, record: &Record) -> Option<RecordId> {
+        record.marker.as_deref().and_then(|marker| self.connection.of_marker(marker))
     }
 
     /// Our record and the vendor's that turn out to be one, both in this batch and neither linked: one piece of work.

@@ -102,8 +102,7 @@ impl Reconciler {
     ) -> Result<(), StoreError> {
         let mut ops = self.sale(id, read, dirty.clone(), began).await?;
         if dirty.attempts > 0 {
-            let (connection, key) = (self.connection.name.clone(), dirty.key.clone());
-            ops.push(Op::DropFailures { connection, kind: Kind::Sale, key, row: None });
+            ops.push(self.solved(Kind::Sale, &dirty.key, None));
         }
         let stored = self.store.commit(&self.commit_of(ops.clone())).await;
         let stored = match stored {
@@ -283,14 +282,12 @@ impl Reconciler {
     pub(super) fn put_opportunity(
         &self,
         before: &LocalRecord,
-        mut deal: Opportunity,
+        deal: Opportunity,
         what: &str,
         now: DateTime<Utc>,
     ) -> Vec<Op> {
-        if let Some(before) = before.as_opportunity() {
-            deal.note_transition(before.position.status, now);
-        }
         let mut after = LocalRecord::Deal(deal);
+        after.note_transition(before, now);
         let is_new = before.version() == 0;
         if after == *before && !is_new {
             return Vec::new();

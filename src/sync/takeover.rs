@@ -67,8 +67,8 @@ impl Reconciler {
             if failure.connection != *name || failure.code != UNMAPPED_STAGE {
                 continue;
             }
-            let (kind, row) = (failure.kind, Some(failure.row.clone()));
-            let mut ops = vec![Op::DropFailures { connection: name.clone(), kind, key: key.clone(), row }];
+            let kind = failure.kind;
+            let mut ops = vec![self.solved(kind, &key, Some(&failure.row))];
             if let Key::Local(id) = &key {
                 for mut link in self.store.links(account, name, kind, By::Local(&[*id])).await? {
                     link.holds.remove(&failure.row);

@@ -115,8 +115,7 @@ impl Reconciler {
     async fn settle_visit(&self, id: ExternalId, read: VisitRead, dirty: Dirty) -> Result<(), StoreError> {
         let mut ops = self.visit(id, read, dirty.clone()).await?;
         if dirty.attempts > 0 {
-            let (connection, key) = (self.connection.name.clone(), dirty.key.clone());
-            ops.insert(0, Op::DropFailures { connection, kind: Kind::Appointment, key, row: Some(String::new()) });
+            ops.insert(0, self.solved(Kind::Appointment, &dirty.key, Some("")));
         }
         match self.store.commit(&self.commit_of(ops)).await {
             Err(StoreError::Outdated(_) | StoreError::Stale { .. } | StoreError::Taken { .. }) => {
@@ -193,7 +192,7 @@ impl Reconciler {
         if moved && visit.is_open() {
             visit.noted.insert(Note::Moved);
         }
-        let mut ops = vec![self.release_visit(&dirty.key)];
+        let mut ops = vec![self.solved(Kind::Appointment, &dirty.key, Some(VISITORS))];
         let mut again = None;
         let mut effects = Vec::new();
         for contact in visit.contacts.clone() {
@@ -219,15 +218,6 @@ impl Reconciler {
             None => self.finish(dirty),
         });
         Ok(ops)
-    }
-
-    fn release_visit(&self, key: &Key) -> Op {
-        Op::DropFailures {
-            connection: self.connection.name.clone(),
-            kind: Kind::Appointment,
-            key: key.clone(),
-            row: Some(VISITORS.into()),
-        }
     }
 
     /// What the visits of a contact do to their opportunities. `visit` is the one that was read, which is not stored yet.
@@ -331,10 +321,9 @@ impl Reconciler {
         }
         if let Some(of) = visit.opportunity {
             let (lives, is_theirs) = self.whose(contact, visit, of).await?;
-            let kept = if is_theirs { &mut share.opportunity } else { &mut visit.opportunity };
-            *kept = Some(lives);
-            if is_theirs {
-                visit.opportunity = None;
+            match is_theirs {
+                true => (visit.opportunity, share.opportunity) = (None, Some(lives)),
+                false => visit.opportunity = Some(lives),
             }
         }
         Ok(share)

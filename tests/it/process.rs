@@ -182,19 +182,13 @@ request_timeout_seconds = 3
     }
 
     pub fn request(&self, method: &str, url: &str, token: &str, more: &[&str]) -> Option<(u16, String)> {
+        let bearer = format!("Authorization: Bearer {token}");
+        self.curl(method, url, &[&["-H", &bearer], more].concat())
+    }
+
+    fn curl(&self, method: &str, url: &str, more: &[&str]) -> Option<(u16, String)> {
         let mut command = Command::new("curl");
-        command.args([
-            "-s",
-            "-m",
-            "10",
-            "-X",
-            method,
-            "-w",
-            "\n%{http_code}",
-            "-H",
-            &format!("Authorization: Bearer {token}"),
-        ]);
-        command.args(more).arg(url);
+        command.args(["-s", "-m", "10", "-X", method, "-w", "\n%{http_code}"]).args(more).arg(url);
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let (body, status) = text.rsplit_once('\n')?;
@@ -208,12 +202,7 @@ request_timeout_seconds = 3
 
     /// A request that says who it is by `more` alone.
     pub fn knock(&self, path: &str, more: &[&str]) -> Option<(u16, String)> {
-        let mut command = Command::new("curl");
-        command.args(["-s", "-m", "10", "-X", "POST", "-w", "\n%{http_code}"]).args(more);
-        let output = command.arg(format!("http://127.0.0.1:{}{path}", self.port)).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (body, status) = text.rsplit_once('\n')?;
-        Some((status.trim().parse().ok()?, body.to_owned()))
+        self.curl("POST", &format!("http://127.0.0.1:{}{path}", self.port), more)
     }
 
     pub fn get(&self, path: &str) -> Option<String> {

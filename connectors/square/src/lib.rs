@@ -186,7 +186,6 @@ impl Connector for Square {
         customers::find(self, call, sought).await
     }
 
-    /// Square keeps no history; a write on an older version is refused instead.
     async fn push(&self, call: Call, writes: &[Write]) -> Vec<Pushed> {
         push::push(self, call, writes).await
     }

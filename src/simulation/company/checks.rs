@@ -138,6 +138,8 @@ impl Company {
         let mut wrong = Vec::new();
         let (store, account) = (&self.rig.store, &self.rig.account);
         if let Some(spoke) = &self.square {
+            let conflicts = store.conflicts(&account.name, false, usize::MAX).await.unwrap_or_default();
+            let deals = self.deals();
             for (order, (price, back)) in &diary.sales {
                 let Ok(id) = ExternalId::new(order.as_str()) else { continue };
                 let known =
@@ -154,9 +156,8 @@ impl Company {
                 if known.state == EvidenceState::Waiting || (known.state == EvidenceState::Ended && left > 0) {
                     wrong.push(format!("K5: {order} is {:?}: {}", known.state, known.why));
                 }
-                let deal = self.deals().into_iter().find(|deal| Some(deal.id) == known.opportunity);
+                let deal = deals.iter().find(|deal| Some(deal.id) == known.opportunity);
                 // People who merge two of them may choose the one that is open: then a rule decides, and it is shown.
-                let conflicts = store.conflicts(&account.name, false, usize::MAX).await.unwrap_or_default();
                 let is_disputed =
                     conflicts.iter().any(|one| Some(one.record) == known.opportunity && one.row == "position");
                 if is_counted && !is_disputed && deal.as_ref().is_none_or(|deal| deal.position.status != Status::Won) {
