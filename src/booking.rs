@@ -10,7 +10,7 @@ use crate::{
     edit::EditError,
     model::{Contact, Invalid, Key, LocalRecord, Mark, Opportunity, Reason, RecordId, Visit},
     store::{By, Commit, Op, StoreError, SyncStore},
-    sync::{connection::Connection, merges::survivor},
+    sync::{connection::Connection, merges::heir_of},
 };
 
 /// What a person asks for.
@@ -101,7 +101,7 @@ async fn booked_from(
         let Some(of) = visit.opportunity else { continue };
         // What was made from one that was merged away is the survivor's.
         let lives =
-            of == deal.id || survivor(store, account, Kind::Deal, of).await?.is_some_and(|it| it.id() == deal.id);
+            of == deal.id || heir_of(store, account, Kind::Deal, of).await?.is_some_and(|it| it.id() == deal.id);
         if lives {
             all.push(visit);
         }

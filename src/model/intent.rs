@@ -92,6 +92,10 @@ pub struct Intent {
     /// True for a create that was sent before, and neither answered nor found: the earlier one may still land beside it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
+    /// True if that one said something else, or the vendor would not take what this one says: what is said next is what is said
+    /// here by then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
     /// The run that made it.
     pub run: RunId,
 }

@@ -34,10 +34,15 @@ use crate::{
 /// A deal whose contact did not come goes on without it, and says so.
 const CONTACT_MISSING: &str = "the record's contact is not linked yet, see that contact's own failure; the record goes on without it and is looked at again every quarter of an hour";
 
-/// What a create says, and whether it was said before.
+/// After so many tries without an answer a create says what is said here by then: what the vendor stumbles over may have been
+/// corrected.
+pub(super) const STUMBLES: u32 = 4;
+
+/// What a create says, whether one was sent before, and whether that one said something else.
 struct Said {
     rows: BTreeMap<String, crate::model::IntentRow>,
     again: bool,
+    anew: bool,
 }
 
 struct MergeResult {
@@ -67,7 +72,8 @@ impl Reconciler {
             link: work.link.as_ref(),
             local,
             remote,
-            intent: sent.filter(|intent| intent.state == IntentState::Sent),
+            // What another create of it said is not what this one is compared with.
+            intent: sent.filter(|intent| intent.state == IntentState::Sent && !intent.anew),
             history: work.history.as_ref(),
             answers: &work.answers,
             on_first_link: self.connection.on_first_link,
@@ -210,9 +216,19 @@ impl Reconciler {
             return;
         }
         let is_gone = matches!(decided.work.fetched, Some(Fetched::Archived | Fetched::Gone));
-        if is_gone && decided.work.link.is_none() {
+        let kept = decided.work.local.as_ref().and_then(LocalRecord::merged_into);
+        let is_retried = decided.work.dirty.iter().any(|dirty| dirty.priority == Reason::Operator.priority());
+        match (&decided.work.link, kept) {
             // What was wrong with a record that never became ours is no longer of interest.
-            decided.ops.extend(decided.work.dirty.iter().map(|dirty| self.solved(kind, &dirty.key, None)));
+            (None, _) if is_gone => {
+                decided.ops.extend(decided.work.dirty.iter().map(|dirty| self.solved(kind, &dirty.key, None)));
+            }
+            (Some(link), Some(_)) if is_gone => decided.ops.push(self.solved(kind, &Key::Local(link.local), None)),
+            // Both are still there.
+            (Some(link), Some(kept)) if is_retried && decided.work.fetched.is_some() => {
+                decided.ops.push(self.merged_elsewhere(link, kept));
+            }
+            _ => {}
         }
         self.finish_all(decided);
     }
@@ -253,6 +269,16 @@ impl Reconciler {
             last_at: now,
             attempts: 1,
         })
+    }
+
+    /// What people are told of a record that was merged away because of another system, where this vendor has both.
+    fn merged_elsewhere(&self, link: &Link, kept: RecordId) -> Op {
+        let text = format!(
+            "merged in another system into {kept}, which this vendor has a record of as well: merge the vendor's record {} \
+             into that one there, or delete it; until then it is left alone",
+            link.external
+        );
+        self.failure(link.kind, &Key::Local(link.local), "", "merged_elsewhere", text)
     }
 
     /// Takes what was wrong with a record, or with one row of it, off the list.
@@ -643,11 +669,11 @@ impl Reconciler {
         }
         let quarantined = local.as_opportunity().is_some_and(|deal| deal.quarantined);
         let may_land = |intent: &Intent| intent.state.may_have_landed() && !self.connection.connector.refuses_twins();
-        // What was sent and may land as a twin is remembered, however long this waits for its place.
-        if !(quarantined && earlier.as_ref().is_some_and(may_land)) {
-            decided.ops.extend(earlier.as_ref().map(|intent| Op::DropIntent(intent.id)));
-        }
+        // What was sent and may land as a twin is remembered, however long this waits.
+        let is_remembered = earlier.as_ref().is_some_and(may_land);
+        let forget = earlier.as_ref().map(|intent| Op::DropIntent(intent.id));
         if !self.writes() || quarantined || !self.connection.connector.introduces(kind) {
+            decided.ops.extend(forget.filter(|_| !(quarantined && is_remembered)));
             return self.finish_all(decided);
         }
         // Made here before any pipeline was known.
@@ -662,8 +688,14 @@ impl Reconciler {
             decided.ops.push(Op::PutRecord { record: local.clone(), expected, slot });
         }
         // What may have landed already is said again as it was: then whatever is found there of it is ours.
-        if let Some(sent) = earlier.filter(|intent| intent.state == IntentState::Sent) {
-            return self.send_create(kind, began, local, Said { rows: sent.rows, again: true }, false, decided);
+        let sent = earlier.filter(|intent| intent.state == IntentState::Sent);
+        let again = sent.is_some();
+        let stumbles = tries(&decided.work.dirty) >= STUMBLES && !still_open(sent.as_ref(), began);
+        if let Some(Intent { rows, anew: false, .. }) = sent
+            && !stumbles
+        {
+            decided.ops.extend(forget);
+            return self.send_create(kind, began, local, Said { rows, again, anew: false }, false, decided);
         }
         let mut rows = BTreeMap::new();
         let (mut needs, mut failures) = (Vec::new(), Vec::new());
@@ -684,6 +716,7 @@ impl Reconciler {
         }
         if !needs.is_empty() && decided.work.dirty.iter().all(|dirty| dirty.attempts < PATIENCE) {
             decided.needs = needs;
+            decided.ops.extend(forget.filter(|_| !is_remembered));
             let until = self.patience(&decided.work.dirty);
             return self.defer_all(decided, until, true);
         }
@@ -695,9 +728,11 @@ impl Reconciler {
             decided.tally.failed += 1;
         }
         if essential {
+            decided.ops.extend(forget.filter(|_| !is_remembered));
             return self.finish_all(decided);
         }
-        self.send_create(kind, began, local, Said { rows, again: false }, was_held, decided);
+        decided.ops.extend(forget);
+        self.send_create(kind, began, local, Said { rows, again, anew: again }, was_held, decided);
     }
 
     /// A write that is planned.
@@ -720,6 +755,7 @@ impl Reconciler {
             sent_at: None,
             closes_at: None,
             again: false,
+            anew: false,
             run: self.run,
         }
     }
@@ -739,7 +775,7 @@ impl Reconciler {
             marker = format!("{marker}-{tries}");
         }
         let mut intent = self.intent(kind, local.id(), IntentOp::Create { marker }, said.rows, began);
-        intent.again = said.again;
+        (intent.again, intent.anew) = (said.again, said.anew);
         decided.ops.push(Op::PutIntent(intent.clone()));
         let dirty = std::mem::take(&mut decided.work.dirty);
         decided.outgoing = Some(Outgoing { intent, link: None, local, dirty, was_held });
@@ -816,15 +852,7 @@ impl Reconciler {
         // What was wrong with it is no longer of interest.
         decided.ops.extend(decided.work.dirty.iter().map(|dirty| self.solved(link.kind, &dirty.key, None)));
         decided.ops.push(self.solved(link.kind, &Key::Local(link.local), None));
-        if let Some(kept) = asked {
-            let text = format!(
-                "merged in another system into {kept}, which this vendor has a record of as well: merge the vendor's record {} \
-                 into that one there, then retry; until then it is left alone",
-                link.external
-            );
-            let key = Key::Local(link.local);
-            decided.ops.push(self.failure(link.kind, &key, "", "merged_elsewhere", text));
-        }
+        decided.ops.extend(asked.map(|kept| self.merged_elsewhere(&link, kept)));
         if step == Step::DeleteLocal
             && let Some(mut local) = decided.work.local.clone()
         {

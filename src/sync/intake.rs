@@ -192,7 +192,8 @@ impl Reconciler {
         let fresh = hinted.iter().filter(|(id, version)| {
             !known.get(id).is_some_and(|link| link.state == LinkState::Linked && version.is_covered_by(&link.version))
         });
-        let lost = archived.iter().filter(|id| known.get(id).is_some_and(|link| link.state == LinkState::Linked));
+        let may_end = |state| matches!(state, LinkState::Linked | LinkState::Unlinked);
+        let lost = archived.iter().filter(|id| known.get(id).is_some_and(|link| may_end(link.state)));
         Ok(fresh.map(|(id, _)| id).chain(lost).map(mark).collect())
     }
 }

@@ -1,4 +1,7 @@
 //! Records that were merged at the vendor: aliases, links that move, and records of ours that become one.
+//!
+//! The *survivor* is the vendor's record that lives on; the *heir* is ours. Records of ours are merged away only here: the
+//! heir takes over their links, open intents, evidence, visits and opportunities.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +26,7 @@ use crate::{
 };
 
 /// The record of this id, or the one that it was merged into.
-pub async fn survivor(
+pub async fn heir_of(
     store: &dyn SyncStore,
     account: &Name,
     kind: Kind,
@@ -85,7 +88,7 @@ impl Reconciler {
                 left.push(work);
                 continue;
             };
-            let heir = self.survivor(kind, heir).await?.filter(|heir| !heir.is_deleted());
+            let heir = self.heir_of(kind, heir).await?.filter(|heir| !heir.is_deleted());
             let Some(heir) = heir.filter(|_| link.state == LinkState::Linked) else {
                 left.push(work);
                 continue;
@@ -132,7 +135,7 @@ impl Reconciler {
     }
 
     /// Records that live on as others, one after the other: the id is an alias from now on, and the link moves to the
-    /// survivor. If both had a record here, the older of ours survives and the other keeps a pointer to it.
+    /// survivor. If both had a record here, the older of ours is the heir and the other keeps a pointer to it.
     pub(super) async fn follow_merges(&self, kind: Kind, works: Vec<Work>) -> Result<(), SyncError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         for mut work in works {
@@ -163,7 +166,11 @@ impl Reconciler {
                     .pop();
                 let connection = name.clone();
                 match other {
-                    _ if was_merged(&local) => ops.push(Op::RemoveLink { connection, kind, local: link.local }),
+                    // Merged there as well, as people were asked.
+                    _ if was_merged(&local) => ops.extend([
+                        Op::RemoveLink { connection, kind, local: link.local },
+                        self.solved(kind, &Key::Local(link.local), None),
+                    ]),
                     None => {
                         link.external = survivor.id.clone();
                         self.forget_position(&mut link, &local);

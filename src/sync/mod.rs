@@ -4,6 +4,7 @@
 //! and stores the plan in one transaction; `push` carries out what is to be written at the vendor, past the [`guard`].
 //! [`intake`] finds out what changed; `sales` reads what a till sold, `visits` what a clinic's calendar says. [`engine`] drives them for one connection.
 
+mod ask;
 pub mod audit;
 pub mod connection;
 mod decide;

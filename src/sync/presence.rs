@@ -106,6 +106,7 @@ pub fn decide(
         (None, H::Present, T::Found { .. }) => Step::Merge,
         (None, H::Present, T::Unknown) => Step::Create,
         (None, ..) => Step::Nothing,
+        (Some(LinkState::Unlinked), H::Deleted | H::Unknown, T::Archived) => Step::Tombstone,
         (Some(LinkState::Unlinked | LinkState::Tombstoned), H::Deleted | H::Unknown, _) => Step::Nothing,
         (Some(_), H::Present, T::Found { .. }) => Step::Merge,
         (Some(_), H::Deleted, T::Found { edited: true }) => Step::Revive,
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_cells_people_ask_about() {
-        use LinkState::{Linked, RemoteMissing};
+        use LinkState::{Linked, RemoteMissing, Unlinked};
         let (keep, unlink) = (OnRemoteDelete::Keep, OnLocalDelete::Unlink);
         let cell = |here, there, link| decide(here, there, link, false, keep, unlink);
         for (why, here, there, link, want) in [
@@ -208,6 +209,13 @@ mod tests {
             ("restored there", Here::Present, There::Found { edited: false }, Some(RemoteMissing), Step::Merge),
             ("deleted here, edited there", Here::Deleted, There::Found { edited: true }, Some(Linked), Step::Revive),
             ("deleted here", Here::Deleted, There::Found { edited: false }, Some(Linked), Step::Unlink),
+            (
+                "deleted here, left alone there, then archived",
+                Here::Deleted,
+                There::Archived,
+                Some(Unlinked),
+                Step::Tombstone,
+            ),
             ("deleted here and there", Here::Deleted, There::Archived, Some(Linked), Step::Tombstone),
         ] {
             assert_eq!(cell(here, there, link), want, "{why}");

@@ -10,6 +10,7 @@ use tandem_contract::{
 use tracing::{info, warn};
 
 use super::{
+    decide::STUMBLES,
     lens::{Context, Lens},
     plan::overwrites,
     read::written_properties,
@@ -23,6 +24,9 @@ use crate::{
     },
     store::{By, Op, StoreError},
 };
+
+/// What people are told who see that a vendor does not answer a write.
+const STUMBLING: &str = "the vendor may stumble over a value of this record; correct it here, or ask the vendor; it is tried again by itself";
 
 /// A write that is planned and durable.
 pub(super) struct Outgoing {
@@ -356,6 +360,12 @@ impl Reconciler {
                 let window =
                     TimeDelta::from_std(self.connection.connector.late_window()).unwrap_or(TimeDelta::minutes(10));
                 one.intent.closes_at = Some(now + window);
+                if attempts >= STUMBLES {
+                    let key = Key::Local(one.local.id());
+                    let text = format!("{error}; so it went {} times: {STUMBLING}", attempts + 1);
+                    ops.push(self.failure(kind, &key, "", error.code(), text));
+                    self.count(|summary| summary.failed += 1);
+                }
                 ops.push(Op::PutIntent(one.intent));
                 info!(code = error.code(), "the outcome of a write is not known; it is read back");
             }
@@ -396,7 +406,8 @@ impl Reconciler {
             ConnectorError::Rejected { field, .. } => field.as_deref(),
             _ => None,
         };
-        let mut ops = vec![Op::DropIntent(one.intent.id)];
+        let now = self.clock.now();
+        let mut ops = vec![self.not_sent(Intent { anew: true, ..one.intent.clone() }, now)];
         let named: Vec<&String> = lens
             .rows
             .iter()
@@ -411,7 +422,7 @@ impl Reconciler {
         if let (IntentOp::Archive { external }, None) = (&one.intent.op, &one.link) {
             let text = reported(external, &format!("it cannot be removed there ({error})"));
             ops.push(self.failure(kind, &Key::External(external.clone()), "", "twin", text));
-            let until = self.clock.now() + ASK_AGAIN;
+            let until = now + ASK_AGAIN;
             ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, until, true)));
             return ops;
         }
@@ -427,7 +438,7 @@ impl Reconciler {
             let row = named.first().map_or("", |row| row.as_str());
             ops.push(self.failure(kind, &key, row, error.code(), format!("{text}, and every quarter of an hour")));
             // What the vendor lacked it may have by then: a property that was put back shows on neither record.
-            let until = self.clock.now() + ASK_AGAIN;
+            let until = now + ASK_AGAIN;
             ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, until, true)));
             return ops;
         };
@@ -444,7 +455,6 @@ impl Reconciler {
             ops.push(self.failure(kind, &key, row, error.code(), text.clone()));
         }
         ops.push(self.put_link(link));
-        let now = self.clock.now();
         ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, now, false)));
         ops
     }

@@ -3,11 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tandem_contract::{
-    Call, ConnectorError, ExternalId, Fetched, History, Kind, Lane, Record, Sought, Value,
-    planted::{self, Bug},
-};
-use tracing::debug;
+use tandem_contract::{Call, ExternalId, Fetched, History, Kind, Lane, Record, Value};
 
 use super::reconcile::{Pageful, Reconciler, SyncError, Work};
 use super::{
@@ -17,7 +13,7 @@ use super::{
     twins::LANDS_WITHIN,
 };
 use crate::{
-    model::{ConflictState, Dirty, Intent, IntentOp, IntentState, Key, Link, LocalRecord, Reason, RecordId},
+    model::{ConflictState, Dirty, Intent, Key, Link, LocalRecord, Reason, RecordId},
     store::{By, StoreError},
 };
 
@@ -160,108 +156,6 @@ impl Reconciler {
         self.store.links(&self.connection.account.name, &self.connection.name, kind, By::External(ids)).await
     }
 
-    /// Records that the vendor no longer has, and that we were told live on as others: believed where the other one is there.
-    pub(super) async fn follow_hearsay(&self, call: Call, kind: Kind, works: &mut [Work]) -> Result<(), SyncError> {
-        let is_gone = |work: &Work| matches!(work.fetched, Some(Fetched::Archived | Fetched::Gone));
-        let gone: Vec<ExternalId> =
-            works.iter().filter(|work| is_gone(work)).filter_map(|work| work.external.clone()).collect();
-        if gone.is_empty() || planted::has(Bug::MergeIsDeletion) {
-            return Ok(());
-        }
-        let (account, name) = (&self.connection.account.name, &self.connection.name);
-        let mut heard: BTreeMap<ExternalId, ExternalId> =
-            self.store.aliases(account, name, kind, &gone).await?.into_iter().collect();
-        if heard.is_empty() {
-            return Ok(());
-        }
-        // Survivors may have been merged on; in a circle, if what was heard is wrong.
-        for _ in 0..MOST_MERGES {
-            let last: Vec<ExternalId> = heard.values().cloned().collect();
-            let on: BTreeMap<ExternalId, ExternalId> =
-                self.store.aliases(account, name, kind, &last).await?.into_iter().collect();
-            if on.is_empty() {
-                break;
-            }
-            for survivor in heard.values_mut() {
-                if let Some(next) = on.get(survivor) {
-                    *survivor = next.clone();
-                }
-            }
-        }
-        let survivors: Vec<ExternalId> = heard.values().cloned().collect();
-        let fetched = self.connection.connector.fetch(call, kind, &survivors).await?;
-        let there: BTreeMap<&ExternalId, Record> = survivors
-            .iter()
-            .zip(fetched)
-            .filter_map(|(id, fetched)| match fetched {
-                Fetched::Found(record) | Fetched::MergedInto(record) => Some((id, record)),
-                _ => None,
-            })
-            .collect();
-        for work in works.iter_mut().filter(|work| is_gone(work)) {
-            let survivor = work.external.as_ref().and_then(|id| there.get(heard.get(id)?));
-            if let Some(record) = survivor {
-                work.fetched = Some(Fetched::MergedInto(record.clone()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the truth. A batch the vendor's answer of which does not parse is halved until the culprit stands alone.
-    pub(super) async fn fetch(&self, call: Call, kind: Kind, works: &mut [Work]) -> Result<(), SyncError> {
-        let ids: Vec<ExternalId> =
-            works.iter().filter(|w| w.fetched.is_none()).filter_map(|w| w.external.clone()).collect();
-        let mut fetched: BTreeMap<ExternalId, Fetched> = BTreeMap::new();
-        let mut waiting = vec![ids];
-        while let Some(ids) = waiting.pop() {
-            if ids.is_empty() {
-                continue;
-            }
-            match self.connection.connector.fetch(call, kind, &ids).await {
-                Ok(answers) => fetched.extend(ids.into_iter().zip(answers)),
-                Err(error @ (ConnectorError::Malformed { .. } | ConnectorError::Rejected { .. })) if ids.len() > 1 => {
-                    debug!(records = ids.len(), %error, "halving a batch that was refused as a whole");
-                    let (left, right) = ids.split_at(ids.len() / 2);
-                    waiting.extend([right.to_vec(), left.to_vec()]);
-                }
-                Err(error @ (ConnectorError::Malformed { .. } | ConnectorError::Rejected { .. })) => {
-                    self.set_aside(kind, works, &ids[0], &error).await?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if planted::has(Bug::MergeIsDeletion) {
-            for answer in fetched.values_mut().filter(|answer| matches!(answer, Fetched::MergedInto(_))) {
-                *answer = Fetched::Archived;
-            }
-        }
-        for work in works.iter_mut().filter(|work| work.fetched.is_none()) {
-            if let Some(answer) = work.external.as_ref().and_then(|id| fetched.remove(id)) {
-                work.fetched = Some(answer);
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) async fn set_aside(
-        &self,
-        kind: Kind,
-        works: &mut [Work],
-        id: &ExternalId,
-        error: &ConnectorError,
-    ) -> Result<(), StoreError> {
-        for work in works.iter_mut().filter(|work| work.external.as_ref() == Some(id)) {
-            let Some(first) = work.dirty.first().cloned() else { continue };
-            let attempts = first.attempts;
-            let mut ops =
-                vec![self.failure(kind, &first.key, "", error.code(), format!("{error}; it is tried again by itself"))];
-            ops.extend(work.dirty.drain(..).map(|dirty| self.defer(dirty, self.later(attempts + 4), true)));
-            self.store.commit(&self.commit_of(ops)).await?;
-            self.count(|summary| summary.failed += 1);
-        }
-        Ok(())
-    }
-
     /// Finds the record of ours that a vendor's unlinked record stands for: by our marker, else a contact by its address.
     pub(super) async fn adopt(&self, kind: Kind, lens: &Lens, works: &mut Vec<Work>) -> Result<(), StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
@@ -322,7 +216,7 @@ impl Reconciler {
             let twin = match linked.get(&id) {
                 _ if !carries_marker(&works[index]) => None,
                 Some(link) => self.twin_of(&works[index], link, local),
-                None if local.merged_into().is_some() => self.twin_of_survivor(kind, &works[index], local).await?,
+                None if local.merged_into().is_some() => self.twin_of_heir(kind, &works[index], local).await?,
                 None => None,
             };
             if !linked.contains_key(&id) && twin.is_none() && is_made_for(&works[index], local, self.skew) {
@@ -375,79 +269,6 @@ impl Reconciler {
         let intents: BTreeMap<RecordId, Intent> = intents.into_iter().map(|intent| (intent.local, intent)).collect();
         for work in works {
             work.intent = of(work).and_then(|local| intents.get(&local).cloned());
-        }
-        Ok(())
-    }
-
-    /// A create whose outcome is not known: is there a record that carries its marker?
-    pub(super) async fn probe_creates(&self, call: Call, kind: Kind, works: &mut [Work]) -> Result<(), SyncError> {
-        let asked: Vec<(usize, Sought)> = works
-            .iter()
-            .enumerate()
-            .filter(|(_, work)| work.external.is_none())
-            .filter_map(|(index, work)| {
-                let intent = work.intent.as_ref().filter(|intent| intent.state == IntentState::Sent)?;
-                let IntentOp::Create { marker } = &intent.op else { return None };
-                Some((index, Sought { marker: marker.clone(), since: intent.sent_at.unwrap_or_default() }))
-            })
-            .collect();
-        if asked.is_empty() {
-            return Ok(());
-        }
-        let sought: Vec<Sought> = asked.iter().map(|(_, sought)| sought.clone()).collect();
-        let found = self.connection.connector.find(call, kind, &sought).await?;
-        let ids: Vec<ExternalId> = found.iter().flatten().map(|record| record.id.clone()).collect();
-        let links =
-            self.store.links(&self.connection.account.name, &self.connection.name, kind, By::External(&ids)).await?;
-        for ((index, _), record) in asked.into_iter().zip(found) {
-            let Some(record) = record else { continue };
-            // Made, and merged at the vendor into a record that is another of ours.
-            if links.iter().any(|link| link.external == record.id) {
-                works[index].fetched = Some(Fetched::MergedInto(record));
-            } else {
-                works[index].external = Some(record.id.clone());
-                works[index].fetched = Some(Fetched::Found(record));
-            }
-        }
-        Ok(())
-    }
-
-    /// A sent intent is resolved only with what the vendor's history says of the rows it wrote.
-    pub(super) async fn read_histories(
-        &self,
-        call: Call,
-        kind: Kind,
-        lens: &Lens,
-        works: &mut [Work],
-    ) -> Result<(), SyncError> {
-        let mut properties: BTreeSet<String> = BTreeSet::new();
-        let mut asked: Vec<(usize, ExternalId)> = Vec::new();
-        for (index, work) in works.iter().enumerate() {
-            let (Some(intent), Some(Fetched::Found(record))) = (&work.intent, &work.fetched) else { continue };
-            if intent.state.may_have_landed() && work.twin.is_none() {
-                properties.extend(lens.rows.iter().flat_map(|row| row.properties.iter().map(|(name, _)| name.clone())));
-                asked.push((index, record.id.clone()));
-            }
-        }
-        self.read_history(call, kind, works, asked, properties).await
-    }
-
-    pub(super) async fn read_history(
-        &self,
-        call: Call,
-        kind: Kind,
-        works: &mut [Work],
-        asked: Vec<(usize, ExternalId)>,
-        properties: BTreeSet<String>,
-    ) -> Result<(), SyncError> {
-        if asked.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<ExternalId> = asked.iter().map(|(_, id)| id.clone()).collect();
-        let properties: Vec<String> = properties.into_iter().collect();
-        let histories = self.connection.connector.history(call, kind, &ids, &properties).await?;
-        for ((index, _), history) in asked.into_iter().zip(histories) {
-            works[index].history = history;
         }
         Ok(())
     }
@@ -522,7 +343,7 @@ impl Reconciler {
             false => self.store.records(account, Kind::Contact, &unlinked).await?,
         };
         for lost in unlinked.into_iter().filter(|contact| contact.merged_into().is_some()) {
-            let Some(kept) = self.survivor(Kind::Contact, lost.id()).await?.filter(|kept| !kept.is_deleted()) else {
+            let Some(kept) = self.heir_of(Kind::Contact, lost.id()).await?.filter(|kept| !kept.is_deleted()) else {
                 continue;
             };
             people.merged.insert(lost.id(), kept.id());
@@ -554,7 +375,7 @@ impl Reconciler {
         lens: &Lens,
         context: Context<'_>,
         began: DateTime<Utc>,
-        works: &mut [Work],
+        works: &mut Vec<Work>,
     ) -> Result<(), SyncError> {
         let mut asked = Vec::new();
         for (index, work) in works.iter().enumerate() {
@@ -567,11 +388,13 @@ impl Reconciler {
             }
         }
         let properties = lens.rows.iter().flat_map(|row| row.properties.iter().map(|(name, _)| name.clone())).collect();
-        let indexes: Vec<usize> = asked.iter().map(|(index, _)| *index).collect();
+        let ids: BTreeSet<ExternalId> = asked.iter().map(|(_, id)| id.clone()).collect();
         self.read_history(call, kind, works, asked, properties).await?;
         // A vendor that tells no times has stated nothing that is later.
-        for index in indexes {
-            works[index].history.get_or_insert_with(History::new);
+        let was_asked =
+            |work: &&mut Work| matches!(&work.fetched, Some(Fetched::Found(record)) if ids.contains(&record.id));
+        for work in works.iter_mut().filter(was_asked) {
+            work.history.get_or_insert_with(History::new);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use tandem_contract::{Call, ConnectorError, ExternalId, Kind, Lane, Sale, SaleRe
 use tracing::info;
 
 use super::{
-    merges::survivor,
+    merges::heir_of,
     reconcile::{QUARANTINE, Reconciler, SECOND, SyncError},
 };
 use crate::{
@@ -261,7 +261,7 @@ impl Reconciler {
         pipelines: &[Pipeline],
         now: DateTime<Utc>,
     ) -> Result<Vec<Op>, StoreError> {
-        let Some(before) = self.survivor(Kind::Deal, opportunity).await? else { return Ok(Vec::new()) };
+        let Some(before) = self.heir_of(Kind::Deal, opportunity).await? else { return Ok(Vec::new()) };
         let LocalRecord::Deal(mut deal) = before.clone() else { return Ok(Vec::new()) };
         let others = self.store.evidence_for(&self.connection.account.name, deal.id).await?;
         let others: Vec<Evidence> = others.into_iter().filter(|one| one.id() != evidence.id()).collect();
@@ -302,8 +302,8 @@ impl Reconciler {
     }
 
     /// The record of this id, or the one that it was merged into.
-    pub(super) async fn survivor(&self, kind: Kind, id: RecordId) -> Result<Option<LocalRecord>, StoreError> {
-        survivor(&*self.store, &self.connection.account.name, kind, id).await
+    pub(super) async fn heir_of(&self, kind: Kind, id: RecordId) -> Result<Option<LocalRecord>, StoreError> {
+        heir_of(&*self.store, &self.connection.account.name, kind, id).await
     }
 
     /// Whom a sale may be of: opportunities that it names, or takes something back of; else contacts, by every way of finding any.
@@ -311,7 +311,7 @@ impl Reconciler {
         let account = &self.connection.account.name;
         let mut named: Vec<Opportunity> = Vec::new();
         for id in sale.mentions.iter().filter_map(|text| named_id(text)) {
-            if let Some(LocalRecord::Deal(deal)) = self.survivor(Kind::Deal, id).await?
+            if let Some(LocalRecord::Deal(deal)) = self.heir_of(Kind::Deal, id).await?
                 && deal.deleted_at.is_none()
                 && !named.iter().any(|known| known.id == deal.id)
             {
@@ -401,7 +401,7 @@ impl Reconciler {
     pub(super) async fn live_contacts(&self, ids: Vec<RecordId>) -> Result<Vec<RecordId>, StoreError> {
         let mut live = Vec::new();
         for id in ids {
-            let found = self.survivor(Kind::Contact, id).await?;
+            let found = self.heir_of(Kind::Contact, id).await?;
             live.extend(found.filter(|record| !record.is_deleted()).map(|record| record.id()));
         }
         Ok(unique(live))

@@ -39,6 +39,9 @@ pub(super) fn unanswered(intent: &Intent, now: DateTime<Utc>) -> Option<Unanswer
     if !intent.again {
         return None;
     }
+    if intent.anew {
+        return Some(late(now));
+    }
     let said = intent.rows.iter().map(|(row, said)| (row.clone(), Base(said.local.clone(), said.want.clone())));
     Some(Unanswered { said: said.collect(), until: now + LANDS_WITHIN })
 }
@@ -90,14 +93,14 @@ impl Reconciler {
         Some(Box::new(Twin { link: link.clone(), local: local.clone() }))
     }
 
-    /// The same where ours was merged away since: what was made for it is the survivor's now, and so are its twins.
-    pub(super) async fn twin_of_survivor(
+    /// The same where ours was merged away since: what was made for it is the heir's now, and so are its twins.
+    pub(super) async fn twin_of_heir(
         &self,
         kind: Kind,
         work: &Work,
         lost: &LocalRecord,
     ) -> Result<Option<Box<Twin>>, StoreError> {
-        let Some(kept) = self.survivor(kind, lost.id()).await? else { return Ok(None) };
+        let Some(kept) = self.heir_of(kind, lost.id()).await? else { return Ok(None) };
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let link = self.store.links(account, name, kind, By::Local(&[kept.id()])).await?.pop();
         Ok(link.and_then(|link| self.twin_of(work, &link, &kept)))

@@ -175,7 +175,7 @@ impl Reconciler {
                     visit.contacts = if stays { before } else { contacts };
                     if visit.contacts.is_empty()
                         && let (Some(of), [_]) = (visit.opportunity, visit.patients.as_slice())
-                        && let Some(LocalRecord::Deal(deal)) = self.survivor(Kind::Deal, of).await?
+                        && let Some(LocalRecord::Deal(deal)) = self.heir_of(Kind::Deal, of).await?
                     {
                         visit.contacts = deal.contact.into_iter().collect();
                     }
@@ -331,7 +331,7 @@ impl Reconciler {
 
     /// The opportunity that an opportunity lives on as, and whether it is that of another one who comes.
     async fn whose(&self, contact: RecordId, visit: &Visit, of: RecordId) -> Result<(RecordId, bool), StoreError> {
-        let found = self.survivor(Kind::Deal, of).await?;
+        let found = self.heir_of(Kind::Deal, of).await?;
         let owner = found.as_ref().and_then(|record| record.as_opportunity()?.contact);
         let is_theirs = owner.is_some_and(|owner| owner != contact && visit.contacts.contains(&owner));
         Ok((found.map_or(of, |record| record.id()), is_theirs))
@@ -377,7 +377,7 @@ impl Reconciler {
         if !rules.opens || !says || (is_over && !here.is_empty()) {
             return Ok(None);
         }
-        let found = self.survivor(Kind::Contact, contact).await?;
+        let found = self.heir_of(Kind::Contact, contact).await?;
         let Some(LocalRecord::Contact(person)) = found.filter(|record| !record.is_deleted()) else { return Ok(None) };
         let mut deal = Opportunity::new(RecordId(self.ids.next(now)), now);
         deal.version = 0;

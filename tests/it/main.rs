@@ -30,6 +30,7 @@ mod square;
 mod step_by_step;
 mod stores;
 mod structure;
+mod stumbles;
 mod ten_cases;
 mod till;
 mod twins;

@@ -53,6 +53,20 @@ async fn what_is_merged_in_one_crm_is_shown_where_the_other_has_both_and_is_not_
     both.later().await;
     assert_eq!(both.live().len(), 1, "an edit there does not bring it back");
     assert_eq!(both.pipedrive.with(|world| world.ids(Kind::Deal)).len(), 2, "and nothing is thrown away there");
+
+    // Tried again before anybody merged them, it is shown again; when one of them is gone, no more.
+    let listed = async || {
+        let all = both.rig.store.failures(&both.rig.account.name, 10).await.unwrap();
+        all.into_iter().filter(|failure| failure.code == "merged_elsewhere").collect::<Vec<_>>()
+    };
+    both.rig.desk().retry(&listed().await[0]).await.unwrap();
+    assert_eq!(listed().await.len(), 0);
+    both.later().await;
+    assert_eq!(listed().await.len(), 1, "both are still there");
+    let kept = *there.iter().find(|id| **id != lost).unwrap();
+    both.pipedrive.with(|world| world.merge(Kind::Deal, lost, kept, Change::Person)).unwrap();
+    both.minutes(10).await;
+    assert_eq!((listed().await.len(), both.live().len()), (0, 1), "merged there as well");
 }
 
 #[tokio::test(start_paused = true)]

@@ -305,6 +305,7 @@ impl World {
             sent_at: Some(instant(10)),
             closes_at: None,
             again: false,
+            anew: false,
             run: RunId(Uuid::nil()),
         }
     }

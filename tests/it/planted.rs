@@ -46,7 +46,7 @@ pub const RECORDED: [(Bug, u64); 19] = [
     (Bug::MergeIsDeletion, 32),
     (Bug::AbsentIsNull, 4),
     (Bug::CursorBeforeMarks, 77),
-    (Bug::IntentAfterCall, 94),
+    (Bug::IntentAfterCall, 155),
     (Bug::OneSidedBase, 8),
     (Bug::NoOverlap, 1),
     (Bug::OurClockInCursor, 30),

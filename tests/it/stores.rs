@@ -77,6 +77,7 @@ fn intent(n: u128, local: u128) -> Intent {
         sent_at: None,
         closes_at: None,
         again: n % 2 == 1,
+        anew: n % 3 == 1,
         run: RunId(Uuid::nil()),
     }
 }

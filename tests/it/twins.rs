@@ -15,7 +15,7 @@ const LATE_MS: u64 = 600_000;
 
 impl Both {
     /// Half a minute, again and again, with both engines at work in it.
-    async fn minutes(&self, minutes: u64) {
+    pub async fn minutes(&self, minutes: u64) {
         for _ in 0..2 * minutes {
             for engine in self.engines() {
                 engine.once().await.unwrap();

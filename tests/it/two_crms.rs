@@ -10,7 +10,7 @@ use tandem::{
     sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{ExternalId, Hint, Kind, RouterTransport, Secret};
+use tandem_contract::{ExternalId, Hint, Kind, RouterTransport, Secret, Transport};
 use tandem_hubspot::sandbox as hubspot;
 use tandem_pipedrive::{
     Credentials, Options, Pipedrive,
@@ -29,6 +29,11 @@ fn name(text: &str) -> Name {
 
 impl Both {
     pub fn new(seed: u64) -> Self {
+        Self::through(seed, |vendor| Arc::new(vendor))
+    }
+
+    /// The same, with something between us and Pipedrive.
+    pub fn through(seed: u64, between: impl FnOnce(RouterTransport) -> Arc<dyn Transport>) -> Self {
         let settings =
             hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
         let rig = Rig::new(seed, settings, Profile::Agency, |connection| {
@@ -43,7 +48,7 @@ impl Both {
         options.select = mapping::selection(&lenses);
         options.daily_budget = 300_000;
         options.installation = "sim".into();
-        let transport = Arc::new(RouterTransport::new(pipedrive.router()));
+        let transport = between(RouterTransport::new(pipedrive.router()));
         let mut second = Connection::clone(&rig.connection);
         second.connector = Arc::new(Pipedrive::new(options, transport, rig.clock.clone()));
         (second.name, second.lenses, second.siblings) = (name("pipedrive"), lenses, vec![name("hubspot")]);

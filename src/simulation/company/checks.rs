@@ -12,7 +12,7 @@ use super::{
 use crate::{
     model::{EvidenceState, Link, LinkState, LocalRecord, RecordId, Status, Visit},
     store::SyncStore,
-    sync::{connection::Connection, merges::survivor, plan::remote_values},
+    sync::{connection::Connection, merges::heir_of, plan::remote_values},
     visits::{
         ladder::is_about,
         stage::{Situation, decide},
@@ -200,7 +200,7 @@ impl Company {
     /// Visits of an opportunity that was merged away are those of the one that lives on.
     async fn follow_merges(&self, visit: &mut Visit) {
         let Some(of) = visit.bound_to() else { return };
-        let found = survivor(&*self.rig.store, &self.rig.account.name, Kind::Deal, of).await.ok().flatten();
+        let found = heir_of(&*self.rig.store, &self.rig.account.name, Kind::Deal, of).await.ok().flatten();
         let lives = found.map_or(of, |record| record.id());
         visit.opportunity = visit.opportunity.map(|_| lives);
         for raised in &mut visit.raised {

@@ -1,0 +1,262 @@
+//! What a vendor is asked about the records of a batch: the truth, creates without an answer, who wrote what. A question that
+//! is refused as a whole is asked of halves, until what the vendor cannot answer for stands alone and is set aside.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+use tandem_contract::{
+    Call, ConnectorError, ExternalId, Fetched, Kind, Record, Sought,
+    planted::{self, Bug},
+};
+use tracing::debug;
+
+use super::{
+    lens::Lens,
+    read::MOST_MERGES,
+    reconcile::{Reconciler, SyncError, Work},
+};
+use crate::{
+    model::{IntentOp, IntentState, Key},
+    store::{By, StoreError},
+};
+
+/// A question about a batch, asked in parts: a part that is refused is halved.
+struct Halves<A> {
+    waiting: Vec<Range<usize>>,
+    /// By places in the batch.
+    answers: Vec<(usize, A)>,
+    /// What the vendor cannot answer for.
+    culprits: Vec<(usize, ConnectorError)>,
+}
+
+impl<A> Halves<A> {
+    fn of(count: usize) -> Self {
+        let whole = 0..count;
+        let waiting = if whole.is_empty() { Vec::new() } else { vec![whole] };
+        Self { waiting, answers: Vec::with_capacity(count), culprits: Vec::new() }
+    }
+
+    /// The part to be asked next.
+    fn next(&mut self) -> Option<Range<usize>> {
+        self.waiting.pop()
+    }
+
+    /// Takes what came of a part; an error that the vendor says of itself, not of the question, is given back.
+    fn take(&mut self, part: Range<usize>, came: Result<Vec<A>, ConnectorError>) -> Result<(), ConnectorError> {
+        match came {
+            Ok(answers) => self.answers.extend(part.zip(answers)),
+            Err(error @ (ConnectorError::Malformed { .. } | ConnectorError::Rejected { .. })) if part.len() > 1 => {
+                debug!(records = part.len(), %error, "halving a batch that was refused as a whole");
+                let middle = part.start + part.len() / 2;
+                self.waiting.extend([middle..part.end, part.start..middle]);
+            }
+            Err(error @ (ConnectorError::Malformed { .. } | ConnectorError::Rejected { .. })) => {
+                self.culprits.push((part.start, error));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+impl Reconciler {
+    /// Reads the truth.
+    pub(super) async fn fetch(&self, call: Call, kind: Kind, works: &mut [Work]) -> Result<(), SyncError> {
+        let ids: Vec<ExternalId> =
+            works.iter().filter(|w| w.fetched.is_none()).filter_map(|w| w.external.clone()).collect();
+        let connector = &self.connection.connector;
+        let mut asked = Halves::of(ids.len());
+        while let Some(part) = asked.next() {
+            asked.take(part.clone(), connector.fetch(call, kind, &ids[part]).await)?;
+        }
+        for (index, error) in asked.culprits {
+            for work in works.iter_mut().filter(|work| work.external.as_ref() == Some(&ids[index])) {
+                self.set_aside(kind, work, &error).await?;
+            }
+        }
+        let answers = asked.answers.into_iter();
+        let mut fetched: BTreeMap<&ExternalId, Fetched> =
+            answers.map(|(index, answer)| (&ids[index], answer)).collect();
+        if planted::has(Bug::MergeIsDeletion) {
+            for answer in fetched.values_mut().filter(|answer| matches!(answer, Fetched::MergedInto(_))) {
+                *answer = Fetched::Archived;
+            }
+        }
+        for work in works.iter_mut().filter(|work| work.fetched.is_none()) {
+            if let Some(answer) = work.external.as_ref().and_then(|id| fetched.remove(id)) {
+                work.fetched = Some(answer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows what the vendor could not answer for, and puts it off.
+    async fn set_aside(&self, kind: Kind, work: &mut Work, error: &ConnectorError) -> Result<(), StoreError> {
+        let Some(first) = work.dirty.first().cloned() else { return Ok(()) };
+        let attempts = first.attempts;
+        let key = work.local.as_ref().map_or(first.key, |local| Key::Local(local.id()));
+        let mut ops = vec![self.failure(kind, &key, "", error.code(), format!("{error}; it is tried again by itself"))];
+        ops.extend(work.dirty.drain(..).map(|dirty| self.defer(dirty, self.later(attempts + 4), true)));
+        self.store.commit(&self.commit_of(ops)).await?;
+        self.count(|summary| summary.failed += 1);
+        Ok(())
+    }
+
+    /// The same, where nothing may be decided about the record: it leaves the batch.
+    async fn leave_out_culprits(
+        &self,
+        kind: Kind,
+        works: &mut Vec<Work>,
+        mut culprits: Vec<(usize, ConnectorError)>,
+    ) -> Result<(), StoreError> {
+        culprits.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
+        for (index, error) in culprits {
+            self.set_aside(kind, &mut works.remove(index), &error).await?;
+        }
+        Ok(())
+    }
+
+    /// Records that the vendor no longer has, and that we were told live on as others: believed where the other one is there.
+    pub(super) async fn follow_hearsay(&self, call: Call, kind: Kind, works: &mut Vec<Work>) -> Result<(), SyncError> {
+        let is_gone = |work: &Work| matches!(work.fetched, Some(Fetched::Archived | Fetched::Gone));
+        let gone: Vec<ExternalId> =
+            works.iter().filter(|work| is_gone(work)).filter_map(|work| work.external.clone()).collect();
+        if gone.is_empty() || planted::has(Bug::MergeIsDeletion) {
+            return Ok(());
+        }
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let mut heard: BTreeMap<ExternalId, ExternalId> =
+            self.store.aliases(account, name, kind, &gone).await?.into_iter().collect();
+        if heard.is_empty() {
+            return Ok(());
+        }
+        // Survivors may have been merged on; in a circle, if what was heard is wrong.
+        for _ in 0..MOST_MERGES {
+            let last: Vec<ExternalId> = heard.values().cloned().collect();
+            let on: BTreeMap<ExternalId, ExternalId> =
+                self.store.aliases(account, name, kind, &last).await?.into_iter().collect();
+            if on.is_empty() {
+                break;
+            }
+            for survivor in heard.values_mut() {
+                if let Some(next) = on.get(survivor) {
+                    *survivor = next.clone();
+                }
+            }
+        }
+        let survivors: Vec<ExternalId> = heard.values().cloned().collect();
+        let connector = &self.connection.connector;
+        let mut asked = Halves::of(survivors.len());
+        while let Some(part) = asked.next() {
+            asked.take(part.clone(), connector.fetch(call, kind, &survivors[part]).await)?;
+        }
+        let unread: BTreeMap<&ExternalId, ConnectorError> =
+            asked.culprits.into_iter().map(|(index, error)| (&survivors[index], error)).collect();
+        let there: BTreeMap<&ExternalId, Record> = asked
+            .answers
+            .into_iter()
+            .filter_map(|(index, fetched)| match fetched {
+                Fetched::Found(record) | Fetched::MergedInto(record) => Some((&survivors[index], record)),
+                _ => None,
+            })
+            .collect();
+        let mut culprits = Vec::new();
+        for (index, work) in works.iter_mut().enumerate().filter(|(_, work)| is_gone(work)) {
+            let Some(survivor) = work.external.as_ref().and_then(|id| heard.get(id)) else { continue };
+            if let Some(record) = there.get(survivor) {
+                work.fetched = Some(Fetched::MergedInto(record.clone()));
+            } else if let Some(error) = unread.get(survivor) {
+                culprits.push((index, error.clone()));
+            }
+        }
+        Ok(self.leave_out_culprits(kind, works, culprits).await?)
+    }
+
+    /// A create whose outcome is not known: is there a record that carries its marker?
+    pub(super) async fn probe_creates(&self, call: Call, kind: Kind, works: &mut Vec<Work>) -> Result<(), SyncError> {
+        let asked: Vec<(usize, Sought)> = works
+            .iter()
+            .enumerate()
+            .filter(|(_, work)| work.external.is_none())
+            .filter_map(|(index, work)| {
+                let intent = work.intent.as_ref().filter(|intent| intent.state == IntentState::Sent)?;
+                let IntentOp::Create { marker } = &intent.op else { return None };
+                Some((index, Sought { marker: marker.clone(), since: intent.sent_at.unwrap_or_default() }))
+            })
+            .collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let (indexes, sought): (Vec<usize>, Vec<Sought>) = asked.into_iter().unzip();
+        let connector = &self.connection.connector;
+        let mut asked = Halves::of(sought.len());
+        while let Some(part) = asked.next() {
+            asked.take(part.clone(), connector.find(call, kind, &sought[part]).await)?;
+        }
+        let found = asked.answers;
+        let ids: Vec<ExternalId> =
+            found.iter().filter_map(|(_, record)| record.as_ref()).map(|record| record.id.clone()).collect();
+        let links =
+            self.store.links(&self.connection.account.name, &self.connection.name, kind, By::External(&ids)).await?;
+        for (place, record) in found {
+            let Some(record) = record else { continue };
+            let work = &mut works[indexes[place]];
+            // Made, and merged at the vendor into a record that is another of ours.
+            if links.iter().any(|link| link.external == record.id) {
+                work.fetched = Some(Fetched::MergedInto(record));
+            } else {
+                work.external = Some(record.id.clone());
+                work.fetched = Some(Fetched::Found(record));
+            }
+        }
+        let culprits = asked.culprits.into_iter().map(|(place, error)| (indexes[place], error)).collect();
+        Ok(self.leave_out_culprits(kind, works, culprits).await?)
+    }
+
+    /// A sent intent is resolved only with what the vendor's history says of the rows it wrote.
+    pub(super) async fn read_histories(
+        &self,
+        call: Call,
+        kind: Kind,
+        lens: &Lens,
+        works: &mut Vec<Work>,
+    ) -> Result<(), SyncError> {
+        let mut properties: BTreeSet<String> = BTreeSet::new();
+        let mut asked: Vec<(usize, ExternalId)> = Vec::new();
+        for (index, work) in works.iter().enumerate() {
+            let (Some(intent), Some(Fetched::Found(record))) = (&work.intent, &work.fetched) else { continue };
+            if intent.state.may_have_landed() && work.twin.is_none() {
+                properties.extend(lens.rows.iter().flat_map(|row| row.properties.iter().map(|(name, _)| name.clone())));
+                asked.push((index, record.id.clone()));
+            }
+        }
+        self.read_history(call, kind, works, asked, properties).await
+    }
+
+    pub(super) async fn read_history(
+        &self,
+        call: Call,
+        kind: Kind,
+        works: &mut Vec<Work>,
+        asked: Vec<(usize, ExternalId)>,
+        properties: BTreeSet<String>,
+    ) -> Result<(), SyncError> {
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let (indexes, ids): (Vec<usize>, Vec<ExternalId>) = asked.into_iter().unzip();
+        let properties: Vec<String> = properties.into_iter().collect();
+        let connector = &self.connection.connector;
+        let mut asked = Halves::of(ids.len());
+        while let Some(part) = asked.next() {
+            asked.take(part.clone(), connector.history(call, kind, &ids[part], &properties).await)?;
+        }
+        for (place, history) in asked.answers {
+            works[indexes[place]].history = history;
+        }
+        let culprits = asked.culprits.into_iter().map(|(place, error)| (indexes[place], error)).collect();
+        Ok(self.leave_out_culprits(kind, works, culprits).await?)
+    }
+}
