@@ -2,7 +2,7 @@
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, Query, State},
+    extract::{Path, Query, State, rejection::JsonRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Door,
     auth::Caller,
-    opportunities::{Page, id},
+    opportunities::{Page, id, parsed},
     problem::Problem,
 };
 use crate::{
@@ -127,8 +127,9 @@ pub async fn book(
     State(door): State<Door>,
     Caller(account): Caller,
     Path(text): Path<String>,
-    JsonBody(asked): JsonBody<NewAppointment>,
+    body: Result<JsonBody<NewAppointment>, JsonRejection>,
 ) -> Result<Response, Problem> {
+    let asked = parsed(body)?;
     let opportunity = id(&text, "opportunity")?;
     let clinic = clinic(&door, &account, &asked.connection)?;
     let ends_at = end(asked.starts_at, asked.ends_at);
@@ -146,8 +147,9 @@ pub async fn shift(
     State(door): State<Door>,
     Caller(account): Caller,
     Path(text): Path<String>,
-    JsonBody(asked): JsonBody<NewTime>,
+    body: Result<JsonBody<NewTime>, JsonRejection>,
 ) -> Result<Response, Problem> {
+    let asked = parsed(body)?;
     let to = VisitChange::Move { starts_at: asked.starts_at, ends_at: end(asked.starts_at, asked.ends_at) };
     change(&door, &account, &text, &asked.connection, to).await
 }

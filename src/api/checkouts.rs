@@ -2,7 +2,7 @@
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, State},
+    extract::{Path, State, rejection::JsonRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -11,7 +11,12 @@ use serde::{Deserialize, Serialize};
 use tandem_contract::{CheckoutBy, ConnectorError};
 use utoipa::ToSchema;
 
-use super::{Door, auth::Caller, opportunities::id, problem::Problem};
+use super::{
+    Door,
+    auth::Caller,
+    opportunities::{id, parsed},
+    problem::Problem,
+};
 use crate::{
     checkout::{CheckoutError, Wish, start},
     model::{Currency, Money},
@@ -67,8 +72,9 @@ pub async fn checkout(
     State(door): State<Door>,
     Caller(account): Caller,
     Path(text): Path<String>,
-    JsonBody(asked): JsonBody<CheckoutRequest>,
+    body: Result<JsonBody<CheckoutRequest>, JsonRejection>,
 ) -> Result<Response, Problem> {
+    let asked = parsed(body)?;
     let opportunity = id(&text, "opportunity")?;
     let installation = &door.0.installation;
     let till = asked.connection.parse().ok().and_then(|name| installation.connections.get(&name));

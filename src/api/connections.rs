@@ -2,7 +2,7 @@
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, Query, State},
+    extract::{Path, Query, State, rejection::JsonRejection},
     http::StatusCode,
 };
 use chrono::{DateTime, Utc};
@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::{
     Door,
     auth::Caller,
-    opportunities::{Page, PageQuery},
+    opportunities::{Page, PageQuery, parsed},
     problem::Problem,
     values,
 };
@@ -232,8 +232,9 @@ pub async fn decide_guard(
     State(door): State<Door>,
     Caller(account): Caller,
     Path(name): Path<String>,
-    JsonBody(decision): JsonBody<GuardDecision>,
+    body: Result<JsonBody<GuardDecision>, JsonRejection>,
 ) -> Result<JsonBody<GuardDecided>, Problem> {
+    let decision = parsed(body)?;
     let connection = find(&door, &account, &name)?;
     let desk = door.0.installation.desk(&account, &[]);
     let records = desk.decide_held(&connection.name, decision.verdict).await?;
@@ -330,8 +331,9 @@ pub async fn resolve(
     State(door): State<Door>,
     Caller(account): Caller,
     Path(id): Path<String>,
-    JsonBody(decision): JsonBody<Decision>,
+    body: Result<JsonBody<Decision>, JsonRejection>,
 ) -> Result<JsonBody<ConflictView>, Problem> {
+    let decision = parsed(body)?;
     if !matches!(decision.take, Winner::Local | Winner::Remote) {
         return Err(Problem::invalid("take", "is not one of local, remote"));
     }

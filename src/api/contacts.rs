@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::{
     Door,
     auth::Caller,
-    opportunities::{Page, PageQuery, id, if_match, object, versioned},
+    opportunities::{Page, PageQuery, id, if_match, parsed, versioned},
     problem::Problem,
     values,
 };
@@ -119,7 +119,7 @@ pub async fn create(
     Caller(account): Caller,
     body: Result<JsonBody<Map<String, Json>>, JsonRejection>,
 ) -> Result<Response, Problem> {
-    let fields = values::contact(&object(body)?)?;
+    let fields = values::contact(&parsed(body)?)?;
     let connections = door.0.installation.written_connections(&account.name);
     let record = door.0.installation.desk(&account, &connections).create(Kind::Contact, &fields, None).await?;
     door.ring(&connections);
@@ -137,7 +137,7 @@ pub async fn change(
 ) -> Result<Response, Problem> {
     let id = id(&text, "contact")?;
     let version = if_match(&headers)?;
-    let fields = values::contact(&object(body)?)?;
+    let fields = values::contact(&parsed(body)?)?;
     let connections = door.0.installation.written_connections(&account.name);
     door.0.installation.desk(&account, &connections).update(Kind::Contact, id, Some(version), &fields, None).await?;
     door.ring(&connections);

@@ -207,8 +207,8 @@ pub struct Page<T: ToSchema> {
 }
 
 /// The body of a request, or a refusal that says where it does not parse.
-pub fn object(body: Result<JsonBody<Map<String, Json>>, JsonRejection>) -> Result<Map<String, Json>, Problem> {
-    body.map(|JsonBody(map)| map)
+pub fn parsed<T>(body: Result<JsonBody<T>, JsonRejection>) -> Result<T, Problem> {
+    body.map(|JsonBody(asked)| asked)
         .map_err(|rejection| Problem::new(rejection.status(), "bad_request", rejection.body_text()))
 }
 
@@ -298,7 +298,7 @@ pub async fn create(
     Caller(account): Caller,
     body: Result<JsonBody<Map<String, Json>>, JsonRejection>,
 ) -> Result<Response, Problem> {
-    let (fields, reference) = values::opportunity(&object(body)?)?;
+    let (fields, reference) = values::opportunity(&parsed(body)?)?;
     let connections = door.0.installation.written_connections(&account.name);
     let record =
         door.0.installation.desk(&account, &connections).create(Kind::Deal, &fields, reference.flatten()).await?;
@@ -318,7 +318,7 @@ pub async fn change(
 ) -> Result<Response, Problem> {
     let id = id(&text, "opportunity")?;
     let version = if_match(&headers)?;
-    let (fields, reference) = values::opportunity(&object(body)?)?;
+    let (fields, reference) = values::opportunity(&parsed(body)?)?;
     let connections = door.0.installation.written_connections(&account.name);
     door.0.installation.desk(&account, &connections).update(Kind::Deal, id, Some(version), &fields, reference).await?;
     door.ring(&connections);

@@ -2,13 +2,18 @@
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, Query, State},
+    extract::{Path, Query, State, rejection::JsonRejection},
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Door, auth::Caller, opportunities::Page, problem::Problem};
+use super::{
+    Door,
+    auth::Caller,
+    opportunities::{Page, parsed},
+    problem::Problem,
+};
 use crate::{
     model::{Evidence, EvidenceState, Money},
     store::SyncStore,
@@ -109,8 +114,9 @@ pub async fn link(
     State(door): State<Door>,
     Caller(account): Caller,
     Path(id): Path<String>,
-    JsonBody(whose): JsonBody<Whose>,
+    body: Result<JsonBody<Whose>, JsonRejection>,
 ) -> Result<JsonBody<SaleView>, Problem> {
+    let whose = parsed(body)?;
     let (connection, sale) = Evidence::parse_id(&id).ok_or_else(|| Problem::not_found("sale"))?;
     let opportunity = whose.opportunity.parse().map_err(|_| Problem::invalid("opportunity", "is not an id"))?;
     let connections = door.0.installation.written_connections(&account.name);
