@@ -58,6 +58,17 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// One request; `None` if nobody answers.
+pub fn curl(method: &str, url: &str, more: &[&str]) -> Option<(u16, String)> {
+    let mut command = Command::new("curl");
+    command.args(["-s", "-m", "10", "-X", method, "-w", "\n%{http_code}"]).args(more).arg(url);
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, status) = text.rsplit_once('\n')?;
+    let status: u16 = status.trim().parse().ok()?;
+    (status > 0).then(|| (status, body.to_owned()))
+}
+
 impl Place {
     pub fn new(contacts: u32, deals: u32, url: &str) -> Self {
         let port = free_port();
@@ -147,7 +158,12 @@ request_timeout_seconds = 3
 
     /// Starts the daemon and waits until it answers.
     pub fn serve(&self) -> Running {
-        let mut child = self.command().arg("serve").stderr(Stdio::piped()).spawn().unwrap();
+        self.serve_telling("info")
+    }
+
+    /// The same, with a log that tells this much.
+    pub fn serve_telling(&self, level: &str) -> Running {
+        let mut child = self.command().env("RUST_LOG", level).arg("serve").stderr(Stdio::piped()).spawn().unwrap();
         // A full pipe would stop the daemon.
         let (mut said, path) = (child.stderr.take().unwrap(), self.folder.path().join("log"));
         let mut log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
@@ -183,17 +199,40 @@ request_timeout_seconds = 3
 
     pub fn request(&self, method: &str, url: &str, token: &str, more: &[&str]) -> Option<(u16, String)> {
         let bearer = format!("Authorization: Bearer {token}");
-        self.curl(method, url, &[&["-H", &bearer], more].concat())
+        curl(method, url, &[&["-H", &bearer], more].concat())
     }
 
-    fn curl(&self, method: &str, url: &str, more: &[&str]) -> Option<(u16, String)> {
-        let mut command = Command::new("curl");
-        command.args(["-s", "-m", "10", "-X", method, "-w", "\n%{http_code}"]).args(more).arg(url);
-        let output = command.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (body, status) = text.rsplit_once('\n')?;
-        let status: u16 = status.trim().parse().ok()?;
-        (status > 0).then(|| (status, body.to_owned()))
+    /// The same in JSON both ways; an answer that is none comes as text.
+    fn ask_at(&self, method: &str, url: &str, token: &str, body: &Json) -> (u16, Json) {
+        let text = body.to_string();
+        let more = ["-H", "content-type: application/json", "-d", text.as_str()];
+        let more: &[&str] = if body.is_null() { &[] } else { &more };
+        let (status, said) = self.request(method, url, token, more).unwrap();
+        (status, serde_json::from_str(&said).unwrap_or(Json::String(said)))
+    }
+
+    /// Asks the daemon's API.
+    pub fn ask(&self, method: &str, path: &str, body: &Json) -> (u16, Json) {
+        self.ask_at(method, &format!("http://127.0.0.1:{}{path}", self.port), "boot", body)
+    }
+
+    /// What a vendor's simulator said of itself.
+    pub fn started(&self, vendor: &str) -> &Json {
+        self.vendors.iter().find(|started| started["vendor"] == vendor).unwrap()
+    }
+
+    /// Asks a vendor by its own API, as another program of the same business does.
+    pub fn there(&self, vendor: &str, method: &str, path: &str, body: &Json) -> (u16, Json) {
+        let started = self.started(vendor);
+        let (base, token) = (&started["base_url"], &started["credentials"]["access_token"]);
+        self.ask_at(method, &format!("{}{path}", base.as_str().unwrap()), token.as_str().unwrap(), body)
+    }
+
+    /// Changes how a vendor's simulator behaves.
+    pub fn set(&self, vendor: &str, settings: &Json) {
+        let control = self.started(vendor)["control_url"].as_str().unwrap();
+        let (status, said) = self.ask_at("POST", &format!("{control}/__settings"), "", settings);
+        assert_eq!(status, 200, "{said}");
     }
 
     pub fn api(&self, method: &str, path: &str, more: &[&str]) -> Option<(u16, String)> {
@@ -202,7 +241,7 @@ request_timeout_seconds = 3
 
     /// A request that says who it is by `more` alone.
     pub fn knock(&self, path: &str, more: &[&str]) -> Option<(u16, String)> {
-        self.curl("POST", &format!("http://127.0.0.1:{}{path}", self.port), more)
+        curl("POST", &format!("http://127.0.0.1:{}{path}", self.port), more)
     }
 
     pub fn get(&self, path: &str) -> Option<String> {
