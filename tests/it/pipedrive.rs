@@ -323,6 +323,24 @@ async fn the_feeds_bring_what_changed_what_was_deleted_and_what_lies_in_the_arch
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_answers_the_cursor_it_was_asked_with_ends() {
+    let page = json!({ "success": true, "data": [], "additional_data": { "next_cursor": "again" } });
+    let answer = move || async move { axum::Json(page) };
+    let company = company(Settings::default(), Kind::Deal, |_| Router::new().fallback(answer), |_| {});
+    let mut cursor = Cursor::start();
+    for _ in 0..4 {
+        cursor = company.connector.list(CALL, Kind::Deal, &cursor).await.unwrap().next;
+    }
+    assert_eq!(cursor, Cursor::start(), "two pages of the list, two of the archive, and the end");
+    for stream in ["deal.changes", "deal.shelved", "deal.late"] {
+        let mut cursor = Cursor::start();
+        for _ in 0..2 {
+            assert!(company.drain(stream, &mut cursor).await.is_empty(), "{stream}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_without_a_time_of_change_is_found_by_the_second_pass() {
     let settings = Settings { fresh_has_no_update_time: true, updated_since_finds_fresh: false, ..Settings::default() };
     let company = company(settings, Kind::Deal, |router| router, |_| {});

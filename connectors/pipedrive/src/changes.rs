@@ -147,7 +147,6 @@ async fn listing_page(
         return Ok(Page { next: cursor(&Place::Listing { since, after: None }), ..Page::default() });
     };
     let seen = pipedrive.seen(call, kind, &items).await?;
-    let next = next.filter(|next| Some(next) != after.as_ref());
     let more = next.is_some();
     let place = match next {
         Some(after) => Place::Listing { since, after: Some(after) },
@@ -175,7 +174,7 @@ async fn window_page(
     let Some((items, next)) = page_after(pipedrive, call, &listing, after.as_deref()).await? else {
         return Ok(Page { next: cursor(&Place::Waiting { since }), ..Page::default() });
     };
-    let place = match next.filter(|next| Some(next) != after.as_ref()) {
+    let place = match next {
         Some(after) => Place::Window { since, until, after: Some(after) },
         None if is_late => Place::Made { since, until, after: None },
         None => next_window(pipedrive, since, until),
@@ -197,7 +196,7 @@ async fn made_page(
         return Ok(Page { next: cursor(&Place::Made { since, until, after: None }), ..Page::default() });
     };
     let (items, next) = made_since(since, page);
-    let place = match next.filter(|next| Some(next) != after.as_ref()) {
+    let place = match next {
         Some(after) => Place::Made { since, until, after: Some(after) },
         None => next_window(pipedrive, since, until),
     };
@@ -224,7 +223,7 @@ pub async fn list(pipedrive: &Pipedrive, call: Call, kind: Kind, at: &Cursor) ->
     };
     let after = (!after.is_empty()).then_some(after);
     let (items, next) = Listing::new(kind, shelf).by_id().page(pipedrive, call, after).await?;
-    let next = match next.filter(|next| Some(next.as_str()) != after) {
+    let next = match next {
         Some(next) if shelf == Shelf::Desk => format!("desk:{next}"),
         Some(next) => format!("archive:{next}"),
         None if shelf == Shelf::Desk && kind == Kind::Deal => "archive:".to_owned(),

@@ -104,6 +104,11 @@ impl Ask {
         self
     }
 
+    /// The cursor that is asked with.
+    fn cursor(&self) -> Option<&str> {
+        self.query.iter().find(|(key, _)| *key == "cursor").map(|(_, cursor)| cursor.as_str())
+    }
+
     fn writes(&self) -> bool {
         self.method != Method::GET
     }
@@ -187,13 +192,15 @@ impl Client {
         self.ask(ask).await?.0.ok_or_else(|| ConnectorError::Malformed { path: "data".into() })
     }
 
-    /// Sends, and answers a page and where the next one begins.
+    /// Sends, and answers a page and where the next one begins. A page that names the cursor it was asked with is the last:
+    /// it would be read for ever.
     ///
     /// # Errors
     /// As [`Client::data`].
     pub async fn page<T: DeserializeOwned>(&self, ask: Ask) -> Result<(Vec<T>, Option<String>), ConnectorError> {
+        let after = ask.cursor().map(str::to_owned);
         let (data, next) = self.ask(ask).await?;
-        Ok((data.unwrap_or_default(), next))
+        Ok((data.unwrap_or_default(), next.filter(|next| Some(next) != after.as_ref())))
     }
 
     /// Every page of a list, up to [`MOST_PAGES`].
@@ -205,7 +212,7 @@ impl Client {
         for _ in 0..MOST_PAGES {
             let (page, next) = self.page(ask.clone().query("limit", PAGE).after(cursor.as_deref())).await?;
             all.extend(page);
-            if next.is_none() || next == cursor {
+            if next.is_none() {
                 break;
             }
             cursor = next;

@@ -254,7 +254,7 @@ pub async fn find(
             for item in &items {
                 found.put(pipedrive.record(kind, item, &book)?, is_deleted(item));
             }
-            cursor = next.filter(|next| Some(next) != cursor.as_ref());
+            cursor = next;
             if cursor.is_none() {
                 break;
             }
