@@ -280,9 +280,15 @@ pub struct Connection {
     /// The vendor's documented floor if left out.
     #[serde(default)]
     pub search_rate_limit: Option<RateLimit>,
-    /// Calls a day; at Pipedrive tokens.
+    /// Calls a day; at Pipedrive tokens, those of its plan and seats if left out.
     #[serde(default)]
     pub daily_budget: Option<u64>,
+    /// The plan of a Pipedrive company.
+    #[serde(default)]
+    pub plan: Option<String>,
+    /// Its seats; one if left out.
+    #[serde(default)]
+    pub seats: Option<u32>,
     /// Derived from the budget if left out.
     #[serde(default)]
     pub poll_seconds: Option<u64>,

@@ -163,6 +163,8 @@ impl Making<'_> {
             ("headers", !settings.headers.is_empty()),
             ("patients", settings.patients),
             ("subscription_topic", settings.subscription_topic.is_some()),
+            ("plan", settings.plan.is_some()),
+            ("seats", settings.seats.is_some()),
         ];
         match given.into_iter().find(|(field, given)| *given && !known.contains(field)) {
             Some((field, _)) => {
@@ -241,7 +243,7 @@ impl Making<'_> {
         let settings = self.settings;
         let login = ["webhook_user", "webhook_password"];
         self.only_secrets(&["api_token", "client_id", "client_secret", "refresh_token", login[0], login[1]])?;
-        self.only_settings(&[])?;
+        self.only_settings(&["plan", "seats"])?;
         let (credentials, keeper) = self.credentials("api_token").await?;
         let mut options = Options::new(self.base(Options::BASE_URL)?, credentials);
         options.webhook_login = match (self.secret(login[0])?, self.secret(login[1])?) {
@@ -251,8 +253,15 @@ impl Making<'_> {
         };
         options.token_url = self.address("token_url", settings.token_url.as_ref())?;
         options.select = mapping::selection(lenses);
-        given(&mut options.rate_limit, settings.rate_limit);
-        given(&mut options.daily_budget, settings.daily_budget);
+        if let Some(plan) = &settings.plan {
+            options.plan = plan.parse().map_err(|error| self.wrong("plan", format!("{error}")))?;
+        }
+        if settings.seats == Some(0) {
+            return Err(self.wrong("seats", "is how many people have a seat: at least 1".into()).into());
+        }
+        given(&mut options.seats, settings.seats);
+        options.rate_limit = settings.rate_limit.map(Into::into);
+        options.daily_budget = settings.daily_budget;
         options.poll = settings.poll_seconds.map(at_least_one);
         given(&mut options.request_timeout, settings.request_timeout_seconds.map(at_least_one));
         given(&mut options.marker_field, settings.marker_property.clone());

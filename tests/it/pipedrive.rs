@@ -7,13 +7,19 @@ use axum::Router;
 use chrono::{DateTime, NaiveDate, Utc};
 use rust_decimal::Decimal;
 use serde_json::{Value as Json, json};
-use tandem::{sync::mapping, vendors::CONNECTORS};
+use tandem::{
+    config::Config,
+    model::{Account, Currency, Profile},
+    store::{seal::Sealer, sql::SqlStore},
+    sync::mapping,
+    vendors::{CONNECTORS, Parts, connect},
+};
 use tandem_contract::{
-    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Kind, Lane, PropertyType, Pushed,
-    RouterTransport, Secret, Seen, Sought, TokioClock, Value, Version, Write, WriteOp, conformance,
+    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Kind, Lane, Limit, PropertyType, Pushed,
+    RouterTransport, Secret, Seen, Sought, Stream, TokioClock, Value, Version, Write, WriteOp, conformance,
 };
 use tandem_pipedrive::{
-    Credentials, Options, Pipedrive,
+    Credentials, Options, Pipedrive, Plan,
     sandbox::{Change, Faults, Sandbox, Settings},
 };
 
@@ -32,6 +38,19 @@ fn default_selection() -> BTreeMap<Kind, BTreeMap<String, PropertyType>> {
     mapping::selection(&mapping::parse(text).unwrap())
 }
 
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(TokioClock::starting_at(DateTime::from_timestamp(1_795_000_000, 0).unwrap()))
+}
+
+/// The grant that a sandbox knows.
+fn grant(settings: &Settings) -> Credentials {
+    Credentials::OAuth {
+        client_id: settings.client_id.clone(),
+        client_secret: Secret::new(settings.client_secret.clone()),
+        refresh_token: Secret::new(settings.refresh_token.clone()),
+    }
+}
+
 /// A company with a sandbox behind it; `watch` stands between the two, `change` has the last word on the options.
 pub fn company(
     settings: Settings,
@@ -39,12 +58,12 @@ pub fn company(
     watch: impl FnOnce(Router) -> Router,
     change: impl FnOnce(&mut Options),
 ) -> Company {
-    let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(DateTime::from_timestamp(1_795_000_000, 0).unwrap()));
+    let clock = clock();
     let token = settings.api_tokens.first().cloned().unwrap_or_default();
     let sandbox = Sandbox::new(settings, 3, clock.clone());
     let mut options = Options::new(VENDOR.parse().unwrap(), Credentials::Token(Secret::new(token)));
     options.select = default_selection();
-    options.daily_budget = 300_000;
+    options.daily_budget = Some(300_000);
     change(&mut options);
     let transport = Arc::new(RouterTransport::new(watch(sandbox.router())));
     Company { connector: Pipedrive::new(options, transport, clock.clone()), sandbox, clock, kind }
@@ -434,7 +453,7 @@ async fn the_changelog_tells_what_people_wrote_before_and_after_us() {
 
 #[tokio::test(start_paused = true)]
 async fn every_call_costs_its_published_tokens_and_the_budget_is_kept() {
-    let company = company(Settings::default(), Kind::Deal, |router| router, |options| options.daily_budget = 60);
+    let company = company(Settings::default(), Kind::Deal, |router| router, |options| options.daily_budget = Some(60));
     company.make_deal(json!({ "title": "x" }));
     let backfill = Call { lane: Lane::Backfill };
     let mut pages = 0;
@@ -475,6 +494,93 @@ async fn a_spent_day_stops_and_a_spent_window_only_waits() {
     assert_eq!(company.sandbox.with(|world| world.stats.too_many), 0, "none of our making");
 }
 
+/// How many seconds three hundred reads take.
+async fn three_hundred_reads(settings: Settings, change: impl FnOnce(&mut Options)) -> u64 {
+    let company = company(settings, Kind::Deal, |router| router, change);
+    let deal = company.make_deal(json!({ "title": "x" }));
+    let began = company.clock.elapsed();
+    for _ in 0..300 {
+        company.connector.fetch(CALL, Kind::Deal, &[id(deal)]).await.unwrap();
+    }
+    assert_eq!(company.sandbox.with(|world| world.stats.too_many), 0, "none of our making");
+    (company.clock.elapsed() - began).as_secs()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_window_of_two_seconds_goes_by_plan_and_credentials_until_the_headers_say_more() {
+    let silent = Settings { limit_headers: false, ..Settings::default() };
+    let growth = |options: &mut Options| options.plan = Plan::Growth;
+    let took = three_hundred_reads(silent.clone(), growth).await;
+    assert!((14..=17).contains(&took), "40 in 2 s by a user's token: {took} s");
+    let app = grant(&silent);
+    let took = three_hundred_reads(silent.clone(), |options| {
+        (options.plan, options.credentials) = (Plan::Growth, app);
+    })
+    .await;
+    assert!((3..=5).contains(&took), "160 by an app: {took} s");
+    let app = grant(&silent);
+    let took = three_hundred_reads(silent.clone(), |options| options.credentials = app).await;
+    assert!((7..=9).contains(&took), "80 by an app on the smallest plan: {took} s");
+    let took = three_hundred_reads(Settings::default(), |_| {}).await;
+    assert!((14..=17).contains(&took), "the headers say 40: {took} s");
+    let own = Limit { requests: 20, per: Duration::from_secs(2) };
+    let took = three_hundred_reads(Settings::default(), |options| options.rate_limit = Some(own)).await;
+    assert!((31..=35).contains(&took), "what an operator says stands: {took} s");
+}
+
+/// The feeds of a connection as an operator describes it.
+async fn described(connector: &str, more: &str) -> Result<Vec<Stream>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("t.db").display());
+    let store = Arc::new(SqlStore::open(&url, Sealer::new(&Sealer::new_key()).unwrap()).await.unwrap());
+    let text = format!("account = \"glow_clinic\"\nconnector = \"{connector}\"\n{more}");
+    let settings = Config::parse_connection(&text).map_err(|error| error.to_string())?;
+    let account = Account {
+        name: "glow_clinic".parse().unwrap(),
+        profile: Profile::Clinic,
+        timezone: chrono_tz::UTC,
+        currency: Currency::new("USD").unwrap(),
+        triggers: BTreeMap::new(),
+        visit_rules: BTreeMap::new(),
+    };
+    let transport = Arc::new(RouterTransport::new(Router::new()));
+    let parts =
+        Parts { store, installation: "sim", folder: folder.path(), public_url: None, transport, clock: clock() };
+    let made = connect(&"crm".parse().unwrap(), &settings, &account, Vec::new(), parts).await;
+    made.map(|connection| connection.connector.streams()).map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn polls_follow_the_plan_and_its_seats_and_an_explicit_budget_goes_before_them() {
+    for (why, more, seconds) in [
+        ("one seat of the smallest plan leaves polls 12,000 tokens, and a round takes 22", "", 158),
+        ("two seats", "seats = 2", 79),
+        ("five seats of twice as much", "plan = \"growth\"\nseats = 5", 15),
+        ("not more often than every five seconds", "plan = \"Ultimate\"\nseats = 10", 5),
+        ("what is said goes before what is computed", "plan = \"growth\"\nseats = 5\ndaily_budget = 30000", 158),
+    ] {
+        let streams = described("pipedrive", &format!("credentials = {{ api_token = \"t\" }}\n{more}")).await.unwrap();
+        let changes = streams.iter().find(|stream| stream.name == "deal.changes").unwrap();
+        assert_eq!(changes.period, Duration::from_secs(seconds), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_plan_that_is_not_known_and_one_of_another_vendor_are_refused_by_name() {
+    let token = "credentials = { api_token = \"t\" }";
+    let hubspot = "credentials = { access_token = \"t\" }";
+    for (connector, credentials, more, said) in [
+        ("pipedrive", token, "plan = \"gold\"", "crm.plan: `gold` is not one of lite, growth, premium, ultimate"),
+        ("pipedrive", token, "seats = 0", "crm.seats: is how many people have a seat: at least 1"),
+        ("pipedrive", token, "seat = 5", "unknown field `seat`"),
+        ("hubspot", hubspot, "plan = \"growth\"", "crm.plan: is not a setting of hubspot: take it out"),
+        ("hubspot", hubspot, "seats = 5", "crm.seats: is not a setting of hubspot: take it out"),
+    ] {
+        let wrong = described(connector, &format!("{credentials}\n{more}")).await.unwrap_err();
+        assert!(wrong.contains(said), "{wrong}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_page_of_the_gateway_and_an_unpaid_account_are_told_from_a_missing_right() {
     let company = plain(Kind::Deal);
@@ -491,18 +597,14 @@ async fn a_page_of_the_gateway_and_an_unpaid_account_are_told_from_a_missing_rig
 async fn a_grant_is_exchanged_once_and_the_companys_own_address_is_called() {
     let settings =
         Settings { api_domain: "https://glow.pipedrive.com".into(), token_seconds: 120, ..Settings::default() };
-    let app = Credentials::OAuth {
-        client_id: settings.client_id.clone(),
-        client_secret: Secret::new(settings.client_secret.clone()),
-        refresh_token: Secret::new(settings.refresh_token.clone()),
-    };
+    let grant = grant(&settings);
     let company = company(
         settings,
         Kind::Deal,
         |router| router,
         |options| {
             options.base_url = Options::BASE_URL.parse().unwrap();
-            options.credentials = app;
+            options.credentials = grant;
         },
     );
     for _ in 0..3 {

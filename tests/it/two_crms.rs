@@ -46,7 +46,7 @@ impl Both {
         let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "pipedrive").unwrap();
         let lenses = mapping::parse(text).unwrap();
         options.select = mapping::selection(&lenses);
-        options.daily_budget = 300_000;
+        options.daily_budget = Some(300_000);
         options.installation = "sim".into();
         let transport = between(RouterTransport::new(pipedrive.router()));
         let mut second = Connection::clone(&rig.connection);

@@ -21,6 +21,7 @@ use url::Url;
 use crate::{
     Options,
     auth::{App, auth, domain, header_of},
+    plan::WINDOW,
 };
 
 /// Limits Pipedrive keeps apart. Source: "Rate limiting".
@@ -28,7 +29,7 @@ pub const GENERAL: Bucket = Bucket(0);
 pub const SEARCH: Bucket = Bucket(1);
 
 /// Search calls in two seconds, on every plan. Source: "Rate limiting".
-const SEARCHES: Limit = Limit { requests: 10, per: Duration::from_secs(2) };
+const SEARCHES: Limit = Limit { requests: 10, per: WINDOW };
 /// Rows of a page of a list, at most; a page costs the same however many it has.
 pub const PAGE: &str = "500";
 /// Pages of a list, a walk or a changelog that are read at most.
@@ -160,9 +161,9 @@ impl Client {
             is_pipedrives: options.base_url.as_str().trim_end_matches('/') == Options::BASE_URL,
             transport,
             auth: auth(options),
-            limiter: Limiter::new(&[options.rate_limit, SEARCHES], Some(options.daily_budget)),
+            limiter: Limiter::new(&[options.limit(), SEARCHES], Some(options.budget())),
             timeout: options.request_timeout,
-            own_limit: options.rate_limit != Options::RATE_LIMIT,
+            own_limit: options.rate_limit.is_some(),
             calls: AtomicU64::new(0),
             theirs: VendorClock::default(),
             clock,
@@ -321,7 +322,7 @@ impl Client {
             && let Some(requests) = number(answer, "x-ratelimit-limit").and_then(|limit| u32::try_from(limit).ok())
             && requests > 0
         {
-            self.limiter.correct(GENERAL, Limit { requests, per: Options::RATE_LIMIT.per }, &*self.clock);
+            self.limiter.correct(GENERAL, Limit { requests, per: WINDOW }, &*self.clock);
         }
         self.theirs.learn(&answer.headers, &*self.clock);
     }

@@ -16,6 +16,7 @@ mod fields;
 mod item;
 mod marker;
 mod organizations;
+mod plan;
 mod push;
 mod records;
 mod schema;
@@ -38,6 +39,7 @@ use tandem_contract::{
 };
 use url::Url;
 
+pub use plan::{Plan, UnknownPlan};
 pub use tandem_contract::Credentials;
 
 use client::Client;
@@ -57,10 +59,14 @@ pub struct Options {
     pub webhook_login: Option<(String, Secret)>,
     /// The properties to read and their types, by kind. Custom fields go by their 40-character key or by their name.
     pub select: BTreeMap<Kind, BTreeMap<String, PropertyType>>,
-    /// Calls in a window. The smallest plan's (20 in 2 s) until the headers say more.
-    pub rate_limit: Limit,
-    /// Tokens a day for everybody at the company.
-    pub daily_budget: u64,
+    /// The company's plan: with its seats and the credentials it says how much may be called.
+    pub plan: Plan,
+    /// Seats of the company.
+    pub seats: u32,
+    /// Calls in a window, whatever the headers say; what the plan allows if left out, until they say otherwise.
+    pub rate_limit: Option<Limit>,
+    /// Tokens a day; those of everybody at the company, by its plan and seats, if left out.
+    pub daily_budget: Option<u64>,
     /// Time between two polls; derived from the daily budget if left out.
     pub poll: Option<Duration>,
     /// Time after which a request is given up.
@@ -78,11 +84,6 @@ impl Options {
     pub const BASE_URL: &'static str = "https://api.pipedrive.com";
     /// Where Pipedrive exchanges grants.
     pub const TOKEN_URL: &'static str = "https://oauth.pipedrive.com/oauth/token";
-    /// Tokens a day of the smallest company: one seat of the smallest plan.
-    /// Source: "Rate limiting", <https://pipedrive.readme.io/docs/core-api-concepts-rate-limiting>.
-    pub const DAILY_BUDGET: u64 = 30_000;
-    /// Calls in two seconds of the smallest plan with an API token. Source: the same.
-    pub const RATE_LIMIT: Limit = Limit { requests: 20, per: Duration::from_secs(2) };
 
     /// Options with the documented floors for everything but the address and the credentials.
     #[must_use]
@@ -93,14 +94,26 @@ impl Options {
             credentials,
             webhook_login: None,
             select: BTreeMap::new(),
-            rate_limit: Self::RATE_LIMIT,
-            daily_budget: Self::DAILY_BUDGET,
+            plan: Plan::default(),
+            seats: 1,
+            rate_limit: None,
+            daily_budget: None,
             poll: None,
             request_timeout: Duration::from_secs(20),
             read_only: false,
             marker_field: "Tandem id".into(),
             installation: "tandem".into(),
         }
+    }
+
+    /// Calls in a window, before any header was read.
+    fn limit(&self) -> Limit {
+        self.rate_limit.unwrap_or_else(|| self.plan.burst(&self.credentials))
+    }
+
+    /// Tokens a day.
+    fn budget(&self) -> u64 {
+        self.daily_budget.unwrap_or_else(|| self.plan.daily_tokens(self.seats))
     }
 }
 
@@ -145,7 +158,7 @@ impl Pipedrive {
 
     fn period(&self) -> Duration {
         self.options.poll.unwrap_or_else(|| {
-            let tokens = self.options.daily_budget.max(1) * Self::POLLING_SHARE / 100;
+            let tokens = self.options.budget().max(1) * Self::POLLING_SHARE / 100;
             let seconds = 86_400 * changes::round_cost(&self.kinds()) / tokens.max(1);
             Duration::from_secs(seconds.clamp(5, 3_600))
         })

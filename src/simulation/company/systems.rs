@@ -121,7 +121,7 @@ impl Company {
             let base = "http://pipedrive.example.com".parse().expect("an address");
             let mut options = tandem_pipedrive::Options::new(base, Credentials::Token(token));
             options.select = mapping::selection(&mapping::parse(text).unwrap_or_default());
-            options.daily_budget = 3_000_000;
+            options.daily_budget = Some(3_000_000);
             options.installation = "sim".into();
             options.webhook_login = Some(("user".into(), Secret::new("pass")));
             let connector: Arc<dyn Connector> =

@@ -40,6 +40,8 @@ pub struct Stats {
 #[derive(Clone, Default)]
 pub struct Windows {
     calls: VecDeque<Duration>,
+    /// Whether the last caller was an app with a grant.
+    of_app: bool,
     day: chrono::NaiveDate,
     tokens: u64,
 }
@@ -68,6 +70,16 @@ impl World {
         tandem_sandbox::struck(&mut self.rng, &mut self.stats.faults, fault, probability, place)
     }
 
+    /// Notes whether an app with a grant is calling, or a user's token: their windows differ.
+    pub(super) fn called_by(&mut self, app: bool) {
+        self.windows.of_app = app;
+    }
+
+    /// Calls in two seconds of who is calling.
+    fn burst(&self) -> u32 {
+        if self.windows.of_app { self.settings.app_burst } else { self.settings.burst }
+    }
+
     /// Takes a call from the budgets; refuses as Pipedrive does when one is empty.
     pub(super) fn admit(&mut self, cost: u64) -> Result<(), Refusal> {
         let now = self.elapsed;
@@ -78,7 +90,7 @@ impl World {
         while self.windows.calls.front().is_some_and(|at| now.saturating_sub(*at) >= WINDOW) {
             self.windows.calls.pop_front();
         }
-        if self.windows.calls.len() >= self.settings.burst as usize {
+        if self.windows.calls.len() >= self.burst() as usize {
             self.stats.too_many += 1;
             return Err(too_many());
         }
@@ -107,8 +119,8 @@ impl World {
         let first = self.windows.calls.front().copied().unwrap_or(self.elapsed);
         let reset = WINDOW.saturating_sub(self.elapsed.saturating_sub(first)).as_secs_f64().ceil();
         vec![
-            ("x-ratelimit-limit", self.settings.burst.to_string()),
-            ("x-ratelimit-remaining", self.settings.burst.saturating_sub(used).to_string()),
+            ("x-ratelimit-limit", self.burst().to_string()),
+            ("x-ratelimit-remaining", self.burst().saturating_sub(used).to_string()),
             ("x-ratelimit-reset", format!("{reset:.0}")),
         ]
     }

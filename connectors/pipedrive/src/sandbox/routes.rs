@@ -191,6 +191,7 @@ enum Held {
 
 fn handle(world: &mut World, asked: &Asked) -> Response {
     world.settle();
+    world.called_by(asked.api_token.is_none());
     let cost = cost(asked.method.as_str(), asked.version, &asked.segments());
     let admitted = authorise(world, asked).and_then(|()| match asked.version {
         "oauth" => Ok(()),

@@ -33,8 +33,10 @@ pub struct Settings {
     pub api_domain: String,
     /// Scopes of the OAuth app; an API token has all.
     pub scopes: Vec<String>,
-    /// Calls in two seconds.
+    /// Calls in two seconds of a user's token.
     pub burst: u32,
+    /// The same of an app with a grant.
+    pub app_burst: u32,
     /// Tokens a day.
     pub daily_tokens: u64,
     /// Whether a call that is refused or fails is charged `[U]`.
@@ -111,6 +113,7 @@ impl Default for Settings {
             api_domain: String::new(),
             scopes: scopes.map(str::to_owned).to_vec(),
             burst: 40,
+            app_burst: 160,
             daily_tokens: 300_000,
             failed_calls_cost: true,
             limit_headers: true,
