@@ -256,6 +256,12 @@ pub struct Connection {
     /// Where OAuth grants are exchanged; beside `base_url` if left out.
     #[serde(default)]
     pub token_url: Option<Text>,
+    /// Where a person lets an OAuth app in; the vendor's own address if left out.
+    #[serde(default)]
+    pub authorize_url: Option<Text>,
+    /// The app's callback address, letter by letter as the vendor has it.
+    #[serde(default)]
+    pub redirect_uri: Option<Text>,
     /// Which generation of the vendor's API.
     #[serde(default)]
     pub api_version: Option<String>,

@@ -158,6 +158,11 @@ enum ConnectionCommand {
         /// Which.
         name: Name,
     },
+    /// Have a person let its OAuth app in, in a browser, and keep the grant.
+    Authorize {
+        /// Which.
+        name: Name,
+    },
     /// Stop for now; nothing is lost.
     Pause {
         /// Which.
@@ -307,6 +312,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
             ConnectionCommand::Add { name, file } => command::connection::add(global, &name, &file).await,
             ConnectionCommand::List => command::connection::list(global).await,
             ConnectionCommand::Test { name } => command::connection::test(global, &name).await,
+            ConnectionCommand::Authorize { name } => command::connection::authorize(global, &name).await,
             ConnectionCommand::Pause { name } => command::connection::set_paused(global, &name, true).await,
             ConnectionCommand::Resume { name } => command::connection::set_paused(global, &name, false).await,
             ConnectionCommand::Remove { name } => command::connection::remove(global, &name).await,

@@ -13,7 +13,7 @@ use url::Url;
 use crate::{
     config::{ConfigError, Connection as Settings, Text},
     installation::SetupError,
-    model::{Account, Name},
+    model::{Account, Name, digest},
     store::sql::SqlStore,
     sync::{
         connection::Connection,
@@ -163,6 +163,8 @@ impl Making<'_> {
             ("headers", !settings.headers.is_empty()),
             ("patients", settings.patients),
             ("subscription_topic", settings.subscription_topic.is_some()),
+            ("authorize_url", settings.authorize_url.is_some()),
+            ("redirect_uri", settings.redirect_uri.is_some()),
             ("plan", settings.plan.is_some()),
             ("seats", settings.seats.is_some()),
         ];
@@ -180,6 +182,13 @@ impl Making<'_> {
         address.parse().map(Some).map_err(|error| self.wrong(field, format!("is not an address: {error}")))
     }
 
+    /// The callback address of an app. It goes as it stands: a vendor compares it letter by letter.
+    fn redirect_uri(&self) -> Result<Option<String>, ConfigError> {
+        let Some(text) = &self.settings.redirect_uri else { return Ok(None) };
+        self.address("redirect_uri", Some(text))?;
+        text.resolve(&self.key("redirect_uri"), self.parts.folder).map(Some)
+    }
+
     fn base(&self, default: &str) -> Result<Url, ConfigError> {
         match self.address("base_url", self.settings.base_url.as_ref())? {
             Some(url) => Ok(url),
@@ -187,26 +196,39 @@ impl Making<'_> {
         }
     }
 
-    /// The token of this name, or the OAuth grant: the newest that came from the configured one, and who keeps the next.
+    /// The token of this name, or the OAuth grant: the newest that came from the configured one, and who keeps the next. With a
+    /// `redirect_uri` the first grant may come with a person's consent, whenever that is.
     async fn credentials(&self, token: &str) -> Result<(Credentials, Option<Arc<dyn KeepRefreshToken>>), SetupError> {
         let given = self.secret(token)?;
-        let (refresh, id, secret) =
+        let (configured, id, secret) =
             (self.secret("refresh_token")?, self.secret("client_id")?, self.secret("client_secret")?);
         if let Some(token) = given {
             return Ok((Credentials::Token(token), None));
         }
-        let (Some(configured), Some(id), Some(client_secret)) = (refresh, id, secret) else {
-            let why = format!("needs {token}, or client_id, client_secret and refresh_token");
+        let asks = self.settings.redirect_uri.is_some();
+        let (Some(id), Some(client_secret), true) = (id, secret, configured.is_some() || asks) else {
+            let or_ask = match self.settings.connector.as_str() {
+                "pipedrive" => ", or redirect_uri beside the first two and then `tandem connection authorize`",
+                _ => "",
+            };
+            let why = format!("needs {token}, or client_id, client_secret and refresh_token{or_ask}");
             return Err(self.wrong("credentials", why).into());
         };
+        let client_id = id.expose().to_owned();
+        let came_from = match &configured {
+            Some(token) => digest(token.expose().as_bytes()),
+            // Nobody configured it: it belongs to the app that was let in.
+            None => digest(format!("app {client_id}").as_bytes()),
+        };
         let (store, account) = (&self.parts.store, &self.account.name);
-        let came_from = crate::model::digest(configured.expose().as_bytes());
         let newest = store.grant(account, self.name, &came_from).await?;
         let keeper =
             GrantKeeper { store: store.clone(), account: account.clone(), connection: self.name.clone(), came_from };
-        let refresh_token = newest.unwrap_or(configured);
-        let grant = Credentials::OAuth { client_id: id.expose().to_owned(), client_secret, refresh_token };
-        Ok((grant, Some(Arc::new(keeper))))
+        let credentials = match newest.or(configured) {
+            Some(refresh_token) => Credentials::OAuth { client_id, client_secret, refresh_token },
+            None => Credentials::App { client_id, client_secret },
+        };
+        Ok((credentials, Some(Arc::new(keeper))))
     }
 
     async fn hubspot(&self, lenses: &BTreeMap<Kind, Lens>) -> Result<HubSpot, SetupError> {
@@ -243,7 +265,7 @@ impl Making<'_> {
         let settings = self.settings;
         let login = ["webhook_user", "webhook_password"];
         self.only_secrets(&["api_token", "client_id", "client_secret", "refresh_token", login[0], login[1]])?;
-        self.only_settings(&["plan", "seats"])?;
+        self.only_settings(&["authorize_url", "redirect_uri", "plan", "seats"])?;
         let (credentials, keeper) = self.credentials("api_token").await?;
         let mut options = Options::new(self.base(Options::BASE_URL)?, credentials);
         options.webhook_login = match (self.secret(login[0])?, self.secret(login[1])?) {
@@ -252,6 +274,8 @@ impl Making<'_> {
             _ => return Err(self.wrong("credentials", "webhook_user and webhook_password go together".into()).into()),
         };
         options.token_url = self.address("token_url", settings.token_url.as_ref())?;
+        options.authorize_url = self.address("authorize_url", settings.authorize_url.as_ref())?;
+        options.redirect_uri = self.redirect_uri()?;
         options.select = mapping::selection(lenses);
         if let Some(plan) = &settings.plan {
             options.plan = plan.parse().map_err(|error| self.wrong("plan", format!("{error}")))?;

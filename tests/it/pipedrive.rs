@@ -1,6 +1,10 @@
 //! Pipedrive: the contract's suite under both answers to what is not documented, and what is Pipedrive's own.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use axum::Router;
@@ -15,8 +19,9 @@ use tandem::{
     vendors::{CONNECTORS, Parts, connect},
 };
 use tandem_contract::{
-    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Kind, Lane, Limit, PropertyType, Pushed,
-    RouterTransport, Secret, Seen, Sought, Stream, TokioClock, Value, Version, Write, WriteOp, conformance,
+    Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, HttpRequest, KeepRefreshToken, Kind, Lane,
+    Limit, PropertyType, Pushed, RouterTransport, Secret, Seen, Sought, Stream, TokioClock, Transport, Value, Version,
+    Write, WriteOp, conformance,
 };
 use tandem_pipedrive::{
     Credentials, Options, Pipedrive, Plan,
@@ -566,13 +571,17 @@ async fn polls_follow_the_plan_and_its_seats_and_an_explicit_budget_goes_before_
 }
 
 #[tokio::test]
-async fn a_plan_that_is_not_known_and_one_of_another_vendor_are_refused_by_name() {
+async fn what_an_operator_gets_wrong_is_named_and_so_is_a_setting_of_another_vendor() {
     let token = "credentials = { api_token = \"t\" }";
+    let app = "credentials = { client_id = \"app\", client_secret = \"s\" }";
     let hubspot = "credentials = { access_token = \"t\" }";
     for (connector, credentials, more, said) in [
         ("pipedrive", token, "plan = \"gold\"", "crm.plan: `gold` is not one of lite, growth, premium, ultimate"),
         ("pipedrive", token, "seats = 0", "crm.seats: is how many people have a seat: at least 1"),
         ("pipedrive", token, "seat = 5", "unknown field `seat`"),
+        ("pipedrive", app, "", "needs api_token, or client_id, client_secret and refresh_token, or redirect_uri"),
+        ("pipedrive", app, "redirect_uri = \"callback\"", "crm.redirect_uri: is not an address"),
+        ("hubspot", hubspot, "redirect_uri = \"https://tandem.example.com\"", "crm.redirect_uri: is not a setting of"),
         ("hubspot", hubspot, "plan = \"growth\"", "crm.plan: is not a setting of hubspot: take it out"),
         ("hubspot", hubspot, "seats = 5", "crm.seats: is not a setting of hubspot: take it out"),
     ] {
@@ -618,6 +627,142 @@ async fn a_grant_is_exchanged_once_and_the_companys_own_address_is_called() {
     company.sandbox.with(|world| world.revoke_access());
     let gone = company.connector.check().await.unwrap_err();
     assert!(matches!(&gone, ConnectorError::Unauthorized(why) if why.contains("connect Pipedrive again")), "{gone}");
+}
+
+/// Where an installation's processes keep the newest grant.
+#[derive(Default)]
+struct Drawer(Mutex<Option<String>>);
+
+#[async_trait]
+impl KeepRefreshToken for Drawer {
+    async fn keep(&self, refresh_token: &Secret) -> Result<(), String> {
+        *self.0.lock().unwrap() = Some(refresh_token.expose().to_owned());
+        Ok(())
+    }
+
+    async fn newest(&self) -> Result<Option<Secret>, String> {
+        Ok(self.0.lock().unwrap().clone().map(Secret::new))
+    }
+}
+
+/// One process of an installation whose app nobody has let in.
+fn process(company: &Company, kept: &Arc<Drawer>) -> Pipedrive {
+    let settings = company.sandbox.with(|world| world.settings.clone());
+    let app = Credentials::App { client_id: settings.client_id, client_secret: Secret::new(settings.client_secret) };
+    let mut options = Options::new(Options::BASE_URL.parse().unwrap(), app);
+    options.redirect_uri = Some(settings.redirect_uri);
+    options.select = default_selection();
+    options.daily_budget = Some(300_000);
+    let transport = Arc::new(RouterTransport::new(company.sandbox.router()));
+    Pipedrive::new(options, transport, company.clock.clone()).keep_refresh_token(kept.clone())
+}
+
+/// What the browser of a person brings back who lets the app in.
+fn code(company: &Company) -> Secret {
+    let code = company.sandbox.with(|world| {
+        let (client_id, redirect_uri) = (world.settings.client_id.clone(), world.settings.redirect_uri.clone());
+        world.consent(&client_id, &redirect_uri)
+    });
+    Secret::new(code.unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_nobody_let_in_asks_where_that_is_done_and_goes_on_with_what_comes_of_it() {
+    let settings = Settings { api_domain: "https://glow.pipedrive.com".into(), ..Settings::default() };
+    let company = company(settings, Kind::Deal, |router| router, |_| {});
+    let kept = Arc::new(Drawer::default());
+    let pipedrive = process(&company, &kept);
+    let nobody = pipedrive.identify().await.unwrap_err();
+    assert!(
+        matches!(&nobody, ConnectorError::Unauthorized(why) if why.contains("`tandem connection authorize`")),
+        "{nobody}"
+    );
+    assert_eq!(company.sandbox.with(|world| world.stats.requests), 0, "nothing is asked without a grant");
+    let address = pipedrive.consent("s 1").unwrap();
+    assert_eq!(
+        address.as_str(),
+        "https://oauth.pipedrive.com/oauth/authorize?client_id=sandbox-app\
+         &redirect_uri=https%3A%2F%2Ftandem.example.com%2Fcallback&state=s+1"
+    );
+    let transport = RouterTransport::new(company.sandbox.router());
+    let request = HttpRequest {
+        method: "GET".parse().unwrap(),
+        url: address,
+        headers: Default::default(),
+        body: Default::default(),
+    };
+    let answer = transport.send(request, Duration::from_secs(9)).await.unwrap();
+    let back: url::Url = answer.headers["location"].to_str().unwrap().parse().unwrap();
+    let brought: BTreeMap<String, String> = back.query_pairs().into_owned().collect();
+    assert_eq!(brought["state"], "s 1");
+    let identity = pipedrive.redeem(&Secret::new(brought["code"].as_str()), None).await.unwrap();
+    assert_eq!(identity.remote_account, "5566");
+    let grant = company.sandbox.with(|world| world.settings.refresh_token.clone());
+    assert_eq!(kept.newest().await.unwrap().unwrap().expose(), grant);
+    let exchanges = || company.sandbox.with(|world| world.stats.by_route["POST oauth/token"]);
+    pipedrive.identify().await.unwrap();
+    assert_eq!(exchanges(), 1, "the code brought an access token as well");
+    company.clock.sleep(Duration::from_secs(3_600)).await;
+    pipedrive.identify().await.unwrap();
+    assert_eq!(exchanges(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_is_good_once_for_five_minutes_and_for_the_account_that_the_connection_belongs_to() {
+    let company = plain(Kind::Deal);
+    let kept = Arc::new(Drawer::default());
+    let pipedrive = process(&company, &kept);
+    let late = code(&company);
+    company.clock.sleep(Duration::from_secs(301)).await;
+    let refused = pipedrive.redeem(&late, None).await.unwrap_err();
+    assert!(matches!(&refused, ConnectorError::Unauthorized(why) if why.contains("five minutes")), "{refused}");
+    assert!(!format!("{refused:?}").contains(late.expose()));
+    // The account of somebody else.
+    let found = pipedrive.redeem(&code(&company), Some("4711")).await.unwrap();
+    assert_eq!(found.remote_account, "5566");
+    assert!(kept.newest().await.unwrap().is_none(), "its grant reaches no other process");
+    assert!(matches!(pipedrive.identify().await, Err(ConnectorError::Unauthorized(_))), "nor is it used by this one");
+    let good = code(&company);
+    pipedrive.redeem(&good, Some("5566")).await.unwrap();
+    let grant = kept.newest().await.unwrap().unwrap();
+    let twice = pipedrive.redeem(&good, Some("5566")).await.unwrap_err();
+    assert!(matches!(&twice, ConnectorError::Unauthorized(why) if why.contains("one exchange")), "{twice}");
+    assert_eq!(kept.newest().await.unwrap().unwrap().expose(), grant.expose());
+    pipedrive.identify().await.unwrap();
+    // The callback address was changed at Pipedrive, and not here.
+    company.sandbox.with(|world| world.settings.redirect_uri = "https://tandem.example.com/other".into());
+    let other = pipedrive.redeem(&code(&company), None).await.unwrap_err();
+    assert!(matches!(&other, ConnectorError::Unauthorized(why) if why.contains("redirect_uri")), "{other}");
+    // An answer that was lost says nothing about the app.
+    company.sandbox.with(|world| world.faults = Faults { lost_answer: 1.0, ..Faults::default() });
+    let lost = pipedrive.redeem(&code(&company), None).await.unwrap_err();
+    assert!(matches!(&lost, ConnectorError::NotSent(why) if why.starts_with("exchanging the code")), "{lost}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_goes_on_with_the_grant_that_another_process_was_given_or_renewed() {
+    for rotate_refresh_token in [false, true] {
+        let settings = Settings { rotate_refresh_token, ..Settings::default() };
+        let company = company(settings, Kind::Deal, |router| router, |_| {});
+        let kept = Arc::new(Drawer::default());
+        let (daemon, command) = (process(&company, &kept), process(&company, &kept));
+        assert!(matches!(daemon.identify().await, Err(ConnectorError::Unauthorized(_))));
+        command.redeem(&code(&company), None).await.unwrap();
+        for _ in 0..3 {
+            daemon.identify().await.unwrap();
+            company.clock.sleep(Duration::from_secs(3_600)).await;
+            command.identify().await.unwrap();
+        }
+        let grant = company.sandbox.with(|world| world.settings.refresh_token.clone());
+        assert_eq!(kept.newest().await.unwrap().unwrap().expose(), grant);
+        // Nobody called for two months.
+        company.clock.sleep(Duration::from_secs(61 * 86_400)).await;
+        let gone = daemon.identify().await.unwrap_err();
+        let again = "connect Pipedrive again";
+        assert!(matches!(&gone, ConnectorError::Unauthorized(why) if why.contains(again)), "{gone}");
+        command.redeem(&code(&company), Some("5566")).await.unwrap();
+        daemon.identify().await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::{
     Checkout, ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, NewCheckout, NewVisit, Opening,
-    Record, SaleRead, Schema, Value, Version, VisitChange, VisitRead, WebhookError, WebhookRequest,
+    Record, SaleRead, Schema, Secret, Value, Version, VisitChange, VisitRead, WebhookError, WebhookRequest,
 };
 
 /// How far a connector's writes are protected against an edit made at the same moment.
@@ -233,6 +233,24 @@ pub trait Connector: Send + Sync {
     /// As [`Connector::check`].
     async fn identify(&self) -> Result<Identity, ConnectorError> {
         self.check().await
+    }
+
+    /// Where a person lets our app in, with a browser, which then brings a code and this `state` to the app's own address;
+    /// `None` where there is no app to let in.
+    fn consent(&self, state: &str) -> Option<Url> {
+        let _ = state;
+        None
+    }
+
+    /// Exchanges the code that a consent brought for a grant, and answers whose account that leads to. It is kept if it leads
+    /// to `account`, or to any where none is known yet.
+    ///
+    /// # Errors
+    /// [`ConnectorError`] as the vendor answers: a code is good for once, so it takes another. A connector that asks nobody
+    /// rejects it.
+    async fn redeem(&self, code: &Secret, account: Option<&str>) -> Result<Identity, ConnectorError> {
+        let _ = (code, account);
+        Err(self.has_no("app to let in"))
     }
 
     /// Pipelines, owners and properties.

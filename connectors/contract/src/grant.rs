@@ -1,5 +1,5 @@
 //! How we prove who we are: a token, or an OAuth grant, which is a refresh token that is exchanged for access tokens, each
-//! before the last one ends.
+//! before the last one ends. The first refresh token is configured, or comes with the consent of a person who lets the app in.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,6 +22,13 @@ pub enum Credentials {
         /// The grant.
         refresh_token: Secret,
     },
+    /// An OAuth app that nobody let in yet.
+    App {
+        /// Its id.
+        client_id: String,
+        /// Its secret.
+        client_secret: Secret,
+    },
 }
 
 /// What calls are made with: a token, or a grant and the app that it was given to.
@@ -36,12 +43,21 @@ impl<A: Exchange> Auth<A> {
     /// From what is configured; `app` makes the app of its id and secret, `refused` is for people.
     #[must_use]
     pub fn new(credentials: &Credentials, refused: &'static str, app: impl FnOnce(String, Secret) -> A) -> Self {
-        match credentials {
-            Credentials::Token(token) => Self::Token(token.clone(), refused),
+        let (client_id, client_secret, grant) = match credentials {
+            Credentials::Token(token) => return Self::Token(token.clone(), refused),
             Credentials::OAuth { client_id, client_secret, refresh_token } => {
-                let app = app(client_id.clone(), client_secret.clone());
-                Self::OAuth(Box::new((app, Grant::new(refresh_token.clone()))))
+                (client_id, client_secret, Grant::new(refresh_token.clone()))
             }
+            Credentials::App { client_id, client_secret } => (client_id, client_secret, Grant::default()),
+        };
+        Self::OAuth(Box::new((app(client_id.clone(), client_secret.clone()), grant)))
+    }
+
+    /// The app, where it is one that calls.
+    pub fn app(&self) -> Option<&A> {
+        match self {
+            Self::Token(..) => None,
+            Self::OAuth(app) => Some(&app.0),
         }
     }
 
@@ -68,6 +84,43 @@ impl<A: Exchange> Auth<A> {
             Self::OAuth(app) => app.1.token(refused, &app.0, transport, clock).await,
         }
     }
+
+    /// Exchanges the code that a person's consent brought. What comes of it is called with from then on, and kept once it is
+    /// confirmed.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Unauthorized`] where a token is configured; else as [`Grant::redeem`].
+    pub async fn redeem(
+        &self,
+        code: &Secret,
+        transport: &dyn Transport,
+        clock: &dyn Clock,
+    ) -> Result<(), ConnectorError> {
+        match self {
+            Self::Token(..) => {
+                Err(ConnectorError::Unauthorized("a token is configured: there is no app to let in".into()))
+            }
+            Self::OAuth(app) => app.1.redeem(code, &app.0, transport, clock).await,
+        }
+    }
+
+    /// The grant that a code brought is of the right account: it is kept.
+    ///
+    /// # Errors
+    /// [`ConnectorError::NotSent`] if it cannot be kept.
+    pub async fn confirm(&self) -> Result<(), ConnectorError> {
+        match self {
+            Self::Token(..) => Ok(()),
+            Self::OAuth(app) => app.1.confirm().await,
+        }
+    }
+
+    /// It is not: all is as it was before.
+    pub async fn forget(&self) {
+        if let Self::OAuth(app) = self {
+            app.1.forget().await;
+        }
+    }
 }
 
 /// What a vendor hands out for a refresh token.
@@ -80,15 +133,25 @@ pub struct Renewed {
     pub refresh_token: Option<Secret>,
 }
 
-/// A vendor's way of exchanging a refresh token.
+/// A vendor's way of exchanging a refresh token, and the code that a person's consent brings.
 #[async_trait]
 pub trait Exchange: Send + Sync {
-    /// Exchanges it.
+    /// Exchanges a refresh token.
     ///
     /// # Errors
     /// [`ConnectorError::Unauthorized`] if the grant is gone or the app is not accepted; [`ConnectorError::NotSent`] for
     /// everything that passes: asking twice does no harm.
     async fn exchange(&self, refresh_token: &Secret, transport: &dyn Transport) -> Result<Renewed, ConnectorError>;
+
+    /// Exchanges a code, which is good for once, for the first refresh token. A connector that asks nobody rejects it.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Unauthorized`] if the code or the app is not accepted; [`ConnectorError::NotSent`] for everything
+    /// else: then it takes another code.
+    async fn redeem(&self, code: &Secret, transport: &dyn Transport) -> Result<Renewed, ConnectorError> {
+        let _ = (code, transport);
+        Err(ConnectorError::Rejected { field: None, reason: "this connector asks nobody to let an app in".into() })
+    }
 }
 
 /// Keeps a refresh token that the vendor changed.
@@ -108,8 +171,10 @@ pub trait KeepRefreshToken: Send + Sync {
 }
 
 /// A grant and the access token that is in use.
+#[derive(Default)]
 pub struct Grant {
-    configured: Secret,
+    /// `None` while nobody let the app in.
+    configured: Option<Secret>,
     current: Mutex<Current>,
     keep: Option<Arc<dyn KeepRefreshToken>>,
 }
@@ -121,13 +186,29 @@ struct Current {
     refresh: Option<Secret>,
     /// The refresh token is newer than the one that is kept.
     unkept: bool,
+    /// A code brought it, and nobody has looked yet whose account it leads to.
+    unconfirmed: bool,
+}
+
+impl Current {
+    /// Takes in what was handed out, for a refresh token or for a code.
+    fn take(&mut self, renewed: Renewed, refresh: Option<Secret>, clock: &dyn Clock) {
+        let next = renewed.refresh_token.filter(|token| !token.expose().is_empty());
+        // A minute early, or at half of a very short life.
+        let life = renewed.expires_in.min(Duration::from_secs(86_400));
+        self.ends_at = clock.elapsed() + life.saturating_sub(Duration::from_secs(60)).max(life / 2);
+        self.access = Some(renewed.access_token);
+        let before = refresh.as_ref().map(Secret::expose);
+        self.unkept |= next.as_ref().is_some_and(|next| Some(next.expose()) != before);
+        self.refresh = next.or(refresh);
+    }
 }
 
 impl Grant {
     /// The grant of a configured refresh token.
     #[must_use]
     pub fn new(refresh_token: Secret) -> Self {
-        Self { configured: refresh_token, current: Mutex::default(), keep: None }
+        Self { configured: Some(refresh_token), ..Self::default() }
     }
 
     /// A token to call with. `refused` is one that was just answered 401: it is not handed out again.
@@ -151,30 +232,75 @@ impl Grant {
                 return Ok(access.clone());
             }
         }
-        let refresh = current.refresh.clone().unwrap_or_else(|| self.configured.clone());
-        let (renewed, refresh) = match (exchange.exchange(&refresh, transport).await, &self.keep) {
-            (Err(ConnectorError::Unauthorized(why)), Some(keep)) => {
-                let newest = keep.newest().await.map_err(ConnectorError::NotSent)?;
-                let Some(newest) = newest.filter(|newest| newest.expose() != refresh.expose()) else {
-                    return Err(ConnectorError::Unauthorized(why));
-                };
+        let refresh = match current.refresh.clone().or_else(|| self.configured.clone()) {
+            Some(refresh) => refresh,
+            None => self.kept().await?.ok_or_else(nobody)?,
+        };
+        let (renewed, refresh) = match exchange.exchange(&refresh, transport).await {
+            Err(ConnectorError::Unauthorized(why)) if !current.unconfirmed => {
+                // Another process may have renewed it, or somebody let the app in anew.
+                let newest = self.kept().await?.filter(|newest| newest.expose() != refresh.expose());
+                let newest = newest.ok_or(ConnectorError::Unauthorized(why))?;
                 (exchange.exchange(&newest, transport).await?, newest)
             }
-            (renewed, _) => (renewed?, refresh),
+            renewed => (renewed?, refresh),
         };
-        let next = renewed.refresh_token.filter(|token| !token.expose().is_empty());
-        // A minute early, or at half of a very short life.
-        let life = renewed.expires_in.min(Duration::from_secs(86_400));
-        current.ends_at = clock.elapsed() + life.saturating_sub(Duration::from_secs(60)).max(life / 2);
-        current.access = Some(renewed.access_token.clone());
-        current.unkept |= next.as_ref().is_some_and(|next| next.expose() != refresh.expose());
-        current.refresh = next.or(Some(refresh));
+        let access = renewed.access_token.clone();
+        current.take(renewed, Some(refresh), clock);
         // Before the access token is used: after a crash the old refresh token may be worth nothing.
         self.keep_newest(&mut current).await?;
-        Ok(renewed.access_token)
+        Ok(access)
+    }
+
+    /// Exchanges the code that a person's consent brought. What comes of it is called with from then on, and kept once it is
+    /// confirmed: a grant of somebody else's account must not reach a daemon that is at work.
+    ///
+    /// # Errors
+    /// [`ConnectorError`] as [`Exchange::redeem`] answers, or if no refresh token came.
+    pub async fn redeem(
+        &self,
+        code: &Secret,
+        exchange: &dyn Exchange,
+        transport: &dyn Transport,
+        clock: &dyn Clock,
+    ) -> Result<(), ConnectorError> {
+        let mut current = self.current.lock().await;
+        let renewed = exchange.redeem(code, transport).await?;
+        if renewed.refresh_token.as_ref().is_none_or(|token| token.expose().is_empty()) {
+            return Err(ConnectorError::Malformed { path: "refresh_token".into() });
+        }
+        current.take(renewed, None, clock);
+        current.unconfirmed = true;
+        Ok(())
+    }
+
+    /// Keeps what a code brought.
+    ///
+    /// # Errors
+    /// [`ConnectorError::NotSent`] if it cannot be kept.
+    pub async fn confirm(&self) -> Result<(), ConnectorError> {
+        let mut current = self.current.lock().await;
+        current.unconfirmed = false;
+        self.keep_newest(&mut current).await
+    }
+
+    /// Forgets what a code brought: the configured grant, or the one that is kept, is used again.
+    pub async fn forget(&self) {
+        *self.current.lock().await = Current::default();
+    }
+
+    /// The newest refresh token that is kept.
+    async fn kept(&self) -> Result<Option<Secret>, ConnectorError> {
+        match &self.keep {
+            Some(keep) => keep.newest().await.map_err(ConnectorError::NotSent),
+            None => Ok(None),
+        }
     }
 
     async fn keep_newest(&self, current: &mut Current) -> Result<(), ConnectorError> {
+        if current.unconfirmed {
+            return Ok(());
+        }
         if let (true, Some(newest), Some(keep)) = (current.unkept, &current.refresh, &self.keep) {
             keep.keep(newest)
                 .await
@@ -183,4 +309,11 @@ impl Grant {
         current.unkept = false;
         Ok(())
     }
+}
+
+fn nobody() -> ConnectorError {
+    ConnectorError::Unauthorized(
+        "nobody let the app in yet: `tandem connection authorize` asks for it, and then the connection goes on by itself"
+            .into(),
+    )
 }

@@ -185,6 +185,14 @@ impl Client {
         self.theirs.offset()
     }
 
+    /// Exchanges the code of a person's consent for a grant, which is to be confirmed or forgotten.
+    ///
+    /// # Errors
+    /// [`ConnectorError`] as Pipedrive answers.
+    pub async fn redeem(&self, code: &Secret) -> Result<(), ConnectorError> {
+        self.auth.redeem(code, &*self.transport, &*self.clock).await
+    }
+
     /// Sends, and answers the `data` of a success.
     ///
     /// # Errors

@@ -53,6 +53,10 @@ pub struct Options {
     pub base_url: Url,
     /// Where grants are exchanged for access tokens; Pipedrive's own address if left out.
     pub token_url: Option<Url>,
+    /// Where a person lets the app in; Pipedrive's own address if left out.
+    pub authorize_url: Option<Url>,
+    /// The app's callback address, letter by letter as Pipedrive has it. Without it nobody is asked to let the app in.
+    pub redirect_uri: Option<String>,
     /// Token or OAuth grant.
     pub credentials: Credentials,
     /// User and password that webhooks carry; Pipedrive does not sign them.
@@ -84,6 +88,8 @@ impl Options {
     pub const BASE_URL: &'static str = "https://api.pipedrive.com";
     /// Where Pipedrive exchanges grants.
     pub const TOKEN_URL: &'static str = "https://oauth.pipedrive.com/oauth/token";
+    /// Where people let apps in.
+    pub const AUTHORIZE_URL: &'static str = "https://oauth.pipedrive.com/oauth/authorize";
 
     /// Options with the documented floors for everything but the address and the credentials.
     #[must_use]
@@ -91,6 +97,8 @@ impl Options {
         Self {
             base_url,
             token_url: None,
+            authorize_url: None,
+            redirect_uri: None,
             credentials,
             webhook_login: None,
             select: BTreeMap::new(),
@@ -204,6 +212,21 @@ impl Connector for Pipedrive {
 
     async fn identify(&self) -> Result<Identity, ConnectorError> {
         schema::identify(self).await
+    }
+
+    fn consent(&self, state: &str) -> Option<Url> {
+        self.client.auth.app()?.consent(state)
+    }
+
+    async fn redeem(&self, code: &Secret, account: Option<&str>) -> Result<Identity, ConnectorError> {
+        self.client.redeem(code).await?;
+        let identity = self.identify().await;
+        let is_right = |identity: &Identity| account.is_none_or(|account| account == identity.remote_account);
+        match &identity {
+            Ok(identity) if is_right(identity) => self.client.auth.confirm().await?,
+            _ => self.client.auth.forget().await,
+        }
+        identity
     }
 
     async fn discover(&self) -> Result<Schema, ConnectorError> {

@@ -238,29 +238,53 @@ impl World {
             .collect()
     }
 
-    /// Exchanges a grant.
+    /// A person lets the app in: the code that their browser brings back. `None` for an app that is not known.
+    pub fn consent(&mut self, client_id: &str, redirect_uri: &str) -> Option<String> {
+        if client_id != self.settings.client_id || redirect_uri != self.settings.redirect_uri {
+            return None;
+        }
+        let code = format!("{:032x}", self.rng.random::<u128>());
+        self.codes.insert(code.clone(), self.now + TimeDelta::seconds(self.settings.code_seconds));
+        Some(code)
+    }
+
+    /// Exchanges a grant, or the code of a consent.
     pub(super) fn oauth(&mut self, login: Option<&str>, form: &Query) -> (u16, Json) {
         let refuse = |code: &str| (400, json!({ "success": false, "error": code, "error_description": code }));
         let want = STANDARD.encode(format!("{}:{}", self.settings.client_id, self.settings.client_secret));
         if login != Some(want.as_str()) {
             return refuse("invalid_client");
         }
-        let given = form.text("refresh_token").unwrap_or_default();
-        let idle = self.now - self.grant_used > TimeDelta::days(self.settings.grant_days);
-        if form.text("grant_type").as_deref() != Some("refresh_token")
-            || given.is_empty()
-            || given != self.settings.refresh_token
-            || idle
-        {
+        let given = |name: &str| form.text(name).unwrap_or_default();
+        let (stands, is_first) = match given("grant_type").as_str() {
+            "refresh_token" => {
+                let idle = self.now - self.grant_used > TimeDelta::days(self.settings.grant_days);
+                let refresh = given("refresh_token");
+                (!refresh.is_empty() && refresh == self.settings.refresh_token && !idle, false)
+            }
+            "authorization_code" => {
+                // Good for once, whatever comes of it.
+                let ends = self.codes.remove(&given("code"));
+                if given("redirect_uri") != self.settings.redirect_uri {
+                    return refuse("invalid_request");
+                }
+                (ends.is_some_and(|ends| self.now < ends), true)
+            }
+            _ => return refuse("unsupported_grant_type"),
+        };
+        if !stands {
             return refuse("invalid_grant");
+        }
+        if is_first || self.settings.rotate_refresh_token {
+            self.settings.refresh_token = format!("{}:12:{:032x}", self.settings.company_id, self.rng.random::<u128>());
         }
         self.grant_used = self.now;
         let token = format!("v1u:{:032x}", self.rng.random::<u128>());
         let life = TimeDelta::seconds(i64::try_from(self.settings.token_seconds).unwrap_or(3_599));
         self.tokens.insert(token.clone(), self.now + life);
         let mut body = json!({
-            "access_token": token, "token_type": "Bearer", "refresh_token": given, "scope": self.settings.scopes.join(","),
-            "expires_in": self.settings.token_seconds,
+            "access_token": token, "token_type": "Bearer", "refresh_token": self.settings.refresh_token,
+            "scope": self.settings.scopes.join(","), "expires_in": self.settings.token_seconds,
         });
         if !self.settings.api_domain.is_empty() {
             body["api_domain"] = self.settings.api_domain.clone().into();

@@ -49,6 +49,7 @@ pub struct Windows {
 /// Tokens of a call. Source: `x-token-cost` of the published descriptions.
 pub fn cost(method: &str, version: &str, segments: &[&str]) -> u64 {
     match (version, method, segments) {
+        ("oauth", ..) => 0,
         ("v2", "GET", ["deals", "archived"] | ["deals" | "persons", "search"]) => 20,
         ("v2", "GET", ["pipelines" | "stages"]) => 5,
         ("v2", "GET", [_]) => 10,

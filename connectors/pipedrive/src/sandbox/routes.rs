@@ -10,6 +10,7 @@ use rand::{Rng, rngs::StdRng};
 use serde_json::{Value as Json, json};
 use tandem_contract::Kind;
 use tandem_sandbox::{Core, Delivery, Fate, Query, Simulated, http_date};
+use url::Url;
 
 use super::{
     Faults, Settings, Stats,
@@ -187,6 +188,7 @@ enum Held {
     One(u16, Json),
     Page(Page),
     Bare(u16, Json),
+    Elsewhere(Url),
 }
 
 fn handle(world: &mut World, asked: &Asked) -> Response {
@@ -250,9 +252,15 @@ fn dispatch(world: &mut World, asked: &Asked) -> Result<Held, Refusal> {
     let segments = asked.segments();
     let (method, query) = (asked.method.as_str(), &asked.query);
     if asked.version == "oauth" {
-        let form = Query::parse(std::str::from_utf8(&asked.body).unwrap_or_default());
-        let (status, body) = world.oauth(asked.basic.as_deref(), &form);
-        return Ok(Held::Bare(status, body));
+        return match (method, segments.as_slice()) {
+            ("GET", ["authorize"]) => consent(world, query).map(Held::Elsewhere),
+            ("POST", ["token"]) => {
+                let form = Query::parse(std::str::from_utf8(&asked.body).unwrap_or_default());
+                let (status, body) = world.oauth(asked.basic.as_deref(), &form);
+                Ok(Held::Bare(status, body))
+            }
+            _ => Err(Refusal::not_found("Route")),
+        };
     }
     let body: Json = match asked.body.is_empty() {
         true => Json::Null,
@@ -334,16 +342,33 @@ fn dispatch(world: &mut World, asked: &Asked) -> Result<Held, Refusal> {
     }
 }
 
+/// Whoever opens the page lets the app in at once; where their browser goes then.
+fn consent(world: &mut World, query: &Query) -> Result<Url, Refusal> {
+    let text = |name: &str| query.text(name).unwrap_or_default();
+    let mut address: Url =
+        text("redirect_uri").parse().map_err(|_| Refusal::new(400, "Invalid request: redirect_uri is invalid"))?;
+    let code = world.consent(&text("client_id"), &text("redirect_uri"));
+    let code = code.ok_or_else(|| Refusal::new(400, "Invalid client: client is invalid"))?;
+    address.query_pairs_mut().append_pair("code", &code).append_pair("state", &text("state"));
+    Ok(address)
+}
+
 fn respond(world: &World, outcome: Result<Held, Refusal>) -> Response {
+    let mut headers = HeaderMap::new();
     let (status, body) = match outcome {
         Ok(Held::One(status, data)) => (status, json!({ "success": true, "data": data })),
         Ok(Held::Page((rows, next))) => {
             (200, json!({ "success": true, "data": rows, "additional_data": { "next_cursor": next } }))
         }
         Ok(Held::Bare(status, body)) => (status, body),
+        Ok(Held::Elsewhere(address)) => {
+            if let Ok(address) = HeaderValue::try_from(address.as_str()) {
+                headers.insert(header::LOCATION, address);
+            }
+            (302, Json::String(String::new()))
+        }
         Err(refusal) => (refusal.status, refusal.body),
     };
-    let mut headers = HeaderMap::new();
     for (name, value) in world.limit_headers() {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);

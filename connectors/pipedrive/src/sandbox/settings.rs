@@ -23,8 +23,14 @@ pub struct Settings {
     pub client_id: String,
     /// Secret of the app.
     pub client_secret: String,
-    /// The grant that can be exchanged for access tokens; it stays the same.
+    /// The grant that can be exchanged for access tokens; a consent makes another.
     pub refresh_token: String,
+    /// Whether each exchange makes another as well `[U]`: nothing says so but that one may have been "already exchanged".
+    pub rotate_refresh_token: bool,
+    /// The app's callback address.
+    pub redirect_uri: String,
+    /// Life of the code of a consent in seconds.
+    pub code_seconds: i64,
     /// Life of an access token in seconds.
     pub token_seconds: u64,
     /// Days after which an unused grant ends.
@@ -108,6 +114,9 @@ impl Default for Settings {
             client_id: "sandbox-app".into(),
             client_secret: "sandbox-app-secret".into(),
             refresh_token: "5566:12:sandbox-refresh".into(),
+            rotate_refresh_token: false,
+            redirect_uri: "https://tandem.example.com/callback".into(),
+            code_seconds: 300,
             token_seconds: 3_599,
             grant_days: 60,
             api_domain: String::new(),

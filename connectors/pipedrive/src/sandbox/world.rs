@@ -107,6 +107,8 @@ pub struct World {
     /// Access tokens and when they end.
     pub(super) tokens: BTreeMap<String, DateTime<Utc>>,
     pub(super) grant_used: DateTime<Utc>,
+    /// Codes of consents and when they end.
+    pub(super) codes: BTreeMap<String, DateTime<Utc>>,
     next_id: u64,
 }
 
@@ -128,6 +130,7 @@ impl World {
             windows: Windows::default(),
             tokens: BTreeMap::new(),
             grant_used: now,
+            codes: BTreeMap::new(),
             next_id: 4_000,
         };
         world.furnish();
