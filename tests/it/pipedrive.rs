@@ -919,39 +919,117 @@ async fn an_engine_that_waits_for_its_turn_costs_two_tokens_a_look() {
     assert_eq!(company.sandbox.with(|world| world.stats.tokens), 20);
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_names_of_organizations_are_read_a_hundred_at_once_and_never_written() {
-    let name = "organization";
-    let company = company(
+const ORGANIZATION: &str = "organization";
+
+/// A company whose organizations are mapped by name.
+fn with_organizations(kind: Kind) -> Company {
+    company(
         Settings::default(),
-        Kind::Contact,
+        kind,
         |router| router,
         |options| {
-            options.select.entry(Kind::Contact).or_default().insert(name.to_owned(), PropertyType::Text);
+            options.select.entry(kind).or_default().insert(ORGANIZATION.to_owned(), PropertyType::Text);
         },
-    );
+    )
+}
+
+impl Company {
+    fn make_organization(&self, name: &str) -> u64 {
+        let body = json!({ "name": name });
+        self.sandbox.with(|world| world.create(Kind::Company, &body, Change::Person)).unwrap()
+    }
+
+    fn asked(&self, route: &str) -> u64 {
+        self.sandbox.with(|world| world.stats.by_route.get(route).copied().unwrap_or(0))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_names_of_organizations_are_read_a_hundred_at_once() {
+    let company = with_organizations(Kind::Contact);
+    let clinic = company.make_organization("Harbor Clinic");
     let persons: Vec<u64> = company.sandbox.with(|world| {
-        let clinic = world.create(Kind::Company, &json!({ "name": "Harbor Clinic" }), Change::Person).unwrap();
         let of = [Some(clinic), Some(clinic), None];
         let person = |of: Option<u64>| json!({ "name": "Ana Ito", "org_id": of });
         of.into_iter().map(|of| world.create(Kind::Contact, &person(of), Change::Person).unwrap()).collect()
     });
-    let asked = |route: &str| company.sandbox.with(|world| world.stats.by_route.get(route).copied().unwrap_or(0));
     for _ in 0..2 {
         let ids: Vec<ExternalId> = persons.iter().map(|person| id(*person)).collect();
         let fetched = company.connector.fetch(CALL, Kind::Contact, &ids).await.unwrap();
         let named: Vec<Value> = fetched
             .into_iter()
             .map(|fetched| match fetched {
-                Fetched::Found(record) => record.property(name),
+                Fetched::Found(record) => record.property(ORGANIZATION),
                 other => panic!("{other:?}"),
             })
             .collect();
         assert_eq!(named, [Value::text("Harbor Clinic"), Value::text("Harbor Clinic"), Value::Null]);
     }
-    assert_eq!(asked("GET v2/organizations"), 1, "names are kept for a while");
-    let refused = company.update(persons[0], &[(name, Value::text("Other"))]).await;
-    let Pushed::Failed(ConnectorError::Rejected { field, reason }) = refused else { panic!("{refused:?}") };
-    assert_eq!(field.as_deref(), Some(name));
-    assert!(reason.contains("read only"), "{reason}");
+    assert_eq!(company.asked("GET v2/organizations"), 1, "names are kept for a while");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_organization_is_set_by_a_name_that_only_it_has_and_none_is_made() {
+    let company = with_organizations(Kind::Contact);
+    let clinic = company.make_organization("Harbor Clinic");
+    company.make_organization("Twin");
+    company.make_organization("Twin");
+    let body = json!({ "name": "Ana Ito" });
+    let person = company.sandbox.with(|world| world.create(Kind::Contact, &body, Change::Person)).unwrap();
+    let of = || company.sandbox.with(|world| world.value(Kind::Contact, person, "org_id")).unwrap();
+    let named = |name: &str| [(ORGANIZATION, Value::text(name))];
+    for _ in 0..3 {
+        let outcome = company.update(person, &named("Harbor Clinic")).await;
+        let Pushed::Written { properties, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(properties[ORGANIZATION], Value::text("Harbor Clinic"));
+        assert_eq!(of(), clinic);
+    }
+    assert_eq!(company.asked("GET v2/organizations"), 1, "they are listed once");
+    assert_eq!(company.asked("GET v2/organizations/{id}"), 2, "and the one is looked at right before");
+    let made = company.create("tandem:1", &[("name", Value::text("Bo Lund")), named("Harbor Clinic")[0].clone()]).await;
+    assert!(
+        matches!(&made, Pushed::Written { properties, .. } if properties[ORGANIZATION] == Value::text("Harbor Clinic"))
+    );
+    for (name, why) in [("Twin", "several organizations"), ("Nobody", "no organization"), ("harbor clinic", "no organ")]
+    {
+        let refused = company.update(person, &named(name)).await;
+        let Pushed::Failed(ConnectorError::Rejected { field, reason }) = refused else { panic!("{refused:?}") };
+        assert_eq!(field.as_deref(), Some(ORGANIZATION));
+        assert!(reason.contains(why) && !reason.contains(name), "{reason}");
+    }
+    assert_eq!(
+        (company.asked("GET v2/organizations"), of()),
+        (1, json!(clinic)),
+        "a name that is not there costs nothing"
+    );
+    // Somebody makes it: ten minutes later it is looked for among what was made and changed since.
+    let nobody = company.make_organization("Nobody");
+    company.clock.sleep(Duration::from_secs(601)).await;
+    assert!(matches!(company.update(person, &named("Nobody")).await, Pushed::Written { .. }));
+    assert_eq!((company.asked("GET v2/organizations"), of()), (3, json!(nobody)));
+    // What was renamed goes by its old name no more.
+    let body = json!({ "name": "Harbour Clinic" });
+    company.sandbox.with(|world| world.update(Kind::Company, clinic, &body, Change::Person)).unwrap();
+    assert!(matches!(company.update(person, &named("Harbor Clinic")).await, Pushed::Failed(_)));
+    assert!(matches!(company.update(person, &named("Harbour Clinic")).await, Pushed::Written { .. }));
+    assert_eq!(of(), clinic);
+    assert!(matches!(company.update(person, &[(ORGANIZATION, Value::Null)]).await, Pushed::Written { .. }));
+    assert_eq!(of(), Json::Null);
+    assert_eq!(company.sandbox.with(|world| world.ids(Kind::Company)).len(), 4, "none was made");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_changelog_tells_which_organization_a_deal_had() {
+    let company = with_organizations(Kind::Deal);
+    let (clinic, other) = (company.make_organization("Harbor Clinic"), company.make_organization("Other"));
+    let deal = company.make_deal(json!({ "title": "x" }));
+    for (of, by) in [(json!(clinic), Change::Person), (json!(other), Change::Api), (Json::Null, Change::Person)] {
+        company.clock.sleep(Duration::from_secs(2)).await;
+        company.sandbox.with(|world| world.update(Kind::Deal, deal, &json!({ "org_id": of }), by)).unwrap();
+    }
+    let asked = [ORGANIZATION.to_owned()];
+    let history = company.connector.history(CALL, Kind::Deal, &[id(deal)], &asked).await.unwrap();
+    let said: Vec<&Value> =
+        history[0].as_ref().unwrap()[ORGANIZATION].iter().map(|statement| &statement.value).collect();
+    assert_eq!(said, [&Value::Null, &Value::text("Other"), &Value::text("Harbor Clinic")]);
 }

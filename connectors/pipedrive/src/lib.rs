@@ -1,4 +1,5 @@
-//! Pipedrive for Tandem: deals and persons both ways, with owners, pipelines, lost reasons and custom fields.
+//! Pipedrive for Tandem: deals and persons both ways, with owners, pipelines, lost reasons, organizations by name and custom
+//! fields.
 //!
 //! What Pipedrive offers and lacks decides the shape of this crate. There is no compare-and-swap, so the deal's changelog
 //! is read after a write; persons have none, and are read right before they are written. There is no idempotency key and

@@ -83,6 +83,18 @@ fn done_unread(error: ConnectorError) -> ConnectorError {
     }
 }
 
+/// A refusal of the organization's id is one of the property that named it.
+fn in_our_words(error: ConnectorError, properties: &BTreeMap<String, Value>) -> ConnectorError {
+    match error {
+        ConnectorError::Rejected { field: Some(field), reason }
+            if field == "org_id" && properties.contains_key(organizations::NAME) =>
+        {
+            ConnectorError::Rejected { field: Some(organizations::NAME.into()), reason }
+        }
+        error => error,
+    }
+}
+
 async fn create(
     pipedrive: &Pipedrive,
     call: Call,
@@ -107,7 +119,7 @@ async fn create(
     let item = pipedrive.client.data::<Item>(ask).await.map_err(|error| match done_unread(error) {
         // Nothing can be missing of what is being made.
         ConnectorError::Gone => ConnectorError::NotSent("something in between answered 404".into()),
-        error => error,
+        error => in_our_words(error, properties),
     })?;
     written(pipedrive, call, kind, pipedrive.selected(kind), &item).await
 }
@@ -128,6 +140,9 @@ async fn update(
         let now =
             pipedrive.client.data::<Item>(Ask::get(Api::V2, path.as_str(), 1, call.lane)).await.map_err(unsent)?;
         let book = pipedrive.book(call, kind).await.map_err(unsent)?;
+        if planned_on.contains_key(organizations::NAME) {
+            pipedrive.learn_organizations(call, kind, std::slice::from_ref(&now)).await.map_err(unsent)?;
+        }
         let stands =
             pipedrive.properties(kind, planned_on.keys().map(String::as_str), &now, &now.item("custom_fields"), &book);
         let moved = |(name, was): (&String, &Value)| {
@@ -143,7 +158,8 @@ async fn update(
         return Ok(Pushed::Written { id: id.clone(), properties: BTreeMap::new(), version: Version::default() });
     }
     let ask = Ask::change(Method::PATCH, Api::V2, path, 5, call.lane).body(object(&body));
-    let item = pipedrive.client.data::<Item>(ask).await.map_err(done_unread)?;
+    let item =
+        pipedrive.client.data::<Item>(ask).await.map_err(|error| in_our_words(done_unread(error), properties))?;
     written(pipedrive, call, kind, properties.keys().map(String::as_str), &item).await
 }
 
@@ -196,10 +212,17 @@ async fn body(
             }
             "lost_reason" if status != Some("lost") => {}
             organizations::NAME => {
-                return Err(ConnectorError::Rejected {
-                    field: Some(name.clone()),
-                    reason: "the organization's name can be read only: set `direction = \"in\"` for it".into(),
-                });
+                let id = match value.as_text() {
+                    _ if value.is_blank() => Value::Null,
+                    Some(name) => Value::text(&pipedrive.organization_called(call, name).await.map_err(unsent)?),
+                    None => {
+                        return Err(ConnectorError::Rejected {
+                            field: Some(name.clone()),
+                            reason: "an organization goes by its name, which is a text".into(),
+                        });
+                    }
+                };
+                body.insert("org_id".into(), reference("org_id", &id)?);
             }
             id if IDS.contains(&id) => drop(body.insert(id.into(), reference(id, value)?)),
             system if fields::system(kind).contains(&system) => {

@@ -3,7 +3,11 @@
 //! Lists are read from the main store and cost ten tokens for one row as for five hundred; a single read costs one. So a
 //! few ids are read one by one, many in one list. Search lags: it is asked where nothing depends on what it misses.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{
@@ -185,8 +189,7 @@ pub async fn fetch(
 ) -> Result<Vec<Fetched>, ConnectorError> {
     let mut found: BTreeMap<String, Fetched> = BTreeMap::new();
     // What is no number is no id of Pipedrive's, and would spoil a list.
-    let numbers: Vec<&ExternalId> =
-        ids.iter().filter(|id| id.as_str().bytes().all(|byte| byte.is_ascii_digit())).collect();
+    let numbers: Vec<&ExternalId> = ids.iter().filter(|id| is_number(id.as_str())).collect();
     if numbers.len() > SINGLES {
         for chunk in numbers.chunks(IDS) {
             let list = chunk.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(",");
@@ -318,7 +321,12 @@ pub async fn history(
         // In which order they come is not documented: all are read.
         let ask = Ask::get(Api::V1, format!("deals/{id}/changelog"), 20, call.lane);
         histories.push(match pipedrive.client.all::<Item>(ask).await {
-            Ok(entries) => Some(statements(&entries, properties, &book)),
+            Ok(entries) => {
+                if properties.iter().any(|name| name == organizations::NAME) {
+                    pipedrive.learn_names(call, logged_organizations(&entries)).await?;
+                }
+                Some(statements(pipedrive, &entries, properties, &book))
+            }
             Err(ConnectorError::Gone) => None,
             Err(error) => return Err(error),
         });
@@ -326,11 +334,27 @@ pub async fn history(
     Ok(histories)
 }
 
-fn statements(entries: &[Item], properties: &[String], book: &Book) -> History {
+/// True for what can be an id of Pipedrive's.
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The ids of the organizations that a changelog names.
+fn logged_organizations(entries: &[Item]) -> BTreeSet<String> {
+    let named = entries.iter().filter(|entry| entry.text("field_key").as_deref() == Some("org_id"));
+    named.filter_map(|entry| entry.text("new_value")).filter(|id| is_number(id)).collect()
+}
+
+fn statements(pipedrive: &Pipedrive, entries: &[Item], properties: &[String], book: &Book) -> History {
     let mut history = History::new();
     for name in properties {
-        let field = book.get(name);
-        let key = field.map_or(name.as_str(), |field| field.code.as_str());
+        let is_organization = name == organizations::NAME;
+        let field = book.get(name).filter(|_| !is_organization);
+        let key = match field {
+            Some(field) => field.code.as_str(),
+            None if is_organization => "org_id",
+            None => name.as_str(),
+        };
         let is_ours = |entry: &&Item| {
             let named = entry.text("field_key");
             // The first generation calls the owner the user.
@@ -351,6 +375,7 @@ fn statements(entries: &[Item], properties: &[String], book: &Book) -> History {
                 let value = match (&text, field) {
                     (None, _) if name == "person_id" => Value::Refs(Vec::new()),
                     (None, _) => Value::Null,
+                    (Some(id), _) if is_organization && is_number(id) => pipedrive.organization_of(id),
                     (Some(text), Some(field)) => field.read_logged(text),
                     (Some(text), None) => fields::read_logged(name, text),
                 };

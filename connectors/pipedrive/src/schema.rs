@@ -12,7 +12,7 @@ use crate::{
     client::{Api, Ask},
     fields,
     item::Item,
-    marker, organizations, plural,
+    marker, plural,
 };
 
 const CALL: Call = Call { lane: Lane::Interactive };
@@ -149,7 +149,7 @@ fn system_info(name: &str) -> PropertyInfo {
     PropertyInfo {
         label: name.replace('_', " "),
         kind,
-        read_only: matches!(name, "first_name" | "last_name" | organizations::NAME),
+        read_only: matches!(name, "first_name" | "last_name"),
         unique: false,
     }
 }
