@@ -4,6 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{
     Call, ConnectorError, ExternalId, Kind, Lane, NewVisit, NewVisitor, Opening, VisitChange, VisitStatus,
+    WantedOpenings,
 };
 
 use crate::{
@@ -212,10 +213,6 @@ pub async fn change(
 ///
 /// # Errors
 /// [`ConnectorError`].
-pub async fn openings(
-    clinic: &Connection,
-    from: DateTime<Utc>,
-    until: DateTime<Utc>,
-) -> Result<Vec<Opening>, ConnectorError> {
-    clinic.connector.openings(CALL, from, until).await
+pub async fn openings(clinic: &Connection, wanted: &WantedOpenings) -> Result<Vec<Opening>, ConnectorError> {
+    clinic.connector.openings(CALL, wanted).await
 }

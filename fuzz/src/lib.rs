@@ -12,8 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tandem::{config::Config, simulation::lenses, sync::mapping, vendors::CONNECTORS};
 use tandem_contract::{
     Call, CheckoutBy, Connector, Cursor, ExternalId, HttpRequest, HttpResponse, Kind, Lane, NewCheckout, NewVisit,
-    NewVisitor, Secret, Sought, TokioClock, Transport, TransportError, Value, VisitChange, VisitClass, WebhookRequest,
-    Write, WriteOp,
+    NewVisitor, Secret, Sought, TokioClock, Transport, TransportError, Value, VisitChange, VisitClass, WantedOpenings,
+    WebhookRequest, Write, WriteOp,
 };
 use tandem_fhir::{Fhir, Login, VisitType};
 use tandem_hubspot::{Credentials, HubSpot, Options, sign_v1, sign_v3};
@@ -126,7 +126,10 @@ async fn ask_everything(connector: &dyn Connector, cursor: &Cursor) {
     let visits = ["Appointment/1", "Encounter/2"].map(|id| ExternalId::new(id.to_owned()).expect("an id"));
     let _ = connector.visits(CALL, &visits).await;
     let (starts_at, ends_at) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH + Duration::from_secs(1_800));
-    let _ = connector.openings(CALL, starts_at, ends_at).await;
+    for practitioner in [None, Some("7".to_owned())] {
+        let wanted = WantedOpenings { from: starts_at, until: ends_at, practitioner, site: None };
+        let _ = connector.openings(CALL, &wanted).await;
+    }
     let _ = connector.change_visit(CALL, &visits[0], &VisitChange::Move { starts_at, ends_at }).await;
     let visitor = NewVisitor { email: Some("ana@example.com".to_owned()), ..NewVisitor::default() };
     let (reference, kind) = ("r".to_owned(), "meeting".to_owned());

@@ -8,7 +8,7 @@ use axum::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use tandem_contract::{ConnectorError, Kind, VisitChange};
+use tandem_contract::{ConnectorError, Kind, Opening, VisitChange, WantedOpenings};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -198,7 +198,7 @@ pub async fn visits(
     Ok(JsonBody(Page { data: all.into_iter().map(VisitView::from).collect(), next_cursor: None }))
 }
 
-/// Between when.
+/// Between when, with whom and where.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct Between {
@@ -207,6 +207,10 @@ pub struct Between {
     from: DateTime<Utc>,
     /// A week later if left out; 31 days at most.
     until: Option<DateTime<Utc>>,
+    /// With whom, by the clinic's id of a practitioner; anybody if left out.
+    practitioner: Option<String>,
+    /// Where, by the clinic's id of a location; anywhere if left out.
+    site: Option<String>,
 }
 
 /// An offer of the clinic's, not a hold.
@@ -215,10 +219,21 @@ pub struct OpeningView {
     slot: String,
     starts_at: DateTime<Utc>,
     ends_at: DateTime<Utc>,
+    /// With whom, by the clinic's id, where it tells.
+    practitioner: Option<String>,
+    /// Where, by the clinic's id, where it tells.
+    site: Option<String>,
+}
+
+impl From<Opening> for OpeningView {
+    fn from(one: Opening) -> Self {
+        let Opening { slot, starts_at, ends_at, practitioner, site } = one;
+        Self { slot, starts_at, ends_at, practitioner, site }
+    }
 }
 
 /// What is free at a clinic, in order.
-#[utoipa::path(get, path = "/api/v1/openings", params(Between), responses((status = 200, body = Page<OpeningView>), (status = 404), (status = 502)), security(("token" = [])))]
+#[utoipa::path(get, path = "/api/v1/openings", params(Between), responses((status = 200, body = Page<OpeningView>), (status = 404), (status = 422), (status = 502)), security(("token" = [])))]
 pub async fn openings(
     State(door): State<Door>,
     Caller(account): Caller,
@@ -230,10 +245,10 @@ pub async fn openings(
     if until <= between.from || until - between.from > TimeDelta::days(31) {
         return Err(Problem::invalid("until", "is not after `from`, or more than 31 days later"));
     }
-    let found = booking::openings(clinic, between.from, until).await.map_err(BookingError::from)?;
-    let view =
-        |one: tandem_contract::Opening| OpeningView { slot: one.slot, starts_at: one.starts_at, ends_at: one.ends_at };
-    Ok(JsonBody(Page { data: found.into_iter().map(view).collect(), next_cursor: None }))
+    let Between { from, practitioner, site, .. } = between;
+    let wanted = WantedOpenings { from, until, practitioner, site };
+    let found = booking::openings(clinic, &wanted).await.map_err(BookingError::from)?;
+    Ok(JsonBody(Page { data: found.into_iter().map(OpeningView::from).collect(), next_cursor: None }))
 }
 
 impl From<BookingError> for Problem {

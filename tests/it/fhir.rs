@@ -9,8 +9,8 @@ use serde_json::json;
 use tandem::{sync::mapping, vendors::CONNECTORS};
 use tandem_contract::{
     Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Kind, Lane, NewVisit, NewVisitor, Pushed,
-    RouterTransport, Secret, Seen, TokioClock, Value, Version, VisitChange, VisitClass, VisitRead, VisitStatus, Write,
-    WriteOp, conformance,
+    RouterTransport, Secret, Seen, TokioClock, Value, Version, VisitChange, VisitClass, VisitRead, VisitStatus,
+    WantedOpenings, Write, WriteOp, conformance,
 };
 use tandem_fhir::{
     Dialect, Fhir, Login, Options, PrivateKey, VisitType,
@@ -540,8 +540,7 @@ async fn a_booking_is_made_once_with_its_patient_moved_and_called_off() {
         clinic.connector.identify().await.unwrap();
         let start = clinic.now() + TimeDelta::days(2);
         let slot = clinic.sandbox.with(|world| world.open_slot(start));
-        let openings =
-            clinic.connector.openings(CALL, start - TimeDelta::hours(1), start + TimeDelta::hours(1)).await.unwrap();
+        let openings = clinic.connector.openings(CALL, &around(start, None, None)).await.unwrap();
         assert_eq!(openings[0].slot, slot, "{dialect:?}");
         let new = booking("0199d2c4-0000-7000-8000-00000000002a", start, Some(slot.clone()));
         let (visit, patient) = clinic.connector.book(CALL, &new).await.unwrap();
@@ -568,6 +567,72 @@ async fn a_booking_is_made_once_with_its_patient_moved_and_called_off() {
         clinic.connector.change_visit(CALL, &visit, &VisitChange::Cancel).await.unwrap();
         let VisitRead::Found(read) = clinic.visit(visit.as_str()).await else { panic!() };
         assert_eq!(read.status, VisitStatus::Cancelled, "{dialect:?}");
+    }
+}
+
+/// Openings within an hour of a moment.
+fn around(start: DateTime<Utc>, practitioner: Option<&str>, site: Option<&str>) -> WantedOpenings {
+    let (from, until) = (start - TimeDelta::hours(1), start + TimeDelta::hours(1));
+    WantedOpenings { from, until, practitioner: practitioner.map(str::to_owned), site: site.map(str::to_owned) }
+}
+
+/// AX-31: what is free says whose time it is, and can be looked for by it. Nobody is offered what a schedule that is not in use,
+/// or is over, still holds.
+#[tokio::test(start_paused = true)]
+async fn openings_say_whose_time_they_are_and_are_looked_for_by_it() {
+    for dialect in [Dialect::FullR4, Dialect::ModmedEma] {
+        let clinic = Clinic::of(dialect);
+        clinic.connector.identify().await.unwrap();
+        let start = clinic.now() + TimeDelta::days(2);
+        let slots = clinic.sandbox.with(|world| {
+            let kim = world.open_schedule("prac-kim", "loc-north");
+            let lee = world.open_schedule("prac-lee", "loc-south");
+            let closed = world.open_schedule("prac-kim", "loc-north");
+            world.edit("Schedule", &closed, &json!({ "active": false }));
+            let over = world.open_schedule("prac-lee", "loc-south");
+            world.edit("Schedule", &over, &json!({ "planningHorizon": { "end": "2026-01-01T00:00:00Z" } }));
+            [kim, lee, closed, over].map(|schedule| world.open_slot_in(&schedule, start))
+        });
+        let taken = clinic.sandbox.with(|world| {
+            let schedule = world.open_schedule("prac-kim", "loc-north");
+            let slot = world.open_slot_in(&schedule, start);
+            world.set_status("Slot", &slot, "busy-tentative");
+            slot
+        });
+        let kim = (slots[0].as_str(), Some("prac-kim"), Some("loc-north"));
+        let lee = (slots[1].as_str(), Some("prac-lee"), Some("loc-south"));
+        for (practitioner, site, expected) in [
+            (None, None, vec![kim, lee]),
+            (Some("prac-kim"), None, vec![kim]),
+            (None, Some("loc-south"), vec![lee]),
+            (Some("prac-kim"), Some("loc-south"), Vec::new()),
+        ] {
+            let found = clinic.connector.openings(CALL, &around(start, practitioner, site)).await.unwrap();
+            let found: Vec<(&str, Option<&str>, Option<&str>)> =
+                found.iter().map(|one| (one.slot.as_str(), one.practitioner.as_deref(), one.site.as_deref())).collect();
+            assert_eq!(found, expected, "{dialect:?}: {practitioner:?} at {site:?}; {taken} is taken");
+        }
+        let elsewhen = around(start + TimeDelta::days(1), None, None);
+        assert_eq!(clinic.connector.openings(CALL, &elsewhen).await.unwrap(), Vec::new(), "{dialect:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_schedules_tells_what_is_free_and_refuses_to_say_with_whom() {
+    let mut settings = Settings::default();
+    settings.types.retain(|kind| kind != "Schedule");
+    let clinic = Clinic::new(settings, options(Dialect::FullR4));
+    let identity = clinic.connector.check().await.unwrap();
+    let item = identity.items.iter().find(|item| item.name == "openings").unwrap();
+    assert!(item.ok && item.detail.contains("not whose"), "{item:?}");
+    let start = clinic.now() + TimeDelta::days(2);
+    let slot = clinic.sandbox.with(|world| world.open_slot(start));
+    let found = clinic.connector.openings(CALL, &around(start, None, None)).await.unwrap();
+    let [opening] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!((opening.slot.as_str(), &opening.practitioner, &opening.site), (slot.as_str(), &None, &None));
+    for (practitioner, site, named) in [(Some("simprac01"), None, "practitioner"), (None, Some("simloc01"), "site")] {
+        let error = clinic.connector.openings(CALL, &around(start, practitioner, site)).await.unwrap_err();
+        assert!(matches!(&error, ConnectorError::Rejected { field: Some(field), .. } if field == named), "{error}");
     }
 }
 
@@ -658,7 +723,7 @@ pub async fn everything(clinic: &Clinic) {
     clinic.connector.subscribe(CALL, &"https://tandem.example.com/webhooks/emr".parse().unwrap()).await.unwrap();
     let start = clinic.now() + TimeDelta::days(2);
     let slot = clinic.sandbox.with(|world| world.open_slot(start));
-    clinic.connector.openings(CALL, start - TimeDelta::hours(1), start + TimeDelta::hours(1)).await.unwrap();
+    clinic.connector.openings(CALL, &around(start, Some("simprac01"), None)).await.unwrap();
     let (visit, patient) = clinic.connector.book(CALL, &booking("r1", start, Some(slot.clone()))).await.unwrap();
     clinic.connector.book(CALL, &booking("r2", start, Some(slot))).await.unwrap_err();
     clinic.connector.change_visit(CALL, &visit, &VisitChange::Cancel).await.unwrap();

@@ -9,7 +9,8 @@ use url::Url;
 
 use crate::{
     Checkout, ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, NewCheckout, NewVisit, Opening,
-    Record, SaleRead, Schema, Secret, Value, Version, VisitChange, VisitRead, WebhookError, WebhookRequest,
+    Record, SaleRead, Schema, Secret, Value, Version, VisitChange, VisitRead, WantedOpenings, WebhookError,
+    WebhookRequest,
 };
 
 /// How far a connector's writes are protected against an edit made at the same moment.
@@ -357,17 +358,12 @@ pub trait Connector: Send + Sync {
         Err(self.has_no("calendar"))
     }
 
-    /// What is free between two moments, in order: offers, not holds.
+    /// What is free, in order: offers, not holds.
     ///
     /// # Errors
-    /// [`ConnectorError`].
-    async fn openings(
-        &self,
-        call: Call,
-        from: DateTime<Utc>,
-        until: DateTime<Utc>,
-    ) -> Result<Vec<Opening>, ConnectorError> {
-        let _ = (call, from, until);
+    /// [`ConnectorError`]; a rejection where somebody or some place is asked for and the vendor does not tell whose time is free.
+    async fn openings(&self, call: Call, wanted: &WantedOpenings) -> Result<Vec<Opening>, ConnectorError> {
+        let _ = (call, wanted);
         Err(self.has_no("calendar"))
     }
 

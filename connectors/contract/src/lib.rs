@@ -45,5 +45,7 @@ pub use secret::Secret;
 pub use transport::{HttpRequest, HttpResponse, ReqwestTransport, RouterTransport, Transport, TransportError};
 pub use value::Value;
 pub use vendor_clock::VendorClock;
-pub use visit::{NewVisit, NewVisitor, Opening, Visit, VisitChange, VisitClass, VisitRead, VisitStatus, Visitor};
+pub use visit::{
+    NewVisit, NewVisitor, Opening, Visit, VisitChange, VisitClass, VisitRead, VisitStatus, Visitor, WantedOpenings,
+};
 pub use webhook::{Hint, WebhookError, WebhookRequest};

@@ -160,6 +160,19 @@ pub enum VisitChange {
     Cancel,
 }
 
+/// Which openings are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedOpenings {
+    /// Those that begin then or later,
+    pub from: DateTime<Utc>,
+    /// and before this.
+    pub until: DateTime<Utc>,
+    /// With whom, by the vendor's id; anybody, if left out.
+    pub practitioner: Option<String>,
+    /// Where, by the vendor's id; anywhere, if left out.
+    pub site: Option<String>,
+}
+
 /// An opening in the calendar: an offer, not a hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
@@ -169,4 +182,8 @@ pub struct Opening {
     pub starts_at: DateTime<Utc>,
     /// Until when.
     pub ends_at: DateTime<Utc>,
+    /// With whom, by the vendor's id, if it says.
+    pub practitioner: Option<String>,
+    /// Where, by the vendor's id, if it says.
+    pub site: Option<String>,
 }

@@ -1,7 +1,7 @@
-//! Making, moving and calling off appointments, and what is free.
+//! Making, moving and calling off appointments.
 //!
 //! FHIR has no keys of idempotency: a conditional create on our identifier stands for one. What a person cancels is cancelled,
-//! never deleted. Source: <https://hl7.org/fhir/R4/appointment.html>, <https://hl7.org/fhir/R4/slot.html>.
+//! never deleted. Source: <https://hl7.org/fhir/R4/appointment.html>.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use http::{Method, header};
 use serde::Deserialize;
 use serde_json::{Value as Json, json, value::RawValue};
-use tandem_contract::{Call, ConnectorError, ExternalId, NewVisit, Opening, Pushed, VisitChange};
+use tandem_contract::{Call, ConnectorError, ExternalId, NewVisit, Pushed, VisitChange};
 
 use crate::{
     Fhir,
-    bundle::{parse, quietly, search},
+    bundle::{parse, quietly},
     client::{Ask, Look, Meta},
     patients::{self, IF_NONE_EXIST, Identifier, form_value, identified, token},
     reference::Reference,
@@ -209,47 +209,4 @@ pub async fn change(fhir: &Fhir, call: Call, id: &ExternalId, change: &VisitChan
         }
     }
     Err(ConnectorError::Stale)
-}
-
-#[derive(Deserialize)]
-struct Slot {
-    id: String,
-    start: DateTime<Utc>,
-    end: DateTime<Utc>,
-    #[serde(default)]
-    status: String,
-}
-
-/// What is free between two moments, in order.
-pub async fn openings(
-    fhir: &Fhir,
-    call: Call,
-    from: DateTime<Utc>,
-    until: DateTime<Utc>,
-) -> Result<Vec<Opening>, ConnectorError> {
-    if !fhir.profile().slots {
-        return Err(ConnectorError::Rejected {
-            field: Some("connection".into()),
-            reason: "this server does not tell what is free".into(),
-        });
-    }
-    let filters =
-        [("start", format!("ge{}", iso(from))), ("start", format!("lt{}", iso(until))), ("status", "free".to_owned())];
-    let (mut openings, mut at) = (Vec::new(), None::<String>);
-    for _ in 0..20 {
-        let rows = search(fhir, call.lane, "Slot", &filters, at.as_deref()).await?;
-        for raw in &rows.found {
-            let slot: Slot = parse(raw)?;
-            if slot.status == "free" && slot.start >= from && slot.start < until {
-                openings.push(Opening { slot: slot.id, starts_at: slot.start, ends_at: slot.end });
-            }
-        }
-        at = rows.next;
-        if at.is_none() {
-            break;
-        }
-    }
-    openings.sort_by(|a, b| (a.starts_at, &a.slot).cmp(&(b.starts_at, &b.slot)));
-    openings.dedup();
-    Ok(openings)
 }

@@ -16,6 +16,7 @@ mod bundle;
 mod changes;
 mod charges;
 mod client;
+mod openings;
 mod patients;
 mod profile;
 mod reference;
@@ -34,12 +35,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tandem_contract::{
     Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, Identity, Kind, Limit,
     NewVisit, Opening, Page, PropertyType, Pushed, Record, Schema, Secret, Sought, Stream, Transport, VisitChange,
-    VisitRead, WebhookError, WebhookRequest, Write,
+    VisitRead, WantedOpenings, WebhookError, WebhookRequest, Write,
 };
 use url::Url;
 
@@ -253,13 +253,8 @@ impl Connector for Fhir {
         booking::change(self, call, id, change).await
     }
 
-    async fn openings(
-        &self,
-        call: Call,
-        from: DateTime<Utc>,
-        until: DateTime<Utc>,
-    ) -> Result<Vec<Opening>, ConnectorError> {
-        booking::openings(self, call, from, until).await
+    async fn openings(&self, call: Call, wanted: &WantedOpenings) -> Result<Vec<Opening>, ConnectorError> {
+        openings::find(self, call, wanted).await
     }
 
     async fn subscribe(&self, call: Call, address: &Url) -> Result<(), ConnectorError> {

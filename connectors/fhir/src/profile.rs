@@ -96,6 +96,8 @@ pub struct Profile {
     pub charges: bool,
     /// Whether openings in the calendar can be read.
     pub slots: bool,
+    /// Whether it is told whose time they are.
+    pub schedules: bool,
     /// Whether the server sends news by itself.
     pub subscriptions: bool,
     /// Whether `pending` means booked.
@@ -122,6 +124,7 @@ impl Profile {
             invoices: true,
             charges: true,
             slots: true,
+            schedules: true,
             subscriptions: true,
             pending_is_booked: false,
             rate: rate(20),
@@ -158,6 +161,7 @@ impl Profile {
                 invoices: false,
                 charges: false,
                 slots: false,
+                schedules: false,
                 rate: rate(5),
                 ..plain
             },
@@ -169,6 +173,7 @@ impl Profile {
                 invoices: false,
                 charges: false,
                 slots: false,
+                schedules: false,
                 rate: rate(5),
                 ..plain
             },
@@ -195,6 +200,7 @@ impl Profile {
         self.invoices &= statement.of("Invoice").is_some();
         self.charges &= statement.of("ChargeItem").is_some();
         self.slots &= statement.of("Slot").is_some();
+        self.schedules &= statement.of("Schedule").is_some();
         self.subscriptions &= does("Subscription", "create");
         self
     }

@@ -61,6 +61,12 @@ pub async fn check(fhir: &Fhir) -> Result<Identity, ConnectorError> {
         yes(profile.encounters, "found as they change", "cannot be found by polling"),
     );
     item("booking", true, yes(profile.books, "may be made from here", "this server takes none from outside"));
+    let openings = match (profile.slots, profile.schedules) {
+        (true, true) => "what is free is told, and whose time it is",
+        (true, false) => "what is free is told, and not whose time it is",
+        (false, _) => "this server does not tell what is free",
+    };
+    item("openings", true, openings.into());
     item(
         "compare-and-swap",
         profile.if_match,

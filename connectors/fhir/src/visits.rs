@@ -98,11 +98,12 @@ struct Encounter {
     location: Vec<Place>,
 }
 
+/// From when until when; what is partial stays text.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Period {
-    start: Option<String>,
-    end: Option<String>,
+pub struct Period {
+    pub start: Option<String>,
+    pub end: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -112,7 +113,7 @@ struct Place {
 }
 
 /// An instant of a `dateTime`; a partial one tells none.
-fn instant(text: Option<&str>) -> Option<DateTime<Utc>> {
+pub fn instant(text: Option<&str>) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(text?).ok().map(|at| at.to_utc())
 }
 

@@ -10,6 +10,8 @@ pub const CANARY: &str = "PHI-CANARY";
 
 /// The system of the clinic's codes.
 const CODES: &str = "https://ehr.example.test/codes/appt-type";
+/// The schedule of a clinic that has but one.
+const SCHEDULE: &str = "simsch01";
 
 const FIRST: [&str; 8] = ["Ana", "Ben", "Chloe", "Dev", "Elif", "Finn", "Gia", "Hugo"];
 const LAST: [&str; 8] = ["Ito", "Jones", "Kaya", "Larsen", "Moreau", "Nowak", "Okafor", "Perez"];
@@ -132,11 +134,37 @@ impl World {
         id
     }
 
-    /// Opens a slot of half an hour; answers its id.
+    /// Begins the schedule of a practitioner at a site; answers its id.
+    pub fn open_schedule(&mut self, practitioner: &str, site: &str) -> String {
+        let id = self.next_id("Schedule");
+        self.put_schedule(&id, practitioner, site);
+        id
+    }
+
+    fn put_schedule(&mut self, id: &str, practitioner: &str, site: &str) {
+        let body = json!({
+            "active": true,
+            "actor": [
+                { "reference": self.reference("Practitioner", practitioner) }, { "reference": self.reference("Location", site) },
+            ],
+            "planningHorizon": { "start": iso(self.now - TimeDelta::days(30)), "end": iso(self.now + TimeDelta::days(90)) },
+        });
+        self.put(id, "Schedule", body);
+    }
+
+    /// Opens a slot of half an hour in the clinic's first schedule; answers its id.
     pub fn open_slot(&mut self, start: DateTime<Utc>) -> String {
+        if self.resource("Schedule", SCHEDULE).is_none() {
+            self.put_schedule(SCHEDULE, "simprac01", "simloc01");
+        }
+        self.open_slot_in(SCHEDULE, start)
+    }
+
+    /// The same in this schedule.
+    pub fn open_slot_in(&mut self, schedule: &str, start: DateTime<Utc>) -> String {
         let id = self.next_id("Slot");
         let body = json!({
-            "schedule": { "reference": "Schedule/simsch01" }, "status": "free",
+            "schedule": { "reference": self.reference("Schedule", schedule) }, "status": "free",
             "start": iso(start), "end": iso(start + TimeDelta::minutes(30)),
         });
         self.put(&id, "Slot", body);
@@ -223,6 +251,7 @@ fn fill(kind: &str, body: &mut Json) {
             body["serviceType"] = concept;
         }
         "Invoice" => body["note"] = json!([{ "text": CANARY }]),
+        "Schedule" | "Slot" => body["comment"] = CANARY.into(),
         _ => {}
     }
 }

@@ -147,6 +147,12 @@ impl World {
             ("date", "Encounter") => date(text("/period/start")),
             ("date", "Invoice") => date(text("/date")),
             ("start", "Slot") => date(text("/start")),
+            ("schedule", "Slot") => self.refers(text("/schedule/reference"), "Schedule", asked),
+            ("actor", "Schedule") => {
+                let kind = asked.split('/').next().unwrap_or_default();
+                list("actor").any(|one| self.refers(one["reference"].as_str(), kind, asked))
+            }
+            ("active", "Schedule") => body["active"].as_bool().is_some_and(|active| active.to_string() == asked),
             ("account", "Invoice") => self.refers(text("/account/reference"), "Account", asked),
             ("context", "ChargeItem") => self.refers(text("/context/reference"), "Encounter", asked),
             ("url", "Subscription") => text("/channel/endpoint") == Some(asked),
@@ -168,6 +174,9 @@ impl World {
             "status",
             "date",
             "start",
+            "schedule",
+            "actor",
+            "active",
             "account",
             "context",
             "url",

@@ -48,6 +48,7 @@ fn statuses(kind: &str) -> &'static [&'static str] {
             "entered-in-error",
             "unknown",
         ],
+        "Slot" => &["free", "busy", "busy-unavailable", "busy-tentative", "entered-in-error"],
         "Subscription" => &["requested", "off"],
         _ => &[],
     }
@@ -74,6 +75,8 @@ impl World {
             |element: &str| Refusal::at(422, "required", "An element is missing.", Some(&format!("{kind}.{element}")));
         let wanted = match kind {
             "Appointment" => vec!["status", "participant"],
+            "Schedule" => vec!["actor"],
+            "Slot" => vec!["schedule", "status", "start", "end"],
             "Subscription" => vec!["status", "criteria", "channel", "reason"],
             "Patient" => self.settings.required_of_patients.iter().map(String::as_str).collect(),
             _ => Vec::new(),
