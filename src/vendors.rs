@@ -375,6 +375,7 @@ impl Making<'_> {
         };
         options.visit_types = settings.visit_types.iter().map(row).collect();
         options.patients = settings.patients;
+        options.plans = self.account.visit_rules.values().any(|rules| rules.plan_accepted.is_some());
         options.hook_token = self.secret("hook_token")?;
         options.hook_secret = self.secret("hook_secret")?;
         options.topic.clone_from(&settings.subscription_topic);

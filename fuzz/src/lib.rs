@@ -77,7 +77,7 @@ fn fhir(answer: HttpResponse) -> Fhir {
     let address = "http://emr.example.com/fhir".parse().expect("an address");
     let mut options = tandem_fhir::Options::new(address, Login::Token(Secret::new("token".to_owned())));
     options.hook_token = Some(Secret::new(SECRET.to_owned()));
-    options.patients = true;
+    (options.patients, options.plans) = (true, true);
     options.select = selection("fhir");
     let class = VisitClass::Treatment;
     options.visit_types =
@@ -123,7 +123,8 @@ async fn ask_everything(connector: &dyn Connector, cursor: &Cursor) {
         let _ = connector.history(CALL, kind, &ids, &["dealname".to_owned(), "phone".to_owned()]).await;
     }
     let _ = connector.sales(CALL, &ids).await;
-    let visits = ["Appointment/1", "Encounter/2"].map(|id| ExternalId::new(id.to_owned()).expect("an id"));
+    let visits =
+        ["Appointment/1", "Encounter/2", "ServiceRequest/3"].map(|id| ExternalId::new(id.to_owned()).expect("an id"));
     let _ = connector.visits(CALL, &visits).await;
     let (starts_at, ends_at) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH + Duration::from_secs(1_800));
     for practitioner in [None, Some("7".to_owned())] {

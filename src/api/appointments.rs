@@ -68,14 +68,15 @@ pub struct Clinic {
 /// A visit, as far as a clinic tells of it.
 #[derive(Serialize, ToSchema)]
 pub struct VisitView {
-    /// `connection:Appointment/…`.
+    /// `connection:Appointment/…`, `…Encounter/…`, or of a plan of treatment `…ServiceRequest/…`.
     id: String,
     connection: String,
     /// `consult`, `treatment`, `follow_up`, `ignored` or `unmapped`.
     class: String,
     /// The service line.
     service: Option<String>,
-    /// `proposed`, `requested`, `booked`, `arrived`, `kept`, `finished`, `missed`, `cancelled`, `erased` or `unclear`.
+    /// `proposed`, `requested`, `accepted`, `booked`, `arrived`, `kept`, `finished`, `missed`, `cancelled`, `erased` or
+    /// `unclear`.
     status: String,
     starts_at: Option<DateTime<Utc>>,
     ends_at: Option<DateTime<Utc>>,

@@ -181,6 +181,7 @@ impl Visit {
             self.status,
             VisitStatus::Proposed
                 | VisitStatus::Requested
+                | VisitStatus::Accepted
                 | VisitStatus::Booked
                 | VisitStatus::Arrived
                 | VisitStatus::Unclear
@@ -198,6 +199,12 @@ impl Visit {
     #[must_use]
     pub fn raised_for(&self, opportunity: RecordId) -> Option<&Raised> {
         self.raised.iter().find(|raised| raised.opportunity == opportunity)
+    }
+
+    /// Whether it is a plan of treatment, and no visit yet: nobody agreed on a time for it.
+    #[must_use]
+    pub fn is_plan(&self) -> bool {
+        self.visit.as_str().starts_with("ServiceRequest/")
     }
 
     /// Whether it is an appointment that stands.
@@ -224,6 +231,8 @@ pub struct VisitRules {
     pub consult_booked: Option<String>,
     /// Where one stands who had it.
     pub consult_done: Option<String>,
+    /// Where one stands who agreed to a plan of treatment. Left out, plans are not asked for.
+    pub plan_accepted: Option<String>,
     /// Where one stands whose treatment is booked.
     pub treatment_booked: Option<String>,
     /// Whether an appointment that was kept is a treatment that is done. Left out: only where the clinic does not tell of

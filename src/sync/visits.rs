@@ -158,6 +158,10 @@ impl Reconciler {
                 }
                 visit.contacts = self.live_contacts(std::mem::take(&mut visit.contacts)).await?;
             }
+            // Much else is ordered the way treatments are: of what is none of ours not even that it is there is kept.
+            VisitRead::Found(read) if known.is_none() && visit.is_plan() && read.class == VisitClass::Ignored => {
+                return Ok(vec![self.finish(dirty)]);
+            }
             VisitRead::Found(read) => {
                 take(&mut visit, &read);
                 if matches!(read.class, VisitClass::Unmapped) {
@@ -189,7 +193,7 @@ impl Reconciler {
             visit.since = now;
         }
         let moved = known.as_ref().is_some_and(|known| known.starts_at.is_some() && known.starts_at != visit.starts_at);
-        if moved && visit.is_open() {
+        if moved && visit.is_open() && !visit.is_plan() {
             visit.noted.insert(Note::Moved);
         }
         let mut ops = vec![self.solved(Kind::Appointment, &dirty.key, Some(VISITORS))];
@@ -210,7 +214,9 @@ impl Reconciler {
             ops.push(self.failure(Kind::Appointment, &dirty.key, VISITORS, code, text.into()));
         }
         let waits = visit.contacts.is_empty() && now - visit.seen_at < PATIENCE;
-        let over = visit.ends_at.or(visit.starts_at).is_some_and(|at| at < now - LONG_OVER);
+        // A plan that names no day is as old as it is: clinics leave plans open that nobody carries out.
+        let planned = visit.created_at.filter(|_| visit.is_plan());
+        let over = visit.ends_at.or(visit.starts_at).or(planned).is_some_and(|at| at < now - LONG_OVER);
         let is_of_interest = !matches!(visit.class, VisitClass::Ignored) && !over;
         let daily = (is_of_interest && (visit.is_open() || waits)).then(|| now + DAILY);
         ops.push(match earlier(again, daily) {

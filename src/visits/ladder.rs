@@ -20,6 +20,8 @@ pub enum Rank {
     ConsultBooked,
     /// It took place.
     ConsultDone,
+    /// A plan of treatment was agreed to.
+    PlanAccepted,
     /// A treatment is booked.
     TreatmentBooked,
     /// It took place: won.
@@ -36,6 +38,8 @@ pub fn rank(visit: &Visit, kept_means_done: bool) -> Option<Rank> {
     };
     match visit.status {
         VisitStatus::Requested => Some(Rank::Requested),
+        // Of other plans nothing follows: a consult is ordered as well.
+        VisitStatus::Accepted => (visit.class == VisitClass::Treatment).then_some(Rank::PlanAccepted),
         VisitStatus::Booked | VisitStatus::Arrived => Some(booked),
         // A consult that was kept took place; a treatment may go on in an encounter.
         VisitStatus::Kept if visit.class == VisitClass::Treatment && !kept_means_done => Some(booked),
@@ -69,18 +73,19 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Visits as people count them, on days of the account's zone. An encounter that names no appointment belongs to one of the same day and class, if there is one
-/// that no other encounter belongs to.
+/// Visits as people count them, on days of the account's zone. An encounter that names no appointment belongs to one of the
+/// same day and class, if there is one that no other encounter belongs to. A plan stands by itself.
 #[must_use]
 pub fn groups(visits: &[Visit], kept_means_done: bool, zone: Tz) -> Vec<Group<'_>> {
     let mut groups: BTreeMap<&ExternalId, Vec<&Visit>> = BTreeMap::new();
     let is_appointment = |visit: &&Visit| visit.visit.as_str().starts_with("Appointment/");
-    for visit in visits.iter().filter(is_appointment) {
+    let stands_alone = |visit: &&Visit| is_appointment(visit) || visit.is_plan();
+    for visit in visits.iter().filter(stands_alone) {
         groups.entry(&visit.visit).or_default().push(visit);
     }
     let day = |visit: &Visit| visit.starts_at.map(|at| at.with_timezone(&zone).date_naive());
     let (named, nameless): (Vec<&Visit>, Vec<&Visit>) =
-        visits.iter().filter(|visit| !is_appointment(visit)).partition(|visit| visit.appointment.is_some());
+        visits.iter().filter(|visit| !stands_alone(visit)).partition(|visit| visit.appointment.is_some());
     for visit in named {
         let of = visit.appointment.as_ref().unwrap_or(&visit.visit);
         groups.entry(of).or_default().push(visit);
@@ -109,6 +114,7 @@ pub fn groups(visits: &[Visit], kept_means_done: bool, zone: Tz) -> Vec<Group<'_
 pub fn stage_of(rank: Rank, rules: &VisitRules, pipeline: &Pipeline) -> Option<StageId> {
     let rungs = [
         (Rank::TreatmentBooked, &rules.treatment_booked),
+        (Rank::PlanAccepted, &rules.plan_accepted),
         (Rank::ConsultDone, &rules.consult_done),
         (Rank::ConsultBooked, &rules.consult_booked),
         (Rank::Requested, &rules.requested),
@@ -119,7 +125,8 @@ pub fn stage_of(rank: Rank, rules: &VisitRules, pipeline: &Pipeline) -> Option<S
 /// Whether every stage that the rules name is there, and is one that is worked on: winning is not a name's to say.
 #[must_use]
 pub fn names_stages(rules: &VisitRules, pipeline: &Pipeline) -> bool {
-    let names = [&rules.requested, &rules.consult_booked, &rules.consult_done, &rules.treatment_booked];
+    let names =
+        [&rules.requested, &rules.consult_booked, &rules.consult_done, &rules.plan_accepted, &rules.treatment_booked];
     names.into_iter().flatten().all(|name| named(name, pipeline).is_some())
 }
 

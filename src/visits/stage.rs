@@ -82,10 +82,12 @@ fn counts(group: &Group<'_>, s: &Situation<'_>) -> bool {
     latest.is_some_and(|at| at >= from && s.closed_before.is_none_or(|closed| at > closed))
 }
 
-/// Whether the rules are about a visit's service line.
+/// Whether the rules are about a visit: about its service line, and about plans, if it is one.
 #[must_use]
 pub fn is_of(visit: &Visit, rules: &VisitRules) -> bool {
-    rules.services.is_empty() || visit.service.as_ref().is_some_and(|service| rules.services.contains(service))
+    let is_of_line = |service: &String| rules.services.contains(service);
+    let is_theirs = rules.services.is_empty() || visit.service.as_ref().is_some_and(is_of_line);
+    is_theirs && (rules.plan_accepted.is_some() || !visit.is_plan())
 }
 
 fn came_to_nothing(visit: &Visit) -> bool {
@@ -201,9 +203,9 @@ fn backward(
     let fallen = visits.iter().filter(is_ours).filter(|visit| came_to_nothing(visit));
     let fallen = fallen.filter(|visit| visit.raised_for(s.deal.id).map(|raised| raised.to) == here && here.is_some());
     let Some(fallen) = fallen.max_by_key(|visit| visit.since) else { return (None, None) };
-    // Only what was booked falls: what took place did.
+    // Only what was booked falls, or planned: what took place did.
     let booked = [Rank::ConsultBooked, Rank::TreatmentBooked, Rank::Requested];
-    if !booked.iter().any(|rank| stage_of(*rank, s.rules, s.pipeline) == here) {
+    if !fallen.is_plan() && !booked.iter().any(|rank| stage_of(*rank, s.rules, s.pipeline) == here) {
         return (None, None);
     }
     let last = visits.iter().filter(|visit| came_to_nothing(visit)).map(|visit| visit.since).max();
@@ -242,6 +244,7 @@ fn note(s: &Situation<'_>, visits: &[Visit], changed: &mut Changed<'_>, verdict:
             VisitStatus::Cancelled if never => {
                 let replaced = visits.iter().any(|other| {
                     other.visit != visit.visit
+                        && other.is_plan() == visit.is_plan()
                         && other.class == visit.class
                         && rank(other, s.kept_means_done).is_some()
                         && other.seen_at >= visit.since - hold

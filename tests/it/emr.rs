@@ -20,7 +20,7 @@ use tandem_fhir::{
 };
 use tandem_hubspot::sandbox as hubspot;
 
-use crate::fhir::options;
+use crate::fhir::{id, options};
 
 struct Practice {
     rig: Rig,
@@ -57,6 +57,8 @@ fn rules() -> VisitRules {
 impl Practice {
     fn new(rules: VisitRules, settings: Settings) -> Self {
         let crm = hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
+        let mut options = options(Dialect::FullR4);
+        options.plans = rules.plan_accepted.is_some();
         let rules = BTreeMap::from([(name("clinic"), rules)]);
         let rig = Rig::new(5, crm, Profile::Agency, |connection| {
             connection.siblings = vec![name("emr")];
@@ -66,7 +68,7 @@ impl Practice {
         let transport = Arc::new(RouterTransport::new(emr.router()));
         let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "fhir").unwrap();
         let mut calendar = Connection::clone(&rig.connection);
-        calendar.connector = Arc::new(Fhir::new(options(Dialect::FullR4), transport, rig.clock.clone()));
+        calendar.connector = Arc::new(Fhir::new(options, transport, rig.clock.clone()));
         (calendar.name, calendar.siblings) = (name("emr"), vec![name("hubspot")]);
         calendar.lenses = mapping::parse(text).unwrap();
         Self { rig, emr, calendar: Arc::new(calendar) }
@@ -162,6 +164,8 @@ enum Step {
     Shift(usize),
     /// A visit is deleted.
     Delete(usize),
+    /// A treatment with this code is ordered, counted in the same row.
+    Plan(&'static str),
     /// An encounter with this code, of a visit or of none.
     Meet(&'static str, Option<usize>),
     /// An encounter, counted in the same row, has another status.
@@ -176,7 +180,50 @@ enum Step {
     Twin,
 }
 
-use Step::{Book, Delete, Meet, Merge, Say, SayMet, Shift, Twin, Wait, WonElsewhere};
+use Step::{Book, Delete, Meet, Merge, Plan, Say, SayMet, Shift, Twin, Wait, WonElsewhere};
+
+impl Practice {
+    /// Takes these steps with somebody's deal and patient, and lets what the last ones came to for later.
+    async fn walk(&self, deal: u64, patient: &str, steps: &[Step]) {
+        let mut made: Vec<(&str, String)> = Vec::new();
+        let emr = &self.emr;
+        for step in steps {
+            let start = self.now() + TimeDelta::days(5);
+            match *step {
+                Book(code) => {
+                    made.push(("Appointment", emr.with(|world| world.appoint(patient, code, "booked", start))))
+                }
+                Plan(code) => made.push(("ServiceRequest", emr.with(|world| world.plan(patient, code, "active")))),
+                Say(at, status) | SayMet(at, status) => {
+                    emr.with(|world| world.set_status(made[at].0, &made[at].1, status))
+                }
+                Shift(at) => emr.with(|world| world.reschedule(&made[at].1, start + TimeDelta::days(2))),
+                Delete(at) => emr.with(|world| world.delete(made[at].0, &made[at].1)),
+                Meet(code, of) => {
+                    let of = of.map(|at| made[at].1.clone());
+                    made.push((
+                        "Encounter",
+                        emr.with(|world| world.encounter(patient, code, "in-progress", of.as_deref())),
+                    ));
+                }
+                Wait(minutes) => self.wait(minutes).await,
+                WonElsewhere => {
+                    let won = BTreeMap::from([("dealstage".to_owned(), "closedwon".to_owned())]);
+                    self.rig
+                        .sandbox
+                        .with(|world| world.update(Kind::Deal, deal, &won, hubspot::Change::Person))
+                        .unwrap();
+                }
+                Merge => emr.with(|world| {
+                    let other = world.register("Anita", "Rivera-Stone", "anita@example.com", "");
+                    world.appoint(&other, "CONSULT", "fulfilled", start - TimeDelta::days(6));
+                    world.merge(&other, patient);
+                }),
+                Twin => drop(self.contact("Ana", "Rivera", "", "310 555 0142")),
+            }
+        }
+    }
+}
 
 /// A row of the table: number, steps, rung, what people are told.
 type Row = (usize, &'static [Step], usize, &'static [Note]);
@@ -212,43 +259,7 @@ async fn every_sequence_of_visits_brings_the_opportunity_where_the_table_says() 
     for (number, steps, rung, told) in TABLE {
         let practice = Practice::new(rules(), Settings::default());
         let (deal, patient) = practice.ana().await;
-        let mut made: Vec<(&str, String)> = Vec::new();
-        let emr = &practice.emr;
-        for step in steps {
-            let start = practice.now() + TimeDelta::days(5);
-            match *step {
-                Book(code) => {
-                    made.push(("Appointment", emr.with(|world| world.appoint(&patient, code, "booked", start))))
-                }
-                Say(at, status) | SayMet(at, status) => {
-                    emr.with(|world| world.set_status(made[at].0, &made[at].1, status))
-                }
-                Shift(at) => emr.with(|world| world.reschedule(&made[at].1, start + TimeDelta::days(2))),
-                Delete(at) => emr.with(|world| world.delete("Appointment", &made[at].1)),
-                Meet(code, of) => {
-                    let of = of.map(|at| made[at].1.clone());
-                    made.push((
-                        "Encounter",
-                        emr.with(|world| world.encounter(&patient, code, "in-progress", of.as_deref())),
-                    ));
-                }
-                Wait(minutes) => practice.wait(minutes).await,
-                WonElsewhere => {
-                    let won = BTreeMap::from([("dealstage".to_owned(), "closedwon".to_owned())]);
-                    practice
-                        .rig
-                        .sandbox
-                        .with(|world| world.update(Kind::Deal, deal, &won, hubspot::Change::Person))
-                        .unwrap();
-                }
-                Merge => emr.with(|world| {
-                    let other = world.register("Anita", "Rivera-Stone", "anita@example.com", "");
-                    world.appoint(&other, "CONSULT", "fulfilled", start - TimeDelta::days(6));
-                    world.merge(&other, &patient);
-                }),
-                Twin => drop(practice.contact("Ana", "Rivera", "", "310 555 0142")),
-            }
-        }
+        practice.walk(deal, &patient, steps).await;
         let amount = practice.in_hubspot(deal, "amount");
         practice.settle().await;
         assert_eq!(practice.rung(deal), rung, "row {number}: {steps:?}");
@@ -271,6 +282,84 @@ async fn every_sequence_of_visits_brings_the_opportunity_where_the_table_says() 
             assert_eq!(ours.position.status, Status::Won, "row {number}");
         }
     }
+}
+
+/// The stages where plans of treatment have one of their own.
+fn rules_with_plans() -> VisitRules {
+    VisitRules {
+        requested: None,
+        consult_booked: Some("Qualified To Buy".into()),
+        consult_done: Some("Presentation Scheduled".into()),
+        plan_accepted: Some("Decision maker bought in".into()),
+        ..rules()
+    }
+}
+
+/// Steps, the rung where plans have one between a consult that was kept and a booked treatment, what people are told.
+const PLANS: [(&[Step], usize, &[Note]); 15] = [
+    (&[Plan("TREAT")], 3, &[]),
+    (&[Book("CONSULT"), Say(0, "fulfilled"), Wait(1), Plan("TREAT")], 3, &[]),
+    // A draft, and one that waits, say nothing; one that waits takes nothing back.
+    (&[Plan("TREAT"), Say(0, "draft")], 0, &[]),
+    (&[Plan("TREAT"), Say(0, "on-hold")], 0, &[]),
+    (&[Plan("TREAT"), Wait(1), Say(0, "on-hold"), Wait(11)], 3, &[]),
+    // Withdrawn, it takes its opportunity back, as a booking does that came to nothing.
+    (&[Plan("TREAT"), Wait(1), Say(0, "revoked"), Wait(3)], 3, &[]),
+    (&[Plan("TREAT"), Wait(1), Say(0, "revoked"), Wait(11)], 0, &[Note::Cancelled]),
+    (&[Plan("TREAT"), Wait(1), Say(0, "revoked"), Wait(3), Plan("TREAT"), Wait(11)], 3, &[Note::Rescheduled]),
+    (&[Plan("TREAT"), Wait(1), Say(0, "entered-in-error"), Wait(11)], 0, &[]),
+    (&[Plan("TREAT"), Wait(1), Delete(0), Wait(1_450), Wait(11)], 0, &[Note::Cancelled]),
+    // Carried out, it wins nothing: a treatment that took place does.
+    (&[Plan("TREAT"), Wait(1), Say(0, "completed"), Wait(11)], 3, &[]),
+    (&[Plan("TREAT"), Wait(1), Book("TREAT"), Wait(1), Say(1, "cancelled"), Wait(11)], 3, &[Note::Cancelled]),
+    (
+        &[Book("CONSULT"), Say(0, "fulfilled"), Plan("TREAT"), Wait(1), Say(1, "revoked"), Wait(11)],
+        2,
+        &[Note::Cancelled],
+    ),
+    (&[Plan("TREAT"), Wait(1), Meet("TREAT", None), SayMet(1, "finished"), Wait(1), Say(0, "revoked")], 5, &[]),
+    // Only a treatment is one; of what the table does not name nobody is told.
+    (&[Plan("CONSULT"), Plan("CHECK"), Plan("LABORATORY")], 0, &[]),
+];
+
+/// GYM-17: a stage stands for what was agreed on, and goes when that is withdrawn.
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_was_agreed_to_brings_the_opportunity_to_its_own_stage_and_back() {
+    for (steps, rung, told) in PLANS {
+        let practice = Practice::new(rules_with_plans(), Settings::default());
+        let (deal, patient) = practice.ana().await;
+        practice.walk(deal, &patient, steps).await;
+        practice.settle().await;
+        assert_eq!(practice.rung(deal), rung, "{steps:?}");
+        assert_eq!(practice.told().await, told, "{steps:?}: what people are told");
+        assert_eq!(practice.tasks().await, Vec::<String>::new(), "{steps:?}");
+    }
+}
+
+/// What nobody asked for is not read: an order is as clinical as a record gets.
+#[tokio::test(start_paused = true)]
+async fn without_a_stage_for_plans_none_is_read_and_none_moves_anything() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    practice.walk(deal, &patient, &[Plan("TREAT"), Wait(11)]).await;
+    assert_eq!((practice.rung(deal), practice.visits().await), (0, Vec::new()));
+    let asked: Vec<String> = practice.emr.with(|world| world.stats.by_route.keys().cloned().collect());
+    assert!(asked.iter().all(|route| !route.contains("ServiceRequest")), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_an_order_that_is_none_of_ours_not_even_that_it_is_there_is_kept() {
+    let practice = Practice::new(rules_with_plans(), Settings::default());
+    let (_, patient) = practice.ana().await;
+    let orders = practice.emr.with(|world| {
+        let forbids = world.plan(&patient, "TREAT", "active");
+        world.edit("ServiceRequest", &forbids, &json!({ "doNotPerform": true }));
+        [world.plan(&patient, "LABORATORY", "active"), forbids]
+    });
+    practice.settle().await;
+    let ids = orders.map(|order| id(&format!("ServiceRequest/{order}")));
+    let (account, clinic) = (&practice.rig.account.name, &practice.calendar.name);
+    assert_eq!(practice.rig.store.visits(account, clinic, &ids).await.unwrap(), Vec::new());
 }
 
 /// AX-04: visits must have one opportunity that they are of, so a second is kept aside, whatever the account's profile says.
@@ -374,9 +463,10 @@ async fn a_treatment_that_nobody_closed_is_asked_about_after_two_days() {
 /// Sheet section 12: what must not leave a clinic is in no record, no property at the CRM, and no task.
 #[tokio::test(start_paused = true)]
 async fn nothing_clinical_leaves_the_clinic() {
-    let practice = Practice::new(rules(), Settings { canary: true, ..Settings::default() });
+    let practice = Practice::new(rules_with_plans(), Settings { canary: true, ..Settings::default() });
     let (deal, patient) = practice.ana().await;
     practice.emr.with(|world| {
+        world.plan(&patient, "TREAT", "active");
         let treatment = world.appoint(&patient, "TREAT", "booked", practice.now() + TimeDelta::days(1));
         let met = world.encounter(&patient, "TREAT", "in-progress", Some(&treatment));
         world.invoice(&patient, "balanced", 600.0, "USD");

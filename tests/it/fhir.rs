@@ -14,7 +14,7 @@ use tandem_contract::{
 };
 use tandem_fhir::{
     Dialect, Fhir, Login, Options, PrivateKey, VisitType,
-    sandbox::{Duplicates, Faults, Sandbox, Settings, Versioning},
+    sandbox::{CANARY, Duplicates, Faults, Sandbox, Settings, Versioning},
 };
 
 pub const CALL: Call = Call { lane: Lane::Interactive };
@@ -220,6 +220,72 @@ async fn in_every_dialect_a_changed_visit_is_found_or_the_test_of_the_connection
     }
 }
 
+/// A plan is found as it changes where plans are asked for and the server tells of them; else the connection says so.
+#[tokio::test(start_paused = true)]
+async fn a_plan_of_treatment_is_found_where_it_is_asked_for_and_told_of() {
+    let asked = Options { plans: true, ..options(Dialect::FullR4) };
+    let mut without = Settings::default();
+    without.types.retain(|kind| kind != "ServiceRequest");
+    for (settings, options, is_read) in [
+        (Settings::default(), asked.clone(), true),
+        (Settings::default(), options(Dialect::FullR4), false),
+        (without, asked, false),
+    ] {
+        let wants = options.plans;
+        let clinic = Clinic::new(settings, options);
+        let identity = clinic.connector.check().await.unwrap();
+        let item = identity.items.iter().find(|item| item.name == "plans").map(|item| item.ok);
+        assert_eq!(item, wants.then_some(is_read));
+        let streams = clinic.connector.streams();
+        assert_eq!(streams.iter().any(|stream| stream.name == "appointment.plans"), is_read, "asked for: {wants}");
+        if !is_read {
+            continue;
+        }
+        let plan = clinic.sandbox.with(|world| {
+            let ana = world.register("Ana", "Rivera", "ana@example.com", "");
+            world.plan(&ana, "TREAT", "active")
+        });
+        let wanted = format!("ServiceRequest/{plan}");
+        clinic.wait(10).await;
+        let mut cursor = Cursor::start();
+        for status in [VisitStatus::Accepted, VisitStatus::Cancelled] {
+            assert_eq!(clinic.feed("appointment.plans", &mut cursor).await, [wanted.clone()], "{status:?}");
+            let VisitRead::Found(read) = clinic.visit(&wanted).await else { panic!("{status:?}") };
+            assert_eq!((read.status, read.class), (status, VisitClass::Treatment));
+            assert_eq!(read.visitors[0].email.as_deref(), Some("ana@example.com"));
+            assert!(read.created_at.is_some_and(|at| at <= clinic.now()) && read.starts_at.is_none(), "{read:?}");
+            clinic.wait(300).await;
+            clinic.sandbox.with(|world| world.set_status("ServiceRequest", &plan, "revoked"));
+            clinic.wait(10).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_plan_only_what_the_table_names_is_known_and_of_anything_else_not_even_whose_it_is() {
+    let clinic = Clinic::new(
+        Settings { canary: true, ..Settings::default() },
+        Options { plans: true, ..options(Dialect::FullR4) },
+    );
+    clinic.connector.identify().await.unwrap();
+    let [plan, examination, forbidden] = clinic.sandbox.with(|world| {
+        let ana = world.register("Ana", "Rivera", "ana@example.com", "");
+        let all = ["TREAT", "LABORATORY", "TREAT"].map(|code| world.plan(&ana, code, "active"));
+        world.edit("ServiceRequest", &all[2], &json!({ "doNotPerform": true }));
+        all.map(|plan| id(&format!("ServiceRequest/{plan}")))
+    });
+    let read = clinic.connector.visits(CALL, &[plan, examination, forbidden]).await.unwrap();
+    assert!(!format!("{read:?}").contains(CANARY), "{read:?}");
+    let [VisitRead::Found(plan), VisitRead::Found(examination), VisitRead::Found(forbidden)] = read.as_slice() else {
+        panic!("{read:?}")
+    };
+    assert_eq!((plan.class, plan.service.as_deref()), (VisitClass::Treatment, Some("injectables")));
+    assert_eq!(plan.visitors.len(), 1);
+    for other in [examination, forbidden] {
+        assert_eq!((other.class, other.service.as_deref(), other.visitors.len()), (VisitClass::Ignored, None, 0));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn pages_are_read_to_the_end_also_when_their_links_end_before() {
     let clinic =
@@ -403,11 +469,14 @@ async fn a_clients_secret_is_as_good_and_what_is_wrong_is_said() {
     assert!(error.contains("clocks"), "{error}");
     // A scope that is missing is told by name.
     options.login = client("sim-fhir-secret");
-    let scopes = vec!["system/Patient.crus".into(), "system/Appointment.crus".into()];
-    let clinic = Clinic::new(Settings { scopes, ..settings }, options);
-    let identity = clinic.connector.check().await.unwrap();
-    let item = identity.items.iter().find(|item| item.name == "scopes").unwrap();
-    assert_eq!((item.ok, item.detail.as_str()), (false, "reading Encounter was not granted"));
+    let scopes: Vec<String> = vec!["system/Patient.crus".into(), "system/Appointment.crus".into()];
+    for (plans, missing) in [(false, "Encounter"), (true, "Encounter, ServiceRequest")] {
+        let settings = Settings { scopes: scopes.clone(), ..settings.clone() };
+        let clinic = Clinic::new(settings, Options { plans, ..options.clone() });
+        let identity = clinic.connector.check().await.unwrap();
+        let item = identity.items.iter().find(|item| item.name == "scopes").unwrap();
+        assert_eq!((item.ok, item.detail.clone()), (false, format!("reading {missing} was not granted")));
+    }
 }
 
 #[test]
@@ -576,8 +645,8 @@ fn around(start: DateTime<Utc>, practitioner: Option<&str>, site: Option<&str>) 
     WantedOpenings { from, until, practitioner: practitioner.map(str::to_owned), site: site.map(str::to_owned) }
 }
 
-/// AX-31: what is free says whose time it is, and can be looked for by it. Nobody is offered what a schedule that is not in use,
-/// or is over, still holds.
+/// AX-31: what is free says whose time it is, and can be looked for by it. Nobody is offered what a schedule that is not in
+/// use, or is over, still holds.
 #[tokio::test(start_paused = true)]
 async fn openings_say_whose_time_they_are_and_are_looked_for_by_it() {
     for dialect in [Dialect::FullR4, Dialect::ModmedEma] {
@@ -711,9 +780,35 @@ async fn a_subscription_is_made_once_renewed_and_put_back_where_the_server_gave_
     assert_ne!(ends(&all[1]), before, "renewed a week before it ends");
 }
 
+#[tokio::test(start_paused = true)]
+async fn plans_are_subscribed_to_and_believed_where_they_are_asked_for() {
+    for (plans, number) in [(false, 2), (true, 3)] {
+        let hook_token = Some(Secret::new("hook"));
+        let clinic = Clinic::new(Settings::default(), Options { plans, hook_token, ..options(Dialect::FullR4) });
+        clinic.connector.identify().await.unwrap();
+        for _ in 0..2 {
+            let address = "https://tandem.example.com/webhooks/emr".parse().unwrap();
+            clinic.connector.subscribe(CALL, &address).await.unwrap();
+        }
+        let criteria: Vec<String> = clinic.sandbox.with(|world| {
+            let of = |id: &String| world.resource("Subscription", id).unwrap()["criteria"].as_str().unwrap().to_owned();
+            world.ids("Subscription").iter().map(of).collect()
+        });
+        assert_eq!((criteria.len(), criteria.contains(&"ServiceRequest?".to_owned())), (number, plans));
+        let headers = http::HeaderMap::from_iter([(http::header::AUTHORIZATION, "Bearer hook".parse().unwrap())]);
+        let uri = "https://tandem.example.com/webhooks/emr/ServiceRequest/7";
+        let received_at = clinic.now();
+        let put = tandem_contract::WebhookRequest { method: "PUT", uri, headers: &headers, body: b"", received_at };
+        let named: Vec<String> =
+            clinic.connector.hints(&put).unwrap().iter().map(|hint| format!("{} {}", hint.kind, hint.id)).collect();
+        assert_eq!(named.contains(&"appointment ServiceRequest/7".to_owned()), plans, "{named:?}");
+    }
+}
+
 /// A clinic that follows the standard, with somebody listening.
 pub fn watched(watch: impl FnOnce(Router) -> Router) -> Clinic {
-    let options = Options { patients: true, hook_token: Some(Secret::new("hook")), ..options(Dialect::FullR4) };
+    let hook_token = Some(Secret::new("hook"));
+    let options = Options { patients: true, plans: true, hook_token, ..options(Dialect::FullR4) };
     Clinic::watched(Settings::default(), options, watch)
 }
 
@@ -727,17 +822,19 @@ pub async fn everything(clinic: &Clinic) {
     let (visit, patient) = clinic.connector.book(CALL, &booking("r1", start, Some(slot.clone()))).await.unwrap();
     clinic.connector.book(CALL, &booking("r2", start, Some(slot))).await.unwrap_err();
     clinic.connector.change_visit(CALL, &visit, &VisitChange::Cancel).await.unwrap();
-    let met = clinic.sandbox.with(|world| {
+    let (met, plan) = clinic.sandbox.with(|world| {
         let met = world.encounter(patient.as_str(), "TREAT", "finished", None);
         world.charge(patient.as_str(), &met, 10.0);
         world.invoice(patient.as_str(), "balanced", 12.5, "USD");
-        met
+        (met, world.plan(patient.as_str(), "TREAT", "active"))
     });
     clinic.wait(60).await;
     for stream in clinic.connector.streams() {
         clinic.feed(&stream.name, &mut Cursor::start()).await;
     }
-    clinic.connector.visits(CALL, &[visit, id(&format!("Encounter/{met}")), id("Appointment/never")]).await.unwrap();
+    let others = [format!("Encounter/{met}"), format!("ServiceRequest/{plan}"), "Appointment/never".into()];
+    let all: Vec<ExternalId> = std::iter::once(visit).chain(others.map(|other| id(&other))).collect();
+    clinic.connector.visits(CALL, &all).await.unwrap();
 }
 
 /// A server with topics is asked for one subscription, and what it sends names what to read.

@@ -443,9 +443,8 @@ impl Fhir {
         });
         wrong.extend(validator.iter_errors(&body).map(|error| format!("{kind}{}: {error}", error.instance_path())));
         // Required primitives, which HL7's schema does not ask for.
-        if matches!(kind.as_str(), "Appointment" | "Encounter" | "Subscription" | "Slot" | "Invoice")
-            && body["status"].is_null()
-        {
+        let has_status = ["Appointment", "Encounter", "ServiceRequest", "Subscription", "Slot", "Invoice"];
+        if has_status.contains(&kind.as_str()) && body["status"].is_null() {
             wrong.push(format!("{kind}: no status"));
         }
         wrong
@@ -478,9 +477,16 @@ async fn what_the_connector_asks_of_a_fhir_server_and_its_sandbox_answers_is_as_
     crate::fhir::everything(&clinic).await;
     let bodies = std::mem::take(&mut *bodies.lock().unwrap());
     let kinds: BTreeSet<&str> = bodies.iter().filter_map(|body| body["resourceType"].as_str()).collect();
-    for kind in
-        ["Patient", "Appointment", "Subscription", "Bundle", "CapabilityStatement", "OperationOutcome", "Encounter"]
-    {
+    for kind in [
+        "Patient",
+        "Appointment",
+        "Subscription",
+        "Bundle",
+        "CapabilityStatement",
+        "OperationOutcome",
+        "Encounter",
+        "ServiceRequest",
+    ] {
         assert!(kinds.contains(kind), "no {kind} was heard among {kinds:?}");
     }
     let wrong: BTreeSet<String> = bodies.iter().flat_map(|body| fhir.wrong(body)).collect();

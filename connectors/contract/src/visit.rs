@@ -1,5 +1,5 @@
-//! A visit: an appointment, or the encounter that it became. What a visit was about is not in it: types that have no place for
-//! clinical data cannot leak any.
+//! A visit: an appointment, or the encounter that it became; or a plan of treatment, which visits follow from. What it was
+//! about is not in it: types that have no place for clinical data cannot leak any.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -15,6 +15,8 @@ pub enum VisitStatus {
     Proposed,
     /// Asked for: pending, or on a waiting list.
     Requested,
+    /// A plan of treatment that was agreed to. When it is carried out, and whether, visits tell.
+    Accepted,
     /// Agreed on.
     Booked,
     /// They are in the building.

@@ -116,6 +116,7 @@ pub struct Client {
 #[derive(Clone, Debug)]
 struct Scopes {
     writes: bool,
+    plans: bool,
 }
 
 impl Scopes {
@@ -125,6 +126,9 @@ impl Scopes {
         let mut scopes: Vec<String> = ["Patient", "Appointment", "Encounter", "Invoice", "ChargeItem"]
             .map(|kind| format!("system/{kind}.{read}"))
             .to_vec();
+        if self.plans {
+            scopes.push(format!("system/ServiceRequest.{read}"));
+        }
         if self.writes {
             scopes.extend(["Patient", "Appointment"].map(|kind| format!("system/{kind}.{write}")));
             scopes.extend(["Schedule", "Slot"].map(|kind| format!("system/{kind}.{read}")));
@@ -148,7 +152,7 @@ pub fn auth(options: &Options, clock: Arc<dyn Clock>) -> (Auth<Client>, Arc<Mute
                 login: login.clone(),
                 base_url: options.base_url.clone(),
                 token_url: options.token_url.clone(),
-                scopes: Scopes { writes: !options.read_only },
+                scopes: Scopes { writes: !options.read_only, plans: options.plans },
                 clock,
                 granted: granted.clone(),
             },

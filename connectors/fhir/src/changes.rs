@@ -114,6 +114,9 @@ pub fn streams(fhir: &Fhir) -> Vec<Stream> {
     if profile.encounters {
         all.push(stream(visits, "encounters", poll, false));
     }
+    if fhir.options.plans && profile.plans {
+        all.push(stream(visits, "plans", poll, false));
+    }
     all
 }
 
@@ -138,6 +141,7 @@ pub async fn next_page(fhir: &Fhir, call: Call, stream: &Stream, at: &Cursor) ->
             let kind = match (stream.kind, name) {
                 (Kind::Contact, _) => "Patient",
                 (_, "encounters") => "Encounter",
+                (_, "plans") => "ServiceRequest",
                 _ => "Appointment",
             };
             let place = place.filter(|place| !matches!(place, Place::Days { .. } | Place::Read { .. }));
@@ -159,6 +163,7 @@ fn seen(fhir: &Fhir, kind: &str, rows: &[Box<serde_json::value::RawValue>], whol
             "Patient" if whole => patients::whole(fhir, raw).map(Seen::Record),
             "Patient" => patients::hint(raw).map(hint),
             "Encounter" => visits::hint(Type::Encounter, raw).map(hint),
+            "ServiceRequest" => visits::hint(Type::ServiceRequest, raw).map(hint),
             _ => visits::hint(Type::Appointment, raw).map(hint),
         };
         match hinted {
@@ -190,7 +195,11 @@ async fn window_page(
     let (mut filters, since, until, next, again) = match place {
         Place::Listing { since, next, again } => {
             let from = (now.date_naive() - FIRST_LOOK).to_string();
-            let filters = if kind == "Patient" { Vec::new() } else { vec![("date", format!("ge{from}"))] };
+            let filters = match kind {
+                "Patient" => Vec::new(),
+                "ServiceRequest" => vec![("authored", format!("ge{from}"))],
+                _ => vec![("date", format!("ge{from}"))],
+            };
             (filters, since, None, next, again)
         }
         Place::Window { since, until, next, again } => (Vec::new(), since, Some(until), next, again),

@@ -18,6 +18,7 @@ mod charges;
 mod client;
 mod openings;
 mod patients;
+mod plans;
 mod profile;
 mod reference;
 mod schema;
@@ -71,6 +72,8 @@ pub struct Options {
     pub contact_system: String,
     /// Whether patients' contact details are kept in step.
     pub patients: bool,
+    /// Whether plans of treatment are read.
+    pub plans: bool,
     /// What the server says in a rest-hook's `Authorization`, after `Bearer`.
     pub hook_token: Option<Secret>,
     /// What webhooks are signed with, where the vendor signs them.
@@ -110,6 +113,7 @@ impl Options {
             opportunity_system: Self::OPPORTUNITY_SYSTEM.into(),
             contact_system: Self::CONTACT_SYSTEM.into(),
             patients: false,
+            plans: false,
             hook_token: None,
             hook_secret: None,
             topic: None,

@@ -80,6 +80,8 @@ pub struct Profile {
     pub page: usize,
     /// Whether encounters are found by `_lastUpdated`.
     pub encounters: bool,
+    /// Whether plans of treatment are found by `_lastUpdated`, and by when they were made.
+    pub plans: bool,
     /// Whether several records are read by their ids in one search.
     pub by_ids: bool,
     /// Whether a patient is found by e-mail address and by telephone number.
@@ -116,6 +118,7 @@ impl Profile {
             numbered_pages: false,
             page: 100,
             encounters: true,
+            plans: true,
             by_ids: true,
             by_contact: true,
             books: true,
@@ -129,7 +132,8 @@ impl Profile {
             pending_is_booked: false,
             rate: rate(20),
         };
-        let plain = Self { if_match: false, conditional_create: false, subscriptions: false, ..full.clone() };
+        let plain =
+            Self { plans: false, if_match: false, conditional_create: false, subscriptions: false, ..full.clone() };
         match dialect {
             Dialect::FullR4 => full,
             Dialect::ModmedEma => Self {
@@ -192,6 +196,7 @@ impl Profile {
             self.feed = if searches("Appointment", "date") { Feed::Dates } else { Feed::None };
         }
         self.encounters &= searches("Encounter", "_lastUpdated");
+        self.plans &= searches("ServiceRequest", "_lastUpdated") && searches("ServiceRequest", "authored");
         self.by_contact &= searches("Patient", "email") && searches("Patient", "phone");
         self.books &= does("Appointment", "create") && does("Appointment", "update");
         self.if_match &=
@@ -287,6 +292,7 @@ mod tests {
         let full = Profile::of(Dialect::FullR4).narrowed(&all);
         assert_eq!(full.feed, Feed::Dates, "no `_lastUpdated` is promised");
         assert!(!full.books && !full.if_match && !full.invoices && !full.subscriptions);
+        assert!(!full.plans && !full.slots && !full.schedules);
         let us_core = Profile::of(Dialect::UsCoreOnly).narrowed(&all);
         assert_eq!(us_core.feed, Feed::None, "what is promised and not known of the vendor is not believed");
     }

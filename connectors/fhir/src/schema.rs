@@ -60,6 +60,9 @@ pub async fn check(fhir: &Fhir) -> Result<Identity, ConnectorError> {
         profile.encounters,
         yes(profile.encounters, "found as they change", "cannot be found by polling"),
     );
+    if fhir.options.plans {
+        item("plans", profile.plans, yes(profile.plans, "found as they change", "cannot be found by polling"));
+    }
     item("booking", true, yes(profile.books, "may be made from here", "this server takes none from outside"));
     let openings = match (profile.slots, profile.schedules) {
         (true, true) => "what is free is told, and whose time it is",
@@ -94,8 +97,9 @@ pub async fn check(fhir: &Fhir) -> Result<Identity, ConnectorError> {
             };
             granted.split_whitespace().any(|scope| is_for(scope).unwrap_or(false))
         };
-        let missing: Vec<&str> =
-            ["Patient", "Appointment", "Encounter"].into_iter().filter(|kind| !reads(kind)).collect();
+        let plans = fhir.options.plans.then_some("ServiceRequest");
+        let needed = ["Patient", "Appointment", "Encounter"].into_iter().chain(plans);
+        let missing: Vec<&str> = needed.filter(|kind| !reads(kind)).collect();
         let detail = match missing.is_empty() {
             true => "all that is needed was granted".to_owned(),
             false => format!("reading {} was not granted", missing.join(", ")),

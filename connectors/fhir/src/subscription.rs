@@ -82,7 +82,10 @@ pub async fn ensure(fhir: &Fhir, call: Call, address: &Url) -> Result<(), Connec
     let criteria: Vec<String> = match &fhir.options.topic {
         Some(topic) => vec![topic.clone()],
         // All statuses: one that stops matching would not be told of.
-        None => ["Appointment?", "Encounter?"].map(str::to_owned).to_vec(),
+        None => {
+            let plans = (fhir.options.plans && fhir.profile().plans).then_some("ServiceRequest?");
+            ["Appointment?", "Encounter?"].into_iter().chain(plans).map(str::to_owned).collect()
+        }
     };
     for criteria in criteria {
         let ours = known

@@ -1,4 +1,5 @@
-//! Visits: appointments and encounters, read by id, classed by the operator's own table.
+//! Visits: appointments and encounters, and the plans that they follow from, read by id, classed by the operator's own
+//! table.
 //!
 //! What a visit is about is looked up in the table while it is in memory, and goes no further: a [`Visit`] has no place for codes,
 //! reasons, diagnoses or notes. Source: <https://hl7.org/fhir/R4/appointment.html>, <https://hl7.org/fhir/R4/encounter.html>.
@@ -16,6 +17,7 @@ use crate::{
     charges,
     client::{Ask, Look, Meta},
     patients::{IDS, Identifier, hash, identified, visitors},
+    plans::plan,
     reference::{Reference, one_or_many},
 };
 
@@ -37,7 +39,7 @@ pub struct VisitType {
 /// A concept, by its codes alone.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Concept {
+pub struct Concept {
     coding: Vec<Coding>,
 }
 
@@ -49,7 +51,7 @@ struct Coding {
 }
 
 /// What a visit is for. A code of the table decides; the first one that it names.
-fn classify<'a>(table: &[VisitType], concepts: impl Iterator<Item = &'a Concept>) -> (VisitClass, Option<String>) {
+pub fn classify<'a>(table: &[VisitType], concepts: impl Iterator<Item = &'a Concept>) -> (VisitClass, Option<String>) {
     for coding in concepts.flat_map(|concept| &concept.coding) {
         let is_it = |row: &&VisitType| {
             Some(row.code.as_str()) == coding.code.as_deref() && (row.system.is_none() || row.system == coding.system)
@@ -143,27 +145,32 @@ fn of_encounter(code: &str) -> VisitStatus {
     }
 }
 
-/// The two types that are visits.
+/// The types that are visits, and the one that they follow from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Type {
     /// An appointment.
     Appointment,
     /// An encounter.
     Encounter,
+    /// A plan of treatment.
+    ServiceRequest,
 }
 
 impl Type {
+    pub const ALL: [Self; 3] = [Self::Appointment, Self::Encounter, Self::ServiceRequest];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Appointment => "Appointment",
             Self::Encounter => "Encounter",
+            Self::ServiceRequest => "ServiceRequest",
         }
     }
 
     /// The type and the server's id of one of our ids.
     pub fn split(id: &ExternalId) -> Option<(Self, &str)> {
         let (kind, rest) = id.as_str().split_once('/')?;
-        let kind = [Self::Appointment, Self::Encounter].into_iter().find(|known| known.as_str() == kind)?;
+        let kind = Self::ALL.into_iter().find(|known| known.as_str() == kind)?;
         Some((kind, rest))
     }
 
@@ -174,14 +181,14 @@ impl Type {
 }
 
 /// A visit, with who comes still as ids of patients, and the accounts that it is charged to.
-struct Raw {
-    visit: Visit,
-    patients: Vec<String>,
-    account: Option<String>,
+pub struct Raw {
+    pub visit: Visit,
+    pub patients: Vec<String>,
+    pub account: Option<String>,
 }
 
 /// How old a resource is; by what it says where the server has no versions.
-fn version(meta: &Meta, raw: &RawValue) -> Version {
+pub fn version(meta: &Meta, raw: &RawValue) -> Version {
     let token = meta.version_id.clone().unwrap_or_else(|| hash(raw.get().as_bytes()));
     Version { token: Some(token), updated_at: meta.last_updated }
 }
@@ -279,12 +286,13 @@ async fn inherit(fhir: &Fhir, lane: Lane, found: &mut BTreeMap<ExternalId, Raw>)
 pub async fn read(fhir: &Fhir, call: Call, ids: &[ExternalId]) -> Result<Vec<VisitRead>, ConnectorError> {
     let mut found: BTreeMap<ExternalId, Raw> = BTreeMap::new();
     let mut deleted: BTreeSet<ExternalId> = BTreeSet::new();
-    for kind in [Type::Appointment, Type::Encounter] {
+    for kind in Type::ALL {
         let mut asked: BTreeSet<&str> =
             ids.iter().filter_map(Type::split).filter(|(known, _)| *known == kind).map(|(_, id)| id).collect();
         let parse = |raw: &RawValue| match kind {
             Type::Appointment => appointment(fhir, raw),
             Type::Encounter => encounter(fhir, raw),
+            Type::ServiceRequest => plan(fhir, raw),
         };
         if fhir.profile().by_ids {
             let all: Vec<&str> = asked.iter().copied().collect();

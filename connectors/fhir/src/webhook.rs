@@ -92,13 +92,15 @@ fn hint_of(kind: &str, id: &str) -> Option<Hint> {
     match kind {
         "Appointment" => Some(hint(Kind::Appointment, Type::Appointment.id(id).ok()?)),
         "Encounter" => Some(hint(Kind::Appointment, Type::Encounter.id(id).ok()?)),
+        "ServiceRequest" => Some(hint(Kind::Appointment, Type::ServiceRequest.id(id).ok()?)),
         "Patient" => Some(hint(Kind::Contact, ExternalId::new(id).ok()?)),
         _ => None,
     }
 }
 
 fn hint_from(reference: &Reference, base: &Url) -> Option<Hint> {
-    ["Appointment", "Encounter", "Patient"].into_iter().find_map(|kind| hint_of(kind, &reference.id(kind, base)?))
+    let kinds = ["Appointment", "Encounter", "ServiceRequest", "Patient"];
+    kinds.into_iter().find_map(|kind| hint_of(kind, &reference.id(kind, base)?))
 }
 
 /// Which records a webhook names. An empty body names none: what changed is found by the next poll.
@@ -132,6 +134,9 @@ pub fn hints(options: &Options, request: &WebhookRequest<'_>) -> Result<Vec<Hint
     }
     if !options.patients {
         hints.retain(|hint| hint.kind != Kind::Contact);
+    }
+    if !options.plans {
+        hints.retain(|hint| !matches!(Type::split(&hint.id), Some((Type::ServiceRequest, _))));
     }
     Ok(hints.into_iter().collect())
 }

@@ -110,6 +110,19 @@ impl World {
         id
     }
 
+    /// Orders what a patient agreed to, for some day in two weeks; answers the order's id.
+    pub fn plan(&mut self, patient: &str, code: &str, status: &str) -> String {
+        let id = self.next_id("ServiceRequest");
+        let day = (self.now + TimeDelta::days(14)).date_naive();
+        let body = json!({
+            "status": status, "intent": "order", "code": { "coding": [{ "system": CODES, "code": code }] },
+            "subject": { "reference": self.reference("Patient", patient) },
+            "occurrenceDateTime": day.to_string(), "authoredOn": iso(self.now),
+        });
+        self.put(&id, "ServiceRequest", body);
+        id
+    }
+
     /// Writes an invoice over this much, in major units; answers its id.
     pub fn invoice(&mut self, patient: &str, status: &str, amount: f64, currency: &str) -> String {
         let id = self.next_id("Invoice");
@@ -142,12 +155,11 @@ impl World {
     }
 
     fn put_schedule(&mut self, id: &str, practitioner: &str, site: &str) {
+        let actors = [self.reference("Practitioner", practitioner), self.reference("Location", site)];
+        let (from, until) = (self.now - TimeDelta::days(30), self.now + TimeDelta::days(90));
         let body = json!({
-            "active": true,
-            "actor": [
-                { "reference": self.reference("Practitioner", practitioner) }, { "reference": self.reference("Location", site) },
-            ],
-            "planningHorizon": { "start": iso(self.now - TimeDelta::days(30)), "end": iso(self.now + TimeDelta::days(90)) },
+            "active": true, "actor": actors.map(|reference| json!({ "reference": reference })),
+            "planningHorizon": { "start": iso(from), "end": iso(until) },
         });
         self.put(id, "Schedule", body);
     }
@@ -249,6 +261,19 @@ fn fill(kind: &str, body: &mut Json) {
             body["diagnosis"] = json!([{ "condition": { "display": CANARY } }]);
             body["hospitalization"] = json!({ "dischargeDisposition": concept });
             body["serviceType"] = concept;
+        }
+        "ServiceRequest" => {
+            body["code"]["text"] = CANARY.into();
+            body["reasonCode"] = json!([concept]);
+            body["reasonReference"] = json!([{ "display": CANARY }]);
+            body["bodySite"] = json!([concept]);
+            body["orderDetail"] = json!([concept]);
+            body["performerType"] = concept;
+            body["requester"] = json!({ "display": CANARY });
+            body["insurance"] = json!([{ "display": CANARY }]);
+            body["supportingInfo"] = json!([{ "display": CANARY }]);
+            body["note"] = json!([{ "text": CANARY }]);
+            body["patientInstruction"] = CANARY.into();
         }
         "Invoice" => body["note"] = json!([{ "text": CANARY }]),
         "Schedule" | "Slot" => body["comment"] = CANARY.into(),

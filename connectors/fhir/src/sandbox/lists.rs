@@ -146,6 +146,12 @@ impl World {
             ("date", "Appointment") => date(text("/start")),
             ("date", "Encounter") => date(text("/period/start")),
             ("date", "Invoice") => date(text("/date")),
+            ("authored", "ServiceRequest") => date(text("/authoredOn")),
+            ("intent", "ServiceRequest") => fits_token(None, text("/intent"), asked),
+            ("code", "ServiceRequest") => {
+                let mut codings = body["code"]["coding"].as_array().into_iter().flatten();
+                codings.any(|one| fits_token(one["system"].as_str(), one["code"].as_str(), asked))
+            }
             ("start", "Slot") => date(text("/start")),
             ("schedule", "Slot") => self.refers(text("/schedule/reference"), "Schedule", asked),
             ("actor", "Schedule") => {
@@ -173,6 +179,9 @@ impl World {
             "patient",
             "status",
             "date",
+            "authored",
+            "intent",
+            "code",
             "start",
             "schedule",
             "actor",
@@ -221,8 +230,8 @@ impl World {
             }
             let known = self.fits(kind, &json!({}), &name, "1").is_some();
             if known {
-                if (name == "_lastUpdated" || name == "date" || name == "start") && fits_date("2020", &value).is_none()
-                {
+                let is_date = matches!(name.as_str(), "_lastUpdated" | "date" | "authored" | "start");
+                if is_date && fits_date("2020", &value).is_none() {
                     return Err(Refusal::at(400, "value", "The date cannot be read.", Some(&format!("{kind}.{name}"))));
                 }
                 heeded.push((name.clone(), value.clone()));

@@ -1,5 +1,5 @@
-//! A stateful simulator of a clinic's FHIR server: patients, appointments, encounters, schedules and slots, invoices, charges,
-//! subscriptions, SMART Backend Services.
+//! A stateful simulator of a clinic's FHIR server: patients, appointments, encounters, orders, schedules and slots,
+//! invoices, charges, subscriptions, SMART Backend Services.
 //!
 //! It does what the standard says and, by its [`Settings`], what servers do instead: days where instants are asked for, filters
 //! ignored without a word, versions that are not heeded, identifiers that are not kept. [`World::appoint`] and its neighbours are

@@ -48,6 +48,7 @@ fn statuses(kind: &str) -> &'static [&'static str] {
             "entered-in-error",
             "unknown",
         ],
+        "ServiceRequest" => &["draft", "active", "on-hold", "revoked", "completed", "entered-in-error", "unknown"],
         "Slot" => &["free", "busy", "busy-unavailable", "busy-tentative", "entered-in-error"],
         "Subscription" => &["requested", "off"],
         _ => &[],
@@ -75,6 +76,7 @@ impl World {
             |element: &str| Refusal::at(422, "required", "An element is missing.", Some(&format!("{kind}.{element}")));
         let wanted = match kind {
             "Appointment" => vec!["status", "participant"],
+            "ServiceRequest" => vec!["status", "intent", "subject"],
             "Schedule" => vec!["actor"],
             "Slot" => vec!["schedule", "status", "start", "end"],
             "Subscription" => vec!["status", "criteria", "channel", "reason"],

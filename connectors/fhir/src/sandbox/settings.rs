@@ -120,6 +120,7 @@ impl Default for Settings {
             "Patient",
             "Appointment",
             "Encounter",
+            "ServiceRequest",
             "Slot",
             "Schedule",
             "Invoice",
@@ -175,7 +176,7 @@ impl Settings {
         match dialect {
             Dialect::FullR4 => all,
             Dialect::ModmedEma => Self {
-                types: without(&["Invoice", "Subscription"]),
+                types: without(&["ServiceRequest", "Invoice", "Subscription"]),
                 last_updated: LastUpdated::Day,
                 numbered_pages: true,
                 versioning: Versioning::NoVersion,
@@ -188,7 +189,7 @@ impl Settings {
                 ..all
             },
             Dialect::NextechStu3 | Dialect::Canvas => Self {
-                types: without(&["Invoice", "ChargeItem", "Subscription"]),
+                types: without(&["ServiceRequest", "Invoice", "ChargeItem", "Subscription"]),
                 last_updated: LastUpdated::None,
                 versioning: Versioning::NoVersion,
                 conflict_status: 409,
