@@ -73,8 +73,8 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Visits as people count them, on days of the account's zone. An encounter that names no appointment belongs to one of the
-/// same day and class, if there is one that no other encounter belongs to. A plan stands by itself.
+/// Visits as people count them, on days of the account's zone. An encounter that names no appointment belongs to one of
+/// the same day and class, if there is one that no other encounter belongs to. A plan stands by itself.
 #[must_use]
 pub fn groups(visits: &[Visit], kept_means_done: bool, zone: Tz) -> Vec<Group<'_>> {
     let mut groups: BTreeMap<&ExternalId, Vec<&Visit>> = BTreeMap::new();

@@ -460,7 +460,7 @@ async fn a_treatment_that_nobody_closed_is_asked_about_after_two_days() {
     assert_eq!(practice.rung(deal), 4, "a task, and no win by itself");
 }
 
-/// Sheet section 12: what must not leave a clinic is in no record, no property at the CRM, and no task.
+/// What must not leave a clinic is in no record, no property at the CRM, and no task.
 #[tokio::test(start_paused = true)]
 async fn nothing_clinical_leaves_the_clinic() {
     let practice = Practice::new(rules_with_plans(), Settings { canary: true, ..Settings::default() });

@@ -10,7 +10,7 @@ use tandem::{sync::mapping, vendors::CONNECTORS};
 use tandem_contract::{
     Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Kind, Lane, NewVisit, NewVisitor, Pushed,
     RouterTransport, Secret, Seen, TokioClock, Value, Version, VisitChange, VisitClass, VisitRead, VisitStatus,
-    WantedOpenings, Write, WriteOp, conformance,
+    WantedOpenings, WebhookError, WebhookRequest, Write, WriteOp, conformance,
 };
 use tandem_fhir::{
     Dialect, Fhir, Login, Options, PrivateKey, VisitType,
@@ -645,8 +645,8 @@ fn around(start: DateTime<Utc>, practitioner: Option<&str>, site: Option<&str>) 
     WantedOpenings { from, until, practitioner: practitioner.map(str::to_owned), site: site.map(str::to_owned) }
 }
 
-/// AX-31: what is free says whose time it is, and can be looked for by it. Nobody is offered what a schedule that is not in
-/// use, or is over, still holds.
+/// AX-31: what is free says whose time it is, and can be looked for by it. Nobody is offered what a schedule that is
+/// not in use, or is over, still holds.
 #[tokio::test(start_paused = true)]
 async fn openings_say_whose_time_they_are_and_are_looked_for_by_it() {
     for dialect in [Dialect::FullR4, Dialect::ModmedEma] {
@@ -798,7 +798,7 @@ async fn plans_are_subscribed_to_and_believed_where_they_are_asked_for() {
         let headers = http::HeaderMap::from_iter([(http::header::AUTHORIZATION, "Bearer hook".parse().unwrap())]);
         let uri = "https://tandem.example.com/webhooks/emr/ServiceRequest/7";
         let received_at = clinic.now();
-        let put = tandem_contract::WebhookRequest { method: "PUT", uri, headers: &headers, body: b"", received_at };
+        let put = WebhookRequest { method: "PUT", uri, headers: &headers, body: b"", received_at };
         let named: Vec<String> =
             clinic.connector.hints(&put).unwrap().iter().map(|hint| format!("{} {}", hint.kind, hint.id)).collect();
         assert_eq!(named.contains(&"appointment ServiceRequest/7".to_owned()), plans, "{named:?}");
@@ -837,27 +837,62 @@ pub async fn everything(clinic: &Clinic) {
     clinic.connector.visits(CALL, &all).await.unwrap();
 }
 
-/// A server with topics is asked for one subscription, and what it sends names what to read.
-#[tokio::test(start_paused = true)]
-async fn a_topic_is_subscribed_to_once_and_its_news_are_believed_with_the_token_alone() {
-    type Arrived = Arc<std::sync::Mutex<Vec<(http::HeaderMap, bytes::Bytes)>>>;
-    let topic = "https://emr.example.com/fhir/SubscriptionTopic/visits";
+type Arrived = Arc<std::sync::Mutex<Vec<(http::HeaderMap, bytes::Bytes)>>>;
+
+const HOOK: &str = "https://tandem.example.com/webhooks/emr";
+
+/// A clinic whose server has a topic, and that was asked to tell of it.
+async fn with_topic(topic: &str) -> Clinic {
     let options =
         Options { topic: Some(topic.into()), hook_token: Some(Secret::new("hook")), ..options(Dialect::FullR4) };
     let clinic = Clinic::new(Settings::default(), options);
     clinic.connector.identify().await.unwrap();
     for _ in 0..2 {
-        clinic.connector.subscribe(CALL, &"https://tandem.example.com/webhooks/emr".parse().unwrap()).await.unwrap();
+        clinic.connector.subscribe(CALL, &HOOK.parse().unwrap()).await.unwrap();
     }
-    let [made] = &clinic.sandbox.with(|world| world.ids("Subscription"))[..] else { panic!("one subscription") };
-    assert_eq!(clinic.sandbox.with(|world| world.resource("Subscription", made).unwrap()["criteria"].clone()), topic);
-    let arrived = Arrived::default();
-    let door = arrived.clone();
-    let listener = Router::new().fallback(move |headers: http::HeaderMap, body: bytes::Bytes| {
-        let door = door.clone();
-        async move { door.lock().unwrap().push((headers, body)) }
-    });
-    let delivery = tokio::spawn(clinic.sandbox.clone().deliver_webhooks(Arc::new(RouterTransport::new(listener))));
+    clinic
+}
+
+impl Clinic {
+    /// Somebody behind the address: keeps what arrives, and answers it with this.
+    fn listen(&self, status: http::StatusCode) -> (Arrived, tokio::task::JoinHandle<()>) {
+        let arrived = Arrived::default();
+        let door = arrived.clone();
+        let listener = Router::new().fallback(move |headers: http::HeaderMap, body: bytes::Bytes| {
+            let door = door.clone();
+            async move {
+                door.lock().unwrap().push((headers, body));
+                status
+            }
+        });
+        let transport = Arc::new(RouterTransport::new(listener));
+        (arrived, tokio::spawn(self.sandbox.clone().deliver_webhooks(transport)))
+    }
+
+    /// What the connector makes of something that arrived.
+    fn named(&self, headers: &http::HeaderMap, body: &bytes::Bytes) -> Result<Vec<String>, WebhookError> {
+        let asked = WebhookRequest { method: "POST", uri: HOOK, headers, body, received_at: self.now() };
+        let hints = self.connector.hints(&asked)?;
+        Ok(hints.iter().map(|hint| format!("{} {}", hint.kind, hint.id)).collect())
+    }
+
+    fn subscription(&self) -> serde_json::Value {
+        self.sandbox.with(|world| {
+            let all = world.ids("Subscription");
+            assert_eq!(all.len(), 1, "one subscription");
+            world.resource("Subscription", &all[0]).unwrap().clone()
+        })
+    }
+}
+
+/// A server with topics is asked for one subscription, and what it sends names what to read.
+#[tokio::test(start_paused = true)]
+async fn a_topic_is_subscribed_to_once_and_its_news_are_believed_with_the_token_alone() {
+    let topic = "https://emr.example.com/fhir/SubscriptionTopic/visits";
+    let clinic = with_topic(topic).await;
+    assert_eq!(clinic.subscription()["criteria"], topic);
+    let (arrived, delivery) = clinic.listen(http::StatusCode::OK);
+    clinic.wait(1).await;
     let visit = clinic.sandbox.with(|world| {
         let ana = world.register("Ana", "Ito", "ana@example.com", "+13105550142");
         world.appoint(&ana, "CONSULT", "booked", world.now + TimeDelta::days(2))
@@ -865,17 +900,51 @@ async fn a_topic_is_subscribed_to_once_and_its_news_are_believed_with_the_token_
     clinic.wait(60).await;
     delivery.abort();
     let arrived = arrived.lock().unwrap().clone();
-    assert!(!arrived.is_empty(), "nothing was told");
-    let hints = |headers: &http::HeaderMap, body: &bytes::Bytes| {
-        let uri = "https://tandem.example.com/webhooks/emr";
-        let asked = tandem_contract::WebhookRequest { method: "POST", uri, headers, body, received_at: clinic.now() };
-        clinic.connector.hints(&asked)
+    assert_eq!(arrived.len(), 2, "the handshake, and the one event");
+    let told: Vec<String> = arrived.iter().flat_map(|(headers, body)| clinic.named(headers, body).unwrap()).collect();
+    assert_eq!(told, [format!("appointment Appointment/{visit}")]);
+    for (_, body) in &arrived {
+        assert!(clinic.named(&http::HeaderMap::new(), body).is_err(), "without the token nobody is believed");
+    }
+}
+
+/// A handshake that was refused ends the subscription until it is asked for again. Handshakes and heartbeats name no
+/// record; what an event that got lost was about is found by the next poll, before a heartbeat tells that it was.
+#[tokio::test(start_paused = true)]
+async fn a_topics_handshakes_and_heartbeats_are_taken_and_mark_nothing() {
+    let clinic = with_topic("https://emr.example.com/fhir/SubscriptionTopic/visits").await;
+    assert_eq!(clinic.subscription()["status"], "requested");
+    let (_, delivery) = clinic.listen(http::StatusCode::SERVICE_UNAVAILABLE);
+    clinic.wait(1).await;
+    delivery.abort();
+    assert_eq!(clinic.subscription()["status"], "error");
+    clinic.connector.subscribe(CALL, &HOOK.parse().unwrap()).await.unwrap();
+    let (arrived, delivery) = clinic.listen(http::StatusCode::OK);
+    clinic.wait(1).await;
+    assert_eq!(clinic.subscription()["status"], "active");
+    let mut cursor = Cursor::start();
+    clinic.feed("appointment.changes", &mut cursor).await;
+    let visit = clinic.sandbox.with(|world| {
+        world.faults.webhook_lost = 1.0;
+        let ana = world.register("Ana", "Ito", "ana@example.com", "+13105550142");
+        world.appoint(&ana, "CONSULT", "booked", world.now + TimeDelta::days(2))
+    });
+    clinic.wait(60).await;
+    assert_eq!(clinic.feed("appointment.changes", &mut cursor).await, [format!("Appointment/{visit}")]);
+    assert_eq!(arrived.lock().unwrap().len(), 1, "the handshake alone: the event got lost");
+    clinic.wait(600).await;
+    delivery.abort();
+    let arrived = arrived.lock().unwrap().clone();
+    let said = |body: &bytes::Bytes, name: &str| {
+        let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+        let all = body["entry"][0]["resource"]["parameter"].as_array().unwrap().clone();
+        let one = all.into_iter().find(|one| one["name"] == name).unwrap();
+        one["valueCode"].as_str().or(one["valueString"].as_str()).unwrap().to_owned()
     };
-    let told: Vec<String> = arrived
-        .iter()
-        .flat_map(|(headers, body)| hints(headers, body).unwrap())
-        .map(|hint| format!("{} {}", hint.kind, hint.id))
-        .collect();
-    assert!(told.contains(&format!("appointment Appointment/{visit}")), "{told:?}");
-    assert!(hints(&http::HeaderMap::new(), &arrived[0].1).is_err(), "without the token nobody is believed");
+    let kinds: Vec<String> = arrived.iter().map(|(_, body)| said(body, "type")).collect();
+    assert_eq!(kinds, ["handshake", "heartbeat", "heartbeat"]);
+    assert_eq!(said(&arrived[2].1, "events-since-subscription-start"), "1", "it tells of the one that got lost");
+    for (headers, body) in &arrived {
+        assert_eq!(clinic.named(headers, body), Ok(Vec::new()));
+    }
 }

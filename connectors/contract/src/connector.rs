@@ -361,8 +361,8 @@ pub trait Connector: Send + Sync {
     /// What is free, in order: offers, not holds.
     ///
     /// # Errors
-    /// [`ConnectorError`]; a rejection where somebody or some place is asked for, and the vendor does not tell whose time is
-    /// free.
+    /// [`ConnectorError`]; a rejection where somebody or some place is asked for, and the vendor does not tell
+    /// whose time is free.
     async fn openings(&self, call: Call, wanted: &WantedOpenings) -> Result<Vec<Opening>, ConnectorError> {
         let _ = (call, wanted);
         Err(self.has_no("calendar"))

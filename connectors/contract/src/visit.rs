@@ -1,5 +1,5 @@
-//! A visit: an appointment, or the encounter that it became; or a plan of treatment, which visits follow from. What it was
-//! about is not in it: types that have no place for clinical data cannot leak any.
+//! A visit: an appointment, or the encounter that it became; or a plan of treatment, which visits follow from. What it
+//! was about is not in it: types that have no place for clinical data cannot leak any.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;

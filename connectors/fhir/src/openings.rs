@@ -1,7 +1,9 @@
 //! What is free: the open slots of a clinic's schedules. Offers, not holds.
 //!
-//! A slot says when; its schedule says whose time that is, and where. Slots are searched by the schedules that are in use,
-//! since many servers know no other way. Source: <https://hl7.org/fhir/R4/slot.html>, <https://hl7.org/fhir/R4/schedule.html>.
+//! A slot says when; its schedule says whose time that is, and where. Slots are searched by the schedules that are in
+//! use, since many servers know no other way.
+//!
+//! Source: <https://hl7.org/fhir/R4/slot.html>, <https://hl7.org/fhir/R4/schedule.html>.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;

@@ -1,7 +1,7 @@
 //! Plans of treatment: what was ordered for a patient, of which the least is read that tells whether it was agreed to.
 //!
-//! What is ordered is looked up in the operator's table while it is in memory, and goes no further. Examinations are ordered
-//! the same way as treatments: what the table does not name is of no interest, and nobody is told of it.
+//! What is ordered is looked up in the operator's table while it is in memory, and goes no further. Examinations are
+//! ordered the same way as treatments: what the table does not name is of no interest, and nobody is told of it.
 //! Source: <https://hl7.org/fhir/R4/servicerequest.html>, <https://hl7.org/fhir/R4/valueset-request-intent.html>.
 
 use serde::Deserialize;
@@ -32,8 +32,8 @@ struct ServiceRequest {
     authored_on: Option<String>,
 }
 
-/// How far a plan has come. Only an order or a plan was agreed to: everything else is thought about. One that is completed is
-/// no treatment that took place, since visits tell that; and one that waits takes nothing back.
+/// How far a plan has come. Only an order or a plan was agreed to: everything else is thought about. One that is
+/// completed is no treatment that took place, since visits tell that; and one that waits takes nothing back.
 fn of_request(code: &str, intent: &str) -> VisitStatus {
     match (code, matches!(intent, "order" | "plan")) {
         ("entered-in-error", _) => VisitStatus::Erased,

@@ -2,6 +2,11 @@
 //!
 //! Plain rest-hooks put the resource itself below our address; topic subscriptions send a bundle of references; Medplum and
 //! athenahealth sign what they send. The resource is not read beyond its type and id: polling and reading by id tell the truth.
+//!
+//! A topic's handshake and its heartbeats name no record, and are believed like everything else: that they are answered
+//! is all they ask for. A heartbeat, or a gap in the numbers, may tell of events that never came; nothing is made of
+//! it, since the next poll finds what those were about, and comes sooner (a minute) than a heartbeat does (five).
+//!
 //! Source: <https://hl7.org/fhir/R4/subscription.html>, <https://hl7.org/fhir/uv/subscriptions-backport/>.
 
 use std::collections::BTreeSet;
@@ -192,6 +197,31 @@ mod tests {
             {"name":"type","valueCode":"event-notification"},{"name":"notification-event","part":[{"name":"event-number","valueString":"13"},
             {"name":"focus","valueReference":{"reference":"https://ehr.example.test/fhir/R4/Appointment/simappt0001"}}]}]}}]}"#;
         assert_eq!(ask(&[RIGHT], "/webhooks/emr", body), Ok(vec!["Appointment/simappt0001".into()]));
+    }
+
+    /// Handshake, heartbeat and the answer to a query of the status, as R4 has them and as R5 does.
+    #[test]
+    fn what_a_topic_says_of_itself_is_taken_and_names_no_record() {
+        let parameters = |kind: &str| {
+            format!(
+                r#"{{"resourceType":"Bundle","id":"simntf-0007","type":"history","entry":[{{
+                "fullUrl":"urn:uuid:2c0a7a52","resource":{{"resourceType":"Parameters","id":"2c0a7a52","parameter":[
+                {{"name":"subscription","valueReference":{{
+                "reference":"https://ehr.example.test/fhir/R4/Subscription/1"}}}},
+                {{"name":"topic","valueCanonical":"https://ehr.example.test/topics/visits"}},
+                {{"name":"status","valueCode":"active"}},{{"name":"type","valueCode":"{kind}"}},
+                {{"name":"events-since-subscription-start","valueString":"12"}}]}},
+                "request":{{"method":"GET","url":"https://ehr.example.test/fhir/R4/Subscription/1/$status"}}}}]}}"#
+            )
+        };
+        for kind in ["handshake", "heartbeat", "query-status"] {
+            assert_eq!(ask(&[RIGHT], "/webhooks/emr", &parameters(kind)), Ok(Vec::new()), "{kind}");
+            assert!(matches!(ask(&[], "/webhooks/emr", &parameters(kind)), Err(WebhookError::Unsigned(_))), "{kind}");
+        }
+        let status = r#"{"resourceType":"Bundle","type":"subscription-notification","entry":[{"resource":{
+            "resourceType":"SubscriptionStatus","status":"active","type":"heartbeat",
+            "eventsSinceSubscriptionStart":"12","notificationEvent":[],"subscription":{"reference":"Subscription/1"}}}]}"#;
+        assert_eq!(ask(&[RIGHT], "/webhooks/emr", status), Ok(Vec::new()));
     }
 
     #[test]

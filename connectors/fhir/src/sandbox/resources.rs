@@ -7,6 +7,7 @@ use tandem_sandbox::Query;
 
 use super::{
     settings::{Duplicates, Versioning},
+    webhooks::first_status,
     world::{Refusal, World},
 };
 
@@ -153,11 +154,14 @@ impl World {
             all.remove("identifier");
         }
         if kind == "Subscription" {
-            body["status"] = "active".into();
+            body["status"] = first_status(&body).into();
         }
         let id = self.next_id(kind);
         self.store(kind, &id, Some(body));
         self.stats.created += 1;
+        if kind == "Subscription" {
+            self.shake_hands(&id);
+        }
         self.written(201, kind, id)
     }
 
@@ -210,10 +214,13 @@ impl World {
             self.free_slot(id);
         }
         if kind == "Subscription" && body["status"] == "requested" {
-            body["status"] = "active".into();
+            body["status"] = first_status(&body).into();
         }
         self.store(kind, id, Some(body));
         self.stats.updated += 1;
+        if kind == "Subscription" {
+            self.shake_hands(id);
+        }
         self.written(200, kind, id.to_owned())
     }
 
