@@ -164,12 +164,20 @@ impl Reconciler {
             }
             VisitRead::Found(read) => {
                 take(&mut visit, &read);
-                if matches!(read.class, VisitClass::Unmapped) {
+                let is_mapped = read.class != VisitClass::Unmapped;
+                let mention = read.mention.as_deref().filter(|_| is_mapped);
+                if let Some(named) = mention.and_then(|text| named_id(text.split('/').next()?)) {
+                    visit.opportunity = Some(named);
+                }
+                if !is_mapped {
                     failures.push(("unmapped_visit", UNMAPPED));
-                } else if read.class != VisitClass::Ignored {
-                    if let Some(named) = read.mention.as_deref().and_then(|text| named_id(text.split('/').next()?)) {
-                        visit.opportunity = Some(named);
+                } else if read.class == VisitClass::Ignored {
+                    // Who comes to what is of no interest is not read; what was booked from here is for the contact of its
+                    // opportunity.
+                    if let (true, Some(of)) = (visit.contacts.is_empty(), visit.opportunity) {
+                        visit.contacts = self.contact_of(of).await?;
                     }
+                } else {
                     let patients = std::mem::take(&mut visit.patients);
                     visit.patients = read.visitors.iter().filter_map(|visitor| visitor.id.clone()).collect();
                     let before = self.live_contacts(std::mem::take(&mut visit.contacts)).await?;
@@ -179,9 +187,8 @@ impl Reconciler {
                     visit.contacts = if stays { before } else { contacts };
                     if visit.contacts.is_empty()
                         && let (Some(of), [_]) = (visit.opportunity, visit.patients.as_slice())
-                        && let Some(LocalRecord::Deal(deal)) = self.heir_of(Kind::Deal, of).await?
                     {
-                        visit.contacts = deal.contact.into_iter().collect();
+                        visit.contacts = self.contact_of(of).await?;
                     }
                     if several && visit.contacts.is_empty() {
                         failures.push(("several_contacts", SEVERAL));
@@ -224,6 +231,12 @@ impl Reconciler {
             None => self.finish(dirty),
         });
         Ok(ops)
+    }
+
+    /// The contact of an opportunity, if it has one.
+    async fn contact_of(&self, opportunity: RecordId) -> Result<Vec<RecordId>, StoreError> {
+        let found = self.survivor(Kind::Deal, opportunity).await?;
+        Ok(found.and_then(|record| record.as_opportunity()?.contact).into_iter().collect())
     }
 
     /// What the visits of a contact do to their opportunities. `visit` is the one that was read, which is not stored yet.

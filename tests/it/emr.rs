@@ -13,7 +13,7 @@ use tandem::{
     sync::{connection::Connection, engine::Engine, guard::Limits, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{Kind, RouterTransport, VisitChange, VisitStatus};
+use tandem_contract::{Kind, RouterTransport, VisitChange, VisitClass, VisitStatus};
 use tandem_fhir::{
     Dialect, Fhir,
     sandbox::{CANARY, Sandbox, Settings},
@@ -76,6 +76,13 @@ impl Practice {
 
     fn now(&self) -> DateTime<Utc> {
         self.rig.clock.now()
+    }
+
+    /// An appointment of three quarters of an hour, some days ahead.
+    fn wish(&self, days: i64, kind: &str) -> Wish {
+        let starts_at = self.now() + TimeDelta::days(days);
+        let ends_at = starts_at + TimeDelta::minutes(45);
+        Wish { kind: kind.into(), starts_at, ends_at, slot: None, site: None, practitioner: None }
     }
 
     /// Both engines in turn, until neither has anything to do.
@@ -519,15 +526,8 @@ async fn an_opportunity_has_one_appointment_which_is_booked_moved_and_called_off
     let (deal, patient) = practice.ana().await;
     let ours = practice.deals().remove(0).id;
     let (store, clinic) = (&*practice.rig.store, &practice.calendar);
-    let wish = |days: i64, kind: &str| Wish {
-        kind: kind.into(),
-        starts_at: practice.now() + TimeDelta::days(days),
-        ends_at: practice.now() + TimeDelta::days(days) + TimeDelta::minutes(45),
-        slot: None,
-        site: None,
-        practitioner: None,
-    };
-    let unknown = booking::book(store, clinic, ours, wish(1, "rental"), practice.now()).await.unwrap_err();
+    let wish = |days: i64, kind: &str| practice.wish(days, kind);
+    let unknown = booking::book(store, clinic, ours, wish(1, "party"), practice.now()).await.unwrap_err();
     assert!(unknown.to_string().contains("kind"), "{unknown}");
     let booked = booking::book(store, clinic, ours, wish(1, "meeting"), practice.now()).await.unwrap();
     assert_eq!(booked.patients[0].as_str(), patient, "the clinic knew her");
@@ -556,6 +556,63 @@ async fn an_opportunity_has_one_appointment_which_is_booked_moved_and_called_off
     assert!(past.to_string().contains("starts_at"), "{past}");
 }
 
+/// AX-32: each kind is booked where there is no appointment, with the clinic's own code. A room that is rented brings nobody
+/// forward, and takes the one place of an appointment (AX-34) all the same.
+#[tokio::test(start_paused = true)]
+async fn ax_32_a_meeting_a_service_or_a_rental_is_booked_when_there_is_none() {
+    for (kind, code, rung) in [("meeting", "CONSULT", 2), ("service", "TREAT", 4), ("rental", "ROOM", 0)] {
+        let practice = Practice::new(rules(), Settings::default());
+        let (deal, patient) = practice.ana().await;
+        let ours = practice.deals().remove(0).id;
+        let (store, clinic) = (&*practice.rig.store, &practice.calendar);
+        let booked = booking::book(store, clinic, ours, practice.wish(1, kind), practice.now()).await.unwrap();
+        assert_eq!(booked.patients[0].as_str(), patient, "{kind}");
+        practice.settle().await;
+        let there = practice.emr.with(|world| world.ids("Appointment"));
+        let [id] = &there[..] else { panic!("{kind}: {there:?}") };
+        let said = practice.emr.with(|world| world.resource("Appointment", id).cloned()).unwrap();
+        assert_eq!((&said["appointmentType"]["coding"][0]["code"], &said["status"]), (&json!(code), &json!("booked")));
+        assert_eq!(practice.rung(deal), rung, "{kind}");
+        for other in ["meeting", "service", "rental"] {
+            let second = booking::book(store, clinic, ours, practice.wish(2, other), practice.now()).await;
+            assert!(matches!(second, Err(BookingError::Booked(id)) if id == booked.id()), "{other} beside a {kind}");
+        }
+        booking::change(store, clinic, ours, VisitChange::Cancel, practice.now()).await.unwrap();
+        practice.wait(11).await;
+        assert_eq!(practice.rung(deal), 0, "{kind}: called off");
+        booking::book(store, clinic, ours, practice.wish(3, "rental"), practice.now()).await.unwrap();
+        assert_eq!(practice.tasks().await, Vec::<String>::new(), "{kind}");
+    }
+}
+
+/// AX-32: the table may say that a rental is of no interest. Booked from here it is this opportunity's also where the clinic's word
+/// of it came before the answer.
+#[tokio::test(start_paused = true)]
+async fn ax_32_a_rental_that_was_heard_of_before_its_booking_was_answered_can_be_called_off() {
+    let practice = Practice::new(rules(), Settings::default());
+    practice.ana().await;
+    let ours = practice.deals().remove(0).id;
+    let (store, clinic) = (&*practice.rig.store, &practice.calendar);
+    // A meeting before it: since then the clinic's record of her is known, and a booking is one call.
+    booking::book(store, clinic, ours, practice.wish(1, "meeting"), practice.now()).await.unwrap();
+    practice.settle().await;
+    booking::change(store, clinic, ours, VisitChange::Cancel, practice.now()).await.unwrap();
+    practice.wait(11).await;
+    let wish = practice.wish(2, "rental");
+    practice.emr.with(|world| world.faults.unavailable_after = 1.0);
+    let lost = booking::book(store, clinic, ours, wish.clone(), practice.now()).await;
+    assert!(matches!(lost, Err(BookingError::Clinic(_))), "{lost:?}");
+    practice.emr.with(|world| world.faults.unavailable_after = 0.0);
+    assert_eq!(practice.emr.with(|world| world.ids("Appointment").len()), 2, "it was made");
+    practice.settle().await;
+    let again = booking::book(store, clinic, ours, wish, practice.now()).await;
+    assert!(matches!(again, Err(BookingError::Booked(_))), "AX-34: {again:?}");
+    booking::change(store, clinic, ours, VisitChange::Cancel, practice.now()).await.unwrap();
+    practice.settle().await;
+    let rental = practice.visits().await.into_iter().find(|visit| visit.class == VisitClass::Ignored).unwrap();
+    assert_eq!((rental.status, rental.opportunity), (VisitStatus::Cancelled, Some(ours)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_booking_whose_answer_was_lost_is_asked_for_again_and_made_once() {
     let practice = Practice::new(rules(), Settings::default());
@@ -563,14 +620,7 @@ async fn a_booking_whose_answer_was_lost_is_asked_for_again_and_made_once() {
     practice.deal_of(contact, "Ben's course");
     practice.settle().await;
     let ours = practice.deals().remove(0).id;
-    let wish = Wish {
-        kind: "meeting".into(),
-        starts_at: practice.now() + TimeDelta::days(1),
-        ends_at: practice.now() + TimeDelta::days(1) + TimeDelta::minutes(30),
-        slot: None,
-        site: None,
-        practitioner: None,
-    };
+    let wish = practice.wish(1, "meeting");
     for broken in ["patient", "appointment"] {
         practice.emr.with(|world| world.faults.lost_answer = 1.0);
         let lost = booking::book(&*practice.rig.store, &practice.calendar, ours, wish.clone(), practice.now()).await;

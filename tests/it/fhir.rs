@@ -37,6 +37,7 @@ pub fn visit_types() -> Vec<VisitType> {
     vec![
         row("CONSULT", VisitClass::Consult, Some("meeting")),
         row("TREAT", VisitClass::Treatment, Some("service")),
+        row("ROOM", VisitClass::Ignored, Some("rental")),
         row("CHECK", VisitClass::FollowUp, None),
         row("LUNCH", VisitClass::Ignored, None),
     ]
