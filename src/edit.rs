@@ -11,7 +11,8 @@ use tandem_contract::{ExternalId, Kind, Value};
 use crate::{
     model::{
         Account, Conflict, ConflictState, Evidence, EvidenceState, Failure, HoldKind, Ids, IntentState, Invalid, Key,
-        LocalRecord, Mark, Name, Pipeline, Position, Reason, RecordId, Stamp, Status, ValueSource, Winner,
+        LocalRecord, Mark, Name, Opportunity, Pipeline, Position, Reason, RecordId, Stamp, Status, Uniqueness,
+        ValueSource, Winner,
         ids::{RunId, StageId},
         link::Verdict,
     },
@@ -53,6 +54,11 @@ pub enum EditError {
         "this contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact)"
     )]
     Second,
+    /// A second is made on purpose only.
+    #[error(
+        "this contact already has an open opportunity in this pipeline: change that one, or say that a second is meant (`deliberate`; policy confirm_second)"
+    )]
+    Unconfirmed,
     /// The external reference is another record's.
     #[error("another opportunity of this account has the same external reference")]
     ReferenceTaken,
@@ -106,8 +112,27 @@ impl Desk<'_> {
             if deal.position.stage.is_none() {
                 self.default_position(&mut deal.position).await?;
             }
+            self.ask_about_a_second(deal).await?;
         }
         self.store_new(record).await
+    }
+
+    /// Where a second is made on purpose only, one that nobody says is meant is refused. One that is meant takes no place in the
+    /// store, so whoever has an open one is looked for.
+    async fn ask_about_a_second(&self, deal: &Opportunity) -> Result<(), EditError> {
+        let asks = self.account.uniqueness() == Uniqueness::ConfirmSecond && !deal.deliberate;
+        let (true, false, Some(contact)) = (asks, deal.position.status.is_closed(), deal.contact) else {
+            return Ok(());
+        };
+        let theirs = self.store.opportunities_of(&self.account.name, &[contact]).await?;
+        let theirs = self.store.records(&self.account.name, Kind::Deal, &theirs).await?;
+        let is_open_here = |other: &Opportunity| {
+            !other.position.status.is_closed() && other.position.pipeline == deal.position.pipeline
+        };
+        match theirs.iter().filter_map(LocalRecord::as_opportunity).any(is_open_here) {
+            true => Err(EditError::Unconfirmed),
+            false => Ok(()),
+        }
     }
 
     async fn store_new(&self, record: LocalRecord) -> Result<LocalRecord, EditError> {
@@ -142,11 +167,13 @@ impl Desk<'_> {
         if record == before {
             return Ok(before);
         }
-        if let LocalRecord::Deal(deal) = &mut record {
-            deal.end_quarantine();
-        }
         record.touch(self.now);
         let slot = slot(self.account.uniqueness(), &record);
+        if let LocalRecord::Deal(deal) = &mut record {
+            deal.end_quarantine();
+            // What takes no place waits for none: a second that is meant.
+            deal.quarantined &= slot.is_some();
+        }
         let mut ops = vec![Op::PutRecord { record: record.clone(), expected: before.version(), slot }];
         ops.extend(history_ops(kind, &before, &record, PERSON, self.now, self.run));
         ops.extend(self.marks(kind, id));
@@ -376,11 +403,21 @@ impl Desk<'_> {
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<(), EditError> {
-        Ok(self.store.commit(&Commit { account: self.account.name.clone(), fence: None, ops }).await?)
+        let stored = self.store.commit(&Commit { account: self.account.name.clone(), fence: None, ops }).await;
+        stored.map_err(|error| match EditError::from(error) {
+            EditError::Second if self.account.uniqueness() == Uniqueness::ConfirmSecond => EditError::Unconfirmed,
+            error => error,
+        })
     }
 
     /// Sets the fields and makes stage and status agree.
     async fn fill(&self, record: &mut LocalRecord, fields: &Fields) -> Result<(), EditError> {
+        if fields.get("deliberate") == Some(&Value::Flag(true))
+            && self.account.uniqueness() == Uniqueness::OneActivePerContact
+        {
+            let why = "changes nothing here: the account allows one open opportunity (policy one_active_per_contact)";
+            return Err(Invalid::new("deliberate", why).into());
+        }
         let was = record.as_opportunity().map(|deal| deal.position.status);
         let (names, values): (Vec<String>, Vec<Value>) =
             fields.iter().map(|(name, value)| (name.clone(), value.clone())).unzip();

@@ -168,6 +168,8 @@ pub struct OpportunityDetail {
     source: Option<String>,
     /// Reference of an outside system, unique per account.
     external_reference: Option<String>,
+    /// True if somebody said that it is meant beside another open one of its contact.
+    deliberate: bool,
     /// Our id of its pipeline.
     pipeline_id: Option<String>,
     /// Our id of its stage.
@@ -252,6 +254,7 @@ async fn detail(door: &Door, account: &Name, deal: &Opportunity) -> Result<Oppor
         description: deal.description.clone(),
         source: deal.source.clone(),
         external_reference: deal.external_reference.clone(),
+        deliberate: deal.deliberate,
         pipeline_id: deal.position.pipeline.map(|id| id.to_string()),
         stage_id: deal.position.stage.map(|id| id.to_string()),
         custom: deal.custom.iter().map(|(name, value)| (name.clone(), values::plain(value))).collect(),
@@ -291,7 +294,8 @@ pub async fn show(
     Ok(versioned(StatusCode::OK, deal.version, detail(&door, &account.name, &deal).await?))
 }
 
-/// Makes an opportunity: open, on the default stage of the first pipeline unless others are named.
+/// Makes an opportunity: open, on the default stage of the first pipeline unless others are named. Where the account's profile
+/// asks before a second open one of a contact is made, `deliberate` answers.
 #[utoipa::path(post, path = "/api/v1/opportunities", request_body = Object, responses((status = 201, body = OpportunityDetail), (status = 409), (status = 422)), security(("token" = [])))]
 pub async fn create(
     State(door): State<Door>,

@@ -59,7 +59,9 @@ impl From<EditError> for Problem {
             EditError::Invalid(invalid) => Self::invalid(&invalid.field, invalid.why),
             EditError::NotFound(what) => Self::not_found(what),
             EditError::Stale => Self::new(StatusCode::PRECONDITION_FAILED, "stale", error.to_string()),
-            EditError::Second => Self::new(StatusCode::CONFLICT, "second_opportunity", error.to_string()),
+            EditError::Second | EditError::Unconfirmed => {
+                Self::new(StatusCode::CONFLICT, "second_opportunity", error.to_string())
+            }
             EditError::ReferenceTaken => Self::new(StatusCode::CONFLICT, "external_reference_taken", error.to_string()),
             EditError::HasOpportunities(_) => Self::new(StatusCode::CONFLICT, "has_opportunities", error.to_string()),
             EditError::Store(error) => error.into(),

@@ -26,6 +26,10 @@ pub fn opportunity(body: &Map<String, Json>) -> Result<(Fields, Option<Option<St
             "closed_at" => {
                 fields.insert(name.clone(), parsed(name, value, Value::Time)?);
             }
+            "deliberate" => {
+                let flag = value.as_bool().ok_or_else(|| Problem::invalid(name, "is neither true nor false"))?;
+                fields.insert(name.clone(), Value::Flag(flag));
+            }
             "value" => money(value, &mut fields)?,
             "external_reference" => {
                 let stated = text(name, value)?.as_text().map(str::trim).map(str::to_owned);

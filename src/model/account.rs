@@ -12,7 +12,8 @@ use super::{ids::Name, money::Currency, trigger::Trigger, visit::VisitRules};
 pub enum Uniqueness {
     /// One; a second that arrives by synchronisation is quarantined, never dropped (AX-02).
     OneActivePerContact,
-    /// A second only on purpose (GYM-30).
+    /// A second only on purpose (GYM-30): here whoever makes it must say so, and one that arrives by synchronisation is
+    /// quarantined until somebody does.
     ConfirmSecond,
     /// Any number (VX-08).
     #[default]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tandem_contract::Value;
 
 /// Every field of an opportunity that is not an account's own.
-pub const OPPORTUNITY: [&str; 13] = [
+pub const OPPORTUNITY: [&str; 14] = [
     "name",
     "description",
     "pipeline",
@@ -19,6 +19,7 @@ pub const OPPORTUNITY: [&str; 13] = [
     "owner",
     "contact",
     "source",
+    "deliberate",
 ];
 
 /// Every field of a contact that is not an account's own.

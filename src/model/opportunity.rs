@@ -182,6 +182,10 @@ pub struct Opportunity {
     /// The record it was merged into.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merged_into: Option<RecordId>,
+    /// True if somebody said that it is meant beside another open one of its contact (GYM-30). Looked at where the policy asks
+    /// for that word, and nowhere else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deliberate: bool,
     /// True for a second active record where the policy allows one: kept, shown, not counted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quarantined: bool,
@@ -227,6 +231,7 @@ impl Opportunity {
             updated_at: now,
             deleted_at: None,
             merged_into: None,
+            deliberate: false,
             quarantined: false,
             created_by: None,
             closed_by: None,
@@ -321,6 +326,7 @@ impl Opportunity {
             "owner" => text_value(self.owner.as_deref()),
             "contact" => id(self.contact.map(|id| id.to_string())),
             "source" => text_value(self.source.as_deref()),
+            "deliberate" => Value::Flag(self.deliberate),
             _ => {
                 field::custom(name).map_or(Value::Absent, |name| self.custom.get(name).cloned().unwrap_or(Value::Null))
             }
@@ -376,6 +382,13 @@ impl Opportunity {
                 "owner" => next.owner = text(name, value)?,
                 "contact" => next.contact = parsed(name, value)?,
                 "source" => next.source = text(name, value)?,
+                "deliberate" => {
+                    next.deliberate = match value {
+                        Value::Flag(flag) => *flag,
+                        Value::Null => false,
+                        _ => return Err(Invalid::new(name, "is neither true nor false")),
+                    }
+                }
                 _ if field::custom(name).is_some() => {}
                 _ => return Err(Invalid::new(name, "is not a field of an opportunity")),
             }

@@ -35,7 +35,8 @@ use crate::{
 pub(super) const BATCH: usize = 1_000;
 /// The pseudo-row under which a second open opportunity is shown.
 pub const QUARANTINE: &str = "quarantine";
-pub(super) const SECOND: &str = "the contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact): this one is kept aside. Close, merge or move one of the two, here or at the vendor; it then takes its place by itself";
+const SECOND: &str = "the contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact): this one is kept aside. Close, merge or move one of the two, here or at the vendor; it then takes its place by itself";
+const UNCONFIRMED: &str = "the contact already has an open opportunity in this pipeline, and in this account a second one is made on purpose (policy confirm_second): this one is kept aside. Say here that it is meant (`deliberate`), or close, merge or move one of the two; it then takes its place by itself";
 
 /// How long a vendor that does not know a record is given before it is asked a second time.
 pub const SECOND_LOOK: TimeDelta = TimeDelta::minutes(5);
@@ -433,11 +434,7 @@ impl Reconciler {
             // What was to be written is planned anew from what is stored now.
             ops.retain(|op| !matches!(op, Op::PutIntent(_) | Op::Finish { .. } | Op::Defer { .. }));
             ops.extend(marks.iter().map(|dirty| self.defer(dirty.clone(), began, false)));
-            ops.extend(
-                quarantined
-                    .into_iter()
-                    .map(|id| self.failure(kind, &Key::Local(id), QUARANTINE, "second_opportunity", SECOND.into())),
-            );
+            ops.extend(quarantined.into_iter().map(|id| self.second_opportunity(id)));
             if self.store.commit(&self.commit_of(ops)).await.is_ok() {
                 self.tally(Tally { quarantined: 1, ..one.tally });
                 return Ok(());
@@ -470,6 +467,15 @@ impl Reconciler {
         });
     }
 
+    /// An opportunity is in quarantine: why, and how that ends.
+    pub(super) fn second_opportunity(&self, id: RecordId) -> Op {
+        let text = match self.connection.account.uniqueness() {
+            Uniqueness::ConfirmSecond => UNCONFIRMED,
+            Uniqueness::OneActivePerContact | Uniqueness::Unlimited => SECOND,
+        };
+        self.failure(Kind::Deal, &Key::Local(id), QUARANTINE, "second_opportunity", text.into())
+    }
+
     /// Opportunities in quarantine whose place has become free take it.
     ///
     /// # Errors
@@ -478,7 +484,7 @@ impl Reconciler {
         let account = &self.connection.account.name;
         let now = self.clock.now();
         // Where the policy has no such places, nobody can wait for one.
-        let has_places = self.connection.account.uniqueness() == Uniqueness::OneActivePerContact;
+        let has_places = self.connection.account.uniqueness() != Uniqueness::Unlimited;
         if !has_places {
             return Ok(());
         }
@@ -553,10 +559,13 @@ fn recovered(kind: Kind, decided: &[Decided]) -> Vec<RecordId> {
 pub fn slot(uniqueness: Uniqueness, record: &LocalRecord) -> Option<String> {
     let deal = record.as_opportunity()?;
     let active = deal.position.status == Status::Open && deal.deleted_at.is_none();
-    match (uniqueness, deal.contact, deal.position.pipeline) {
-        (Uniqueness::OneActivePerContact, Some(contact), Some(pipeline)) if active => {
-            Some(format!("{contact}/{pipeline}"))
-        }
+    let has_places = match uniqueness {
+        Uniqueness::OneActivePerContact => true,
+        Uniqueness::ConfirmSecond => !deal.deliberate,
+        Uniqueness::Unlimited => false,
+    };
+    match (deal.contact, deal.position.pipeline) {
+        (Some(contact), Some(pipeline)) if active && has_places => Some(format!("{contact}/{pipeline}")),
         _ => None,
     }
 }

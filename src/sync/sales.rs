@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::{
     merges::heir_of,
-    reconcile::{QUARANTINE, Reconciler, SECOND, SyncError},
+    reconcile::{Reconciler, SyncError},
 };
 use crate::{
     model::{
@@ -131,8 +131,7 @@ impl Reconciler {
         for op in &mut ops {
             if let Op::PutRecord { record: LocalRecord::Deal(deal), .. } = op {
                 deal.quarantined = true;
-                let key = Key::Local(deal.id);
-                failures.push(self.failure(Kind::Deal, &key, QUARANTINE, "second_opportunity", SECOND.into()));
+                failures.push(self.second_opportunity(deal.id));
             }
         }
         ops.extend(failures);

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use rust_decimal::Decimal;
 use tandem::{
     edit::{EditError, Fields},
-    model::{Profile, Status, Trigger, ValueSource, Winner},
+    model::{LocalRecord, Profile, Status, Trigger, ValueSource, Winner},
     store::SyncStore,
 };
 use tandem_contract::{Kind, Value};
@@ -15,10 +15,84 @@ use tandem_square::sandbox::{Part, Ticket};
 use crate::till::{Shop, ticket, usd};
 
 impl Shop {
+    /// Another open one of Ana's, made at our own desk.
+    async fn open_another(&self, title: &str, deliberate: bool) -> Result<LocalRecord, EditError> {
+        let contact = self.ours("Ana's course").contact.unwrap().to_string();
+        let said = [("name", Value::text(title)), ("contact", Value::text(&contact))];
+        let mut fields: Fields = said.map(|(name, value)| (name.to_owned(), value)).into();
+        fields.extend(deliberate.then(|| ("deliberate".to_owned(), Value::Flag(true))));
+        self.rig.desk().create(Kind::Deal, &fields, None).await
+    }
+
     async fn say_worth(&self, title: &str, amount: i64) -> Result<(), EditError> {
         let fields = Fields::from([("amount".to_owned(), Value::Number(Decimal::from(amount)))]);
         self.rig.desk().update(Kind::Deal, self.ours(title).id, None, &fields, None).await.map(drop)
     }
+}
+
+/// AX-02, VX-08 and GYM-30 at our own desk: one, any number, or a second on purpose.
+#[tokio::test(start_paused = true)]
+async fn row_1_a_second_open_opportunity_is_refused_made_or_made_once_somebody_says_that_it_is_meant() {
+    let said = |made: Result<LocalRecord, EditError>| match made {
+        Ok(_) => "made",
+        Err(EditError::Second) => "one only",
+        Err(EditError::Unconfirmed) => "asked",
+        Err(EditError::Invalid(_)) => "of no use",
+        Err(error) => panic!("{error}"),
+    };
+    for (profile, unasked, meant) in [
+        (Profile::Clinic, "one only", "of no use"),
+        (Profile::Agency, "made", "made"),
+        (Profile::Boutique, "made", "made"),
+        (Profile::Gym, "asked", "made"),
+    ] {
+        let shop = Shop::of(profile, &[]);
+        shop.person("Ana").await;
+        assert_eq!(said(shop.open_another("by mistake", false).await), unasked, "{profile:?}");
+        assert_eq!(said(shop.open_another("on purpose", true).await), meant, "{profile:?}");
+        shop.settle().await;
+        if meant == "made" {
+            let second = shop.ours("on purpose");
+            assert!(!second.quarantined && second.position.status == Status::Open, "{profile:?}");
+        }
+    }
+}
+
+/// GYM-30: a CRM asks nobody, so a second that comes from there is kept aside, and never dropped, until somebody says that it is
+/// meant.
+#[tokio::test(start_paused = true)]
+async fn row_1_where_a_second_is_made_on_purpose_one_that_a_crm_sends_waits_for_somebodys_word() {
+    let shop = Shop::of(Profile::Gym, &[]);
+    let ana = shop.person("Ana").await;
+    let contact = shop.rig.sandbox.with(|world| world.contacts_of(ana.deal))[0];
+    let there = shop.deal_of(contact, "Ana's second");
+    shop.settle().await;
+    let second = shop.ours("Ana's second");
+    assert!(second.quarantined && !shop.ours("Ana's course").quarantined);
+    let account = &shop.rig.account.name;
+    let failures = shop.rig.store.failures(account, 10).await.unwrap();
+    let [failure] = &failures[..] else { panic!("{failures:?}") };
+    assert_eq!((failure.code.as_str(), failure.key.clone()), ("second_opportunity", format!("l:{}", second.id)));
+    assert!(failure.message.contains("policy confirm_second"), "{}", failure.message);
+    // It is kept in step meanwhile.
+    shop.edit_in_hubspot(there, &[("amount", "250")]);
+    shop.rig.clock.sleep(Duration::from_secs(2)).await;
+    shop.settle().await;
+    assert_eq!(shop.ours("Ana's second").value, usd(25_000));
+    let word = Fields::from([("deliberate".to_owned(), Value::Flag(true))]);
+    shop.rig.desk().update(Kind::Deal, second.id, None, &word, None).await.unwrap();
+    shop.settle().await;
+    let second = shop.ours("Ana's second");
+    assert!(second.deliberate && !second.quarantined);
+    assert!(shop.rig.store.failures(account, 10).await.unwrap().is_empty(), "it is off the list");
+    let history = shop.rig.store.history(account, Kind::Deal, second.id).await.unwrap();
+    assert!(history.iter().any(|entry| entry.field == "deliberate" && entry.by == "person"), "{history:?}");
+    // The first is lost: the one that is left was meant, and a third is asked about all the same.
+    shop.edit_in_hubspot(ana.deal, &[("dealstage", "closedlost")]);
+    shop.rig.clock.sleep(Duration::from_secs(2)).await;
+    shop.settle().await;
+    assert_eq!(shop.ours("Ana's course").position.status, Status::Lost);
+    assert!(matches!(shop.open_another("a third", false).await, Err(EditError::Unconfirmed)));
 }
 
 /// GYM-31: a value that a till said is the till's; before that it is anybody's, and elsewhere it is always.
