@@ -176,7 +176,8 @@ fn lower(
             if let Some(pipeline) = pipeline {
                 deal.position.settle(pipeline, true, word.now);
             }
-            deal.position.lost_reason = Some("Refunded".into());
+            let why = if evidence.refunded.is_some() { "Refunded" } else { "Not paid" };
+            deal.position.lost_reason = Some(why.into());
         }
     }
     if !deal.position.status.is_closed() {

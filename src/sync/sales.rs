@@ -2,7 +2,7 @@
 //! the opportunity, in one transaction.
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use tandem_contract::{Call, ConnectorError, ExternalId, Kind, Lane, Sale, SaleRead};
+use tandem_contract::{Call, ConnectorError, ExternalId, Kind, Lane, Sale, SaleRead, SaleState};
 use tracing::info;
 
 use super::{
@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     model::{
-        Dirty, Evidence, EvidenceState, Key, LocalRecord, Mark, Opportunity, Pipeline, Reason, RecordId, Trigger,
-        contact::phone_tail,
+        Dirty, Evidence, EvidenceState, Key, LocalRecord, Mark, Opportunity, Pipeline, Reason, RecordId, Status,
+        Trigger, WonOn, contact::phone_tail,
     },
     sales::{
         closing::{self, Word},
@@ -36,6 +36,9 @@ const AGAIN: [TimeDelta; 8] = [
     TimeDelta::hours(24),
     TimeDelta::hours(72),
 ];
+
+/// The task where what won an opportunity was not paid after all.
+const NOT_PAID: &str = "the payment of the sale that won this opportunity was declined or called off, or does not cover it any more, and the opportunity is still won: have it paid, or reopen the opportunity; it goes off the list when the sale is paid";
 
 /// When such a sale is looked at next.
 fn next_look(seen_at: DateTime<Utc>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -266,9 +269,26 @@ impl Reconciler {
         let others: Vec<Evidence> = others.into_iter().filter(|one| one.id() != evidence.id()).collect();
         let trigger = self.trigger_of(&evidence);
         let evidence = closing::apply(sale, evidence, &mut deal, pipelines, &others, &trigger, &self.word(now));
+        let told = stored.and_then(|stored| self.tell_of_payment(sale, stored, &deal, trigger.won_on));
         let mut ops = self.put_evidence(stored, evidence);
         ops.extend(self.put_opportunity(&before, deal, "a sale", now));
+        ops.extend(told);
         Ok(ops)
+    }
+
+    /// What a live sale was paid with was declined, days after a till took it offline, or called off: where its opportunity stays won
+    /// all the same, somebody is told, until it is paid. Source: <https://developer.squareup.com/reference/square/objects/Payment>.
+    fn tell_of_payment(&self, sale: &Sale, stored: &Evidence, deal: &Opportunity, won_on: WonOn) -> Option<Op> {
+        let (key, row) = (Key::Local(deal.id), format!("sale {}", stored.id()));
+        let is_short = match sale.state {
+            SaleState::Unpaid | SaleState::Void => true,
+            SaleState::PartlyPaid => won_on == WonOn::FullPayment,
+            SaleState::Paid => return Some(self.solved(Kind::Deal, &key, Some(&row))),
+            SaleState::Return => false,
+        };
+        let stays_won = deal.position.status == Status::Won && deal.deleted_at.is_none();
+        let is_news = stored.state == EvidenceState::Live && is_short && stays_won;
+        is_news.then(|| self.failure(Kind::Deal, &key, &row, "payment_failed", NOT_PAID.into()))
     }
 
     fn word(&self, now: DateTime<Utc>) -> Word<'_> {

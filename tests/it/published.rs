@@ -354,6 +354,8 @@ async fn what_the_connector_asks_of_square_and_its_sandbox_answers_is_as_publish
         let order = world.sell_offline(&ticket, chrono::TimeDelta::hours(3)).unwrap();
         let payment = world.payments_of(&order)[0].clone();
         world.refund(&payment, 1_000).unwrap();
+        let declined = world.sell_offline(&ticket, chrono::TimeDelta::hours(2)).unwrap();
+        world.decline(&world.payments_of(&declined)[0].clone());
         (order, payment)
     });
     let connector = &seller.connector;

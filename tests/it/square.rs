@@ -303,6 +303,29 @@ async fn what_is_held_is_not_paid_and_what_is_let_go_is_no_sale() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_declined_after_it_was_taken_offline_is_not_paid_whatever_the_order_says() {
+    for declined_is_due in [true, false] {
+        let seller = seller(Settings { declined_is_due, ..prompt() }, |router| router, |_| {});
+        let part = |amount: i64| Part { amount: Some(amount), ..Part::default() };
+        let ticket = Ticket {
+            location: "Downtown".into(),
+            lines: vec![Line::of("Serum")],
+            parts: vec![part(1_000), part(3_500)],
+            ..Ticket::default()
+        };
+        let order = seller.sandbox.with(|world| world.sell_offline(&ticket, TimeDelta::hours(9))).unwrap();
+        assert_eq!(seller.found(&order).await.state, SaleState::Paid);
+        let payments = seller.sandbox.with(|world| world.payments_of(&order));
+        for (payment, state) in payments.iter().zip([SaleState::PartlyPaid, SaleState::Unpaid]) {
+            seller.sandbox.with(|world| world.decline(payment));
+            assert_eq!(seller.found(&order).await.state, state, "due again: {declined_is_due}");
+        }
+        seller.sandbox.with(|world| world.pay(&order, &part(4_500))).unwrap();
+        assert_eq!(seller.found(&order).await.state, SaleState::Paid, "paid anew, due again: {declined_is_due}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_grant_is_exchanged_for_a_token_that_is_renewed_in_time_and_told_when_it_is_gone() {
     let settings = prompt();
     let credentials = |settings: &Settings| Credentials::OAuth {

@@ -169,6 +169,12 @@ impl Shop {
         self.square.with(|world| world.payments_of(order))[0].clone()
     }
 
+    /// The codes of what was set aside for people.
+    async fn tasks(&self) -> Vec<String> {
+        let all = self.rig.store.failures(&self.rig.account.name, 100).await.unwrap();
+        all.into_iter().map(|failure| failure.code).collect()
+    }
+
     pub async fn heard_of(&self, sale: &str) {
         let hint = Hint { kind: Kind::Sale, id: id(sale), remote_account: None, merged_into: None };
         let ops = marks_of(&name("square"), vec![hint], None, self.rig.clock.now());
@@ -435,6 +441,74 @@ async fn an_offline_sale_closes_on_the_day_it_was_made_where_it_was_made() {
     assert_eq!(utc.date_naive(), day.succ_opt().unwrap());
     let closed = shop.ours("Ana's course").position.closed_at.unwrap();
     assert!((closed - then).num_seconds().abs() < 2);
+}
+
+/// What `on_refund` says of money that was given back it says of money that never came; where the opportunity stays won, somebody is
+/// told. Under both answers to whether the order is due again then.
+#[tokio::test(start_paused = true)]
+async fn a_card_that_was_taken_offline_and_declined_later_leaves_nothing_won_in_silence() {
+    for (on_refund, stage, amount) in [
+        (OnRefund::Keep, "closedwon", 0),
+        (OnRefund::Reopen, "qualifiedtobuy", 10_000),
+        (OnRefund::Lost, "closedlost", 0),
+    ] {
+        for declined_is_due in [true, false] {
+            let what = format!("{on_refund:?}, due again: {declined_is_due}");
+            let shop = Shop::new(&[("any", Trigger { on_refund, ..Trigger::default() })]);
+            shop.square.with(|world| world.settings.declined_is_due = declined_is_due);
+            let ana = shop.person("Ana").await;
+            shop.rig.clock.sleep(Duration::from_secs(72 * 3_600)).await;
+            let part = Part { customer: Some(ana.customer), ..Part::default() };
+            let sale = Ticket { parts: vec![part.clone()], ..ticket("Serum") };
+            let order = shop.square.with(|world| world.sell_offline(&sale, TimeDelta::hours(30))).unwrap();
+            shop.settle().await;
+            assert_eq!((shop.stage(ana.deal).as_str(), shop.tasks().await.len()), ("closedwon", 0), "{what}");
+            shop.rig.clock.sleep(Duration::from_secs(24 * 3_600)).await;
+            let payment = shop.payment(&order);
+            shop.square.with(|world| world.decline(&payment));
+            shop.settle().await;
+            let evidence = shop.evidence(&order).await;
+            let (state, why) = (evidence.state, evidence.why.as_str());
+            assert_eq!((state, why), (EvidenceState::Ended, "its payment failed"), "{what}");
+            let stands = (shop.stage(ana.deal), shop.amount(ana.deal));
+            assert_eq!(stands, (stage.to_owned(), Decimal::new(amount, 2)), "{what}");
+            let reason = shop.ours("Ana's course").position.lost_reason;
+            assert_eq!(reason.as_deref(), (on_refund == OnRefund::Lost).then_some("Not paid"), "{what}");
+            let told: &[&str] = if on_refund == OnRefund::Keep { &["payment_failed"] } else { &[] };
+            assert_eq!(shop.tasks().await, told, "{what}");
+            // They come back and pay after all.
+            let again = Part { amount: Some(4_500), ..part };
+            shop.square.with(|world| world.pay(&order, &again)).unwrap();
+            shop.settle().await;
+            assert_eq!(shop.evidence(&order).await.state, EvidenceState::Live, "{what}");
+            let stands = (shop.stage(ana.deal), shop.amount(ana.deal));
+            assert_eq!(stands, ("closedwon".to_owned(), Decimal::new(4_500, 2)), "{what}");
+            assert_eq!(shop.tasks().await, [""; 0], "{what}: it is paid");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_of_a_split_payment_that_is_declined_later_is_shown_until_it_is_paid() {
+    for declined_is_due in [true, false] {
+        let shop = Shop::new(&[]);
+        shop.square.with(|world| world.settings.declined_is_due = declined_is_due);
+        let ana = shop.person("Ana").await;
+        let cash = Part { amount: Some(50_000), ..Part::default() };
+        let card = Part { customer: Some(ana.customer), ..Part::default() };
+        let order = shop.sell(&Ticket { parts: vec![cash, card], ..ticket("Laser course") });
+        shop.settle().await;
+        assert_eq!((shop.stage(ana.deal).as_str(), shop.amount(ana.deal)), ("closedwon", Decimal::new(120_000, 2)));
+        let declined = shop.square.with(|world| world.payments_of(&order))[1].clone();
+        shop.square.with(|world| world.decline(&declined));
+        shop.settle().await;
+        assert_eq!(shop.stage(ana.deal), "closedwon", "a part of it is paid: a person says what becomes of it");
+        assert_eq!(shop.tasks().await, ["payment_failed"], "due again: {declined_is_due}");
+        let rest = Part { amount: Some(70_000), ..Part::default() };
+        shop.square.with(|world| world.pay(&order, &rest)).unwrap();
+        shop.settle().await;
+        assert_eq!(shop.tasks().await, [""; 0], "due again: {declined_is_due}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

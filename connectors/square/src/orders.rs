@@ -406,17 +406,19 @@ fn state(order: &Order, payments: &[Payment], paid: i64, returned: i64) -> SaleS
     if order.state.as_deref() == Some("CANCELED") {
         return SaleState::Void;
     }
-    // Part-paid invoices were seen without a total and with less than nothing due: then the payments are summed.
-    let total = order.total_money.as_ref().map(|total| total.amount);
-    let due = match (total, order.net_amount_due_money) {
-        (Some(_), Some(due)) if due.amount >= 0 => Some(due.amount),
-        (Some(total), _) => Some(total.saturating_sub(returned).saturating_sub(paid)),
-        (None, _) => None,
-    };
     let is = |status: &str| payments.iter().any(|one| one.status.as_deref() == Some(status));
     let tenders = order.tenders.iter().filter(|tender| tender.kind.as_deref() != Some("NO_SALE")).count();
     // Some ways to pay are no payments of Square's: of those only the tender tells.
     let is_paid_otherwise = tenders > payments.len();
+    // Part-paid invoices were seen without a total and with less than nothing due, and what was declined after the order was closed
+    // may count for it still: then the payments are summed.
+    let is_off = (is("FAILED") || is("CANCELED")) && !is_paid_otherwise;
+    let total = order.total_money.as_ref().map(|total| total.amount);
+    let due = match (total, order.net_amount_due_money) {
+        (Some(_), Some(due)) if due.amount >= 0 && !is_off => Some(due.amount),
+        (Some(total), _) => Some(total.saturating_sub(returned).saturating_sub(paid)),
+        (None, _) => None,
+    };
     match due {
         Some(due) if due <= 0 && !is("APPROVED") && !is("PENDING") => {
             // A gift: nothing was to be paid.

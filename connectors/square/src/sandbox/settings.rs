@@ -40,6 +40,9 @@ pub struct Settings {
     pub stale_customer_status: u16,
     /// The state of a payment link's order before it is paid: `DRAFT` or `OPEN` `[U]`.
     pub link_order_state: String,
+    /// Whether an order is due again when a payment of it that was taken offline is declined; else it goes on saying that it is
+    /// paid, and only the payment tells `[U]`.
+    pub declined_is_due: bool,
     /// Most rows of one answer of a list, however many were asked for.
     pub page_rows: usize,
     /// Seconds to wait for a 2xx.
@@ -88,6 +91,7 @@ impl Default for Settings {
             customer_lag_ms: 20_000,
             stale_customer_status: 400,
             link_order_state: "DRAFT".into(),
+            declined_is_due: true,
             page_rows: 1_000,
             webhook_timeout: 10,
             webhook_retry_minutes: vec![1, 2, 4, 8, 16, 32],

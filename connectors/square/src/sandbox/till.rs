@@ -312,6 +312,11 @@ impl World {
         self.order_changed(&order);
     }
 
+    /// A card that was taken offline is declined when the till sends it on: nobody paid after all.
+    pub fn decline(&mut self, payment: &str) {
+        self.set_payment(payment, "FAILED");
+    }
+
     fn set_payment(&mut self, payment: &str, status: &str) {
         let Some(found) = self.payments.get_mut(payment) else { return };
         found.status = status.into();
@@ -397,12 +402,23 @@ impl World {
 
     fn taken(&self, order: &Order) -> i64 {
         let parts = order.payments.iter().filter_map(|id| self.payments.get(id));
-        parts.filter(|payment| payment.status == "COMPLETED").map(|payment| payment.amount + payment.tip).sum()
+        let is_taken = |payment: &&Payment| matches!(payment.status.as_str(), "COMPLETED" | "FAILED");
+        let taken = parts.filter(|payment| self.stands(payment)).filter(is_taken);
+        taken.map(|payment| payment.amount + payment.tip).sum()
+    }
+
+    /// Whether an order goes on naming a payment.
+    fn stands(&self, payment: &Payment) -> bool {
+        match payment.status.as_str() {
+            "CANCELED" => false,
+            "FAILED" => !self.settings.declined_is_due,
+            _ => true,
+        }
     }
 
     fn tips(&self, order: &Order) -> i64 {
         let parts = order.payments.iter().filter_map(|id| self.payments.get(id));
-        parts.filter(|payment| payment.status != "CANCELED").map(|payment| payment.tip).sum()
+        parts.filter(|payment| self.stands(payment)).map(|payment| payment.tip).sum()
     }
 
     fn total(&self, order: &Order) -> i64 {
@@ -525,9 +541,13 @@ impl World {
             .payments
             .iter()
             .filter_map(|id| self.payments.get(id))
-            .filter(|payment| payment.status != "CANCELED")
+            .filter(|payment| self.stands(payment))
             .map(|payment| {
-                let captured = if payment.status == "COMPLETED" { "CAPTURED" } else { "AUTHORIZED" };
+                let captured = match payment.status.as_str() {
+                    "COMPLETED" => "CAPTURED",
+                    "FAILED" => "FAILED",
+                    _ => "AUTHORIZED",
+                };
                 let mut tender = json!({
                     "id": payment.id, "payment_id": payment.id, "location_id": order.location, "transaction_id": order.id,
                     "created_at": iso(payment.created), "type": "CARD", "card_details": { "status": captured },
