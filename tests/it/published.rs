@@ -350,7 +350,8 @@ async fn what_the_connector_asks_of_square_and_its_sandbox_answers_is_as_publish
         let part = square::Part { tip: 500, note: Some("thanks".into()), ..square::Part::default() };
         let card = square::Line { item: square::Item::GiftCard(5_000), quantity: 1, discount: 0, tax: 0 };
         let lines = vec![square::Line::of("Serum"), card];
-        let ticket = square::Ticket { location: "Uptown".into(), lines, parts: vec![part], ..Default::default() };
+        let parts = vec![part];
+        let ticket = square::Ticket { location: "Uptown".into(), lines, service: 300, parts, ..Default::default() };
         let order = world.sell_offline(&ticket, chrono::TimeDelta::hours(3)).unwrap();
         let payment = world.payments_of(&order)[0].clone();
         world.refund(&payment, 1_000).unwrap();

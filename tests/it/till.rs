@@ -557,6 +557,32 @@ async fn a_trigger_is_about_place_price_and_the_lines_it_names() {
     assert_eq!((shop.stage(ana.deal).as_str(), shop.amount(ana.deal)), ("closedwon", Decimal::new(9_000, 2)));
 }
 
+/// CB-14: a service charge is part of what a sale comes to, unlike tip and tax. It stands on no line, so a trigger that counts
+/// lines leaves it out. Source: <https://developer.squareup.com/reference/square/objects/OrderServiceCharge>.
+#[tokio::test(start_paused = true)]
+async fn a_service_charge_is_part_of_what_a_sale_is_worth_and_of_none_of_its_lines() {
+    let items = ["Serum".to_owned()];
+    let lines = Trigger { items: items.into(), worth: Worth::MatchedLines, ..Trigger::default() };
+    for (what, trigger, amount) in [("the whole", Trigger::default(), 5_310), ("a line", lines, 4_500)] {
+        let shop = Shop::new(&[("any", trigger)]);
+        let ana = shop.person("Ana").await;
+        let mut sale = Ticket { service: 810, ..ticket("Serum") };
+        sale.lines[0].tax = 400;
+        sale.parts = vec![Part { customer: Some(ana.customer), tip: 700, ..Part::default() }];
+        let order = shop.sell(&sale);
+        shop.settle().await;
+        let won = (shop.stage(ana.deal), shop.amount(ana.deal));
+        assert_eq!(won, ("closedwon".to_owned(), Decimal::new(amount, 2)), "{what}");
+        // All of it is given back but the tip: less than that would leave the charge.
+        let payment = shop.payment(&order);
+        for (back, state) in [(4_900, EvidenceState::Live), (810, EvidenceState::Ended)] {
+            shop.square.with(|world| world.refund(&payment, back)).unwrap();
+            shop.settle().await;
+            assert_eq!(shop.evidence(&order).await.state, state, "{what}: {back} given back");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_opportunity_that_began_after_the_sale_is_about_something_else() {
     let shop = Shop::new(&[]);

@@ -565,6 +565,15 @@ impl World {
             }
         };
         set("line_items", (!order.lines.is_empty()).then(|| order.lines.clone().into()));
+        let charge = || {
+            let charged = money(order.service, currency);
+            json!([{
+                "uid": "sc-1", "name": "Service charge", "amount_money": charged, "applied_money": charged,
+                "total_money": charged, "total_tax_money": money(0, currency), "calculation_phase": "SUBTOTAL_PHASE",
+                "taxable": false, "type": "CUSTOM",
+            }])
+        };
+        set("service_charges", (order.service > 0).then(charge));
         set("tenders", (!tenders.is_empty()).then(|| tenders.into()));
         set("returns", (!order.returns.is_empty()).then(|| order.returns.clone().into()));
         set("version", order.version.map(Json::from));
