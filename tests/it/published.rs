@@ -405,6 +405,9 @@ async fn what_the_connector_asks_of_square_and_its_sandbox_answers_is_as_publish
     say("GET /v2/refunds?sort_order=ASC", Json::Null).await;
     say(&format!("GET /v2/payments/{payment}"), Json::Null).await;
     say("POST /v2/catalog/search", json!({ "object_types": ["ITEM"], "include_deleted_objects": true })).await;
+    let serum = seller.sandbox.with(|world| world.variation_id("Serum"));
+    let ids = json!({ "object_ids": [serum], "include_deleted_objects": true, "include_related_objects": true });
+    say("POST /v2/catalog/batch-retrieve", ids).await;
     published.assert_fits();
 }
 

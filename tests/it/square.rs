@@ -9,11 +9,13 @@ use serde_json::{Value as Json, json};
 use tandem::{sync::mapping, vendors::CONNECTORS};
 use tandem_contract::{
     Call, Clock, Connector, ConnectorError, Credentials, Cursor, ExternalId, Fetched, Kind, Lane, Pushed,
-    RouterTransport, SaleRead, SaleState, Secret, Seen, TokioClock, Value, Version, Write, WriteOp, conformance,
+    RouterTransport, SaleRead, SaleState, Secret, Seen, TokioClock, Value, Version, WebhookRequest, Write, WriteOp,
+    conformance,
 };
 use tandem_square::{
     Options, Square,
     sandbox::{Change, Faults, Line, Part, Sandbox, Settings, Ticket},
+    sign,
 };
 
 pub const CALL: Call = Call { lane: Lane::Interactive };
@@ -233,6 +235,36 @@ async fn a_sale_of_two_payments_is_there_when_the_last_is_made_and_names_who_pai
     assert_eq!(sale.buyers[0].email.as_deref(), Some("ana@example.com"));
     let categories = &sale.lines[0].categories;
     assert!(categories.iter().any(|name| name == "Treatments"), "{categories:?}");
+}
+
+/// What was read of the catalog is kept for five minutes; once Square tells that it changed, for one.
+#[tokio::test(start_paused = true)]
+async fn a_word_that_the_catalog_changed_has_it_read_again() {
+    const HOOK: &str = "https://tandem.example.com/webhooks/square";
+    let seller = seller(
+        prompt(),
+        |router| router,
+        |options| {
+            options.signature_keys = vec![Secret::new("signature-key")];
+            options.notification_url = Some(HOOK.into());
+        },
+    );
+    let ticket = Ticket { location: "Downtown".into(), lines: vec![Line::of("Serum")], ..Ticket::default() };
+    let order = seller.sandbox.with(|world| world.sell(&ticket)).unwrap();
+    let is_treatment = async || seller.found(&order).await.lines[0].categories.iter().any(|name| name == "Treatments");
+    assert!(!is_treatment().await);
+    seller.sandbox.with(|world| world.move_item("Serum", "Treatments"));
+    seller.clock.sleep(Duration::from_secs(70)).await;
+    assert!(!is_treatment().await, "nobody told");
+    let body = r#"{"merchant_id":"MLSANDBOX0001","type":"catalog.version.updated","event_id":"e1","data":{"type":"catalog_version",
+        "id":"c1","object":{"catalog_version":{"updated_at":"2026-11-20T10:00:00Z"}}}}"#;
+    let signature = sign(&Secret::new("signature-key"), HOOK, body.as_bytes());
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-square-hmacsha256-signature", signature.parse().unwrap());
+    let (body, received_at) = (body.as_bytes(), seller.clock.now());
+    let told = WebhookRequest { method: "POST", uri: HOOK, headers: &headers, body, received_at };
+    assert!(seller.connector.hints(&told).unwrap().is_empty(), "it names no record");
+    assert!(is_treatment().await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -557,6 +557,61 @@ async fn a_trigger_is_about_place_price_and_the_lines_it_names() {
     assert_eq!((shop.stage(ana.deal).as_str(), shop.amount(ana.deal)), ("closedwon", Decimal::new(9_000, 2)));
 }
 
+/// CB-14: an item may be in another category tomorrow. A sale is held against the catalog as it is when the sale is read, and what it
+/// won then stays won.
+#[tokio::test(start_paused = true)]
+async fn a_trigger_goes_by_the_category_that_an_item_is_in_when_its_sale_is_read() {
+    for (category, won) in [("Retail", [true, false]), ("Treatments", [false, true])] {
+        let trigger = Trigger { categories: [category.to_owned()].into(), ..Trigger::default() };
+        let shop = Shop::new(&[("category", trigger)]);
+        let (ana, ben) = (shop.person("Ana").await, shop.person("Ben").await);
+        let first = shop.sell_to(&ana.customer, ticket("Serum"));
+        shop.settle().await;
+        shop.rig.clock.sleep(Duration::from_secs(30)).await;
+        shop.settle().await;
+        shop.square.with(|world| world.move_item("Serum", "Treatments"));
+        // What was read of the catalog is taken to be so for five minutes.
+        shop.rig.clock.sleep(Duration::from_secs(301)).await;
+        shop.sell_to(&ben.customer, ticket("Serum"));
+        if won[0] {
+            shop.heard_of(&first).await;
+        }
+        shop.settle().await;
+        let is_won = [ana.deal, ben.deal].map(|deal| shop.stage(deal) == "closedwon");
+        assert_eq!(is_won, won, "{category}");
+    }
+}
+
+/// CB-14: orders go on naming what is in the catalog no more, so no sale is lost with it. Under both answers to whether a deleted item
+/// comes along with its variation.
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_out_of_the_catalog_before_its_sale_was_read_counts_by_name_and_by_category() {
+    let item = |name: &str| Trigger { items: [name.to_owned()].into(), ..Trigger::default() };
+    let category = Trigger { categories: ["Retail".to_owned()].into(), ..Trigger::default() };
+    for (what, trigger) in [("the item", item("Serum")), ("the variation", item("30 ml")), ("the category", category)] {
+        for deleted_are_related in [true, false] {
+            let shop = Shop::new(&[("sold", trigger.clone())]);
+            shop.square.with(|world| world.settings.deleted_are_related = deleted_are_related);
+            let ana = shop.person("Ana").await;
+            let order = shop.sell_to(&ana.customer, ticket("Serum"));
+            shop.square.with(|world| {
+                world.delete_variations("Serum");
+                world.delete_category("Retail");
+            });
+            shop.settle().await;
+            let won = (shop.stage(ana.deal), shop.amount(ana.deal));
+            assert_eq!(won, ("closedwon".to_owned(), Decimal::new(4_500, 2)), "{what}, {deleted_are_related}");
+            let route = "POST v2/catalog/batch-retrieve";
+            let asked = || shop.square.with(|world| world.stats.by_route.get(route).copied()).unwrap_or(0);
+            let calls = asked();
+            assert!((1..=4).contains(&calls), "{what}, {deleted_are_related}: {calls} calls");
+            shop.heard_of(&order).await;
+            shop.settle().await;
+            assert_eq!(asked(), calls, "what was found is kept");
+        }
+    }
+}
+
 /// CB-14: a service charge is part of what a sale comes to, unlike tip and tax. It stands on no line, so a trigger that counts
 /// lines leaves it out. Source: <https://developer.squareup.com/reference/square/objects/OrderServiceCharge>.
 #[tokio::test(start_paused = true)]

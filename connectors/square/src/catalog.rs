@@ -1,12 +1,19 @@
 //! What is sold and where: items, categories and locations, read now and then and kept.
+//!
+//! An order names variations, and goes on naming them when they are in the catalog no more: those are asked for by id.
+//! Source: `BatchRetrieveCatalogObjects`, <https://developer.squareup.com/reference/square/catalog-api/batch-retrieve-catalog-objects>.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use serde::Deserialize;
+use serde_json::json;
 use tandem_contract::{Call, ConnectorError, Location};
 
 use crate::{
@@ -16,35 +23,59 @@ use crate::{
 
 /// How long what was read of the catalog is taken to be so.
 const CATALOG_AGE: Duration = Duration::from_secs(300);
+/// The same once Square told that it changed: a word of every single edit does not have everything read every time.
+const CHANGED_AGE: Duration = Duration::from_secs(60);
 /// The same for locations.
 const LOCATIONS_AGE: Duration = Duration::from_secs(3_600);
 /// Pages of the catalog that are read at most.
 const MOST_PAGES: usize = 200;
 /// Categories above one another that are followed at most.
 const MOST_LEVELS: usize = 16;
+/// Ids of one question. Source: `BatchRetrieveCatalogObjects`.
+const OBJECTS: usize = 1_000;
+/// How often ids are asked for, one naming the next: the variation, its item, a category and the one above it.
+const MOST_ROUNDS: usize = 4;
 
 /// What was read, and when.
 #[derive(Default)]
 pub struct Books {
     catalog: Mutex<Option<(Duration, Arc<Catalog>)>>,
+    /// Square told that the catalog changed since it was read.
+    is_changed: AtomicBool,
     locations: Mutex<Option<(Duration, Arc<Vec<Location>>)>>,
 }
 
+impl Books {
+    /// Square told that the catalog changed.
+    pub(crate) fn note_change(&self) {
+        self.is_changed.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Items by variation, and the categories above them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Catalog {
-    variations: BTreeMap<String, (Vec<String>, Vec<String>)>,
+    /// Item and name, by variation.
+    variations: BTreeMap<String, (String, String)>,
+    /// Name and categories, by item.
+    items: BTreeMap<String, (String, Vec<String>)>,
+    /// Name and the one above, by category.
     categories: BTreeMap<String, (String, Option<String>)>,
+    /// What was asked for by id, and Square does not know either.
+    absent: BTreeSet<String>,
 }
 
 impl Catalog {
     /// The names an item of this variation goes by, and its categories with all above them: each by name and id.
     #[must_use]
     pub fn of(&self, variation: &str) -> Option<(Vec<String>, Vec<String>)> {
-        let (names, categories) = self.variations.get(variation)?;
+        let (item, named) = self.variations.get(variation)?;
+        let (name, categories) = self.items.get(item).cloned().unwrap_or_default();
+        let mut names = vec![name, named.clone(), variation.to_owned(), item.clone()];
+        names.retain(|name| !name.is_empty());
         let mut all = Vec::new();
         for category in categories {
-            let mut next = Some(category.clone());
+            let mut next = Some(category);
             for _ in 0..MOST_LEVELS {
                 let Some(id) = next.take().filter(|id| !all.contains(id)) else { break };
                 if let Some((name, parent)) = self.categories.get(&id) {
@@ -54,7 +85,49 @@ impl Catalog {
                 all.push(id);
             }
         }
-        Some((names.clone(), all))
+        Some((names, all))
+    }
+
+    /// The ids that are to be asked for next, before all is known of a variation.
+    fn missing(&self, variation: &str) -> Vec<String> {
+        let Some((item, _)) = self.variations.get(variation) else { return vec![variation.to_owned()] };
+        let Some((_, categories)) = self.items.get(item) else { return vec![item.clone()] };
+        let mut missing = Vec::new();
+        for category in categories {
+            let mut next = Some(category);
+            for _ in 0..MOST_LEVELS {
+                let Some(id) = next.take() else { break };
+                match self.categories.get(id) {
+                    Some((_, above)) => next = above.as_ref(),
+                    None => missing.push(id.clone()),
+                }
+            }
+        }
+        missing
+    }
+
+    fn knows(&self, id: &str) -> bool {
+        self.variations.contains_key(id) || self.items.contains_key(id) || self.categories.contains_key(id)
+    }
+
+    fn take_in(&mut self, object: Object) {
+        if let Some(category) = object.category_data {
+            let parent = category.parent_category.map(|parent| parent.id).filter(|id| !id.is_empty());
+            self.categories.insert(object.id.clone(), (category.name, parent));
+        }
+        if let Some(item) = object.item_data {
+            let main = item.reporting_category.map(|category| category.id).or(item.category_id);
+            let mut categories: Vec<String> = item.categories.into_iter().map(|category| category.id).collect();
+            categories.extend(main.filter(|id| !categories.contains(id)));
+            for variation in item.variations {
+                let named = variation.item_variation_data.unwrap_or_default().name;
+                self.variations.insert(variation.id, (object.id.clone(), named));
+            }
+            self.items.insert(object.id.clone(), (item.name, categories));
+        }
+        if let Some(variation) = object.item_variation_data {
+            self.variations.insert(object.id, (variation.item_id, variation.name));
+        }
     }
 }
 
@@ -63,6 +136,8 @@ impl Catalog {
 struct Objects {
     #[serde(deserialize_with = "or_none")]
     objects: Vec<Object>,
+    #[serde(deserialize_with = "or_none")]
+    related_objects: Vec<Object>,
     cursor: Option<String>,
 }
 
@@ -72,7 +147,7 @@ struct Object {
     id: String,
     item_data: Option<ItemData>,
     category_data: Option<CategoryData>,
-    item_variation_data: Option<Named>,
+    item_variation_data: Option<VariationData>,
 }
 
 #[derive(Default, Deserialize)]
@@ -98,7 +173,9 @@ struct CategoryData {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Named {
+struct VariationData {
+    #[serde(deserialize_with = "or_none")]
+    item_id: String,
     #[serde(deserialize_with = "or_none")]
     name: String,
 }
@@ -135,17 +212,65 @@ impl Square {
     pub(crate) async fn catalog(&self, call: Call) -> Result<Arc<Catalog>, ConnectorError> {
         let now = self.client.clock.elapsed();
         let known = self.books.catalog.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let age = if self.books.is_changed.load(Ordering::Relaxed) { CHANGED_AGE } else { CATALOG_AGE };
         if let Some((at, catalog)) = known
-            && now.saturating_sub(at) < CATALOG_AGE
+            && now.saturating_sub(at) < age
         {
             return Ok(catalog);
         }
+        // What changes while it is read is told again.
+        self.books.is_changed.store(false, Ordering::Relaxed);
         let read = match read_catalog(self, call).await {
             Err(ConnectorError::Forbidden(_)) => Catalog::default(),
             read => read?,
         };
         let catalog = Arc::new(read);
         *self.books.catalog.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, catalog.clone()));
+        Ok(catalog)
+    }
+
+    /// The catalog with all that is to be known of these variations: what was taken out of it, or came after it was read, is
+    /// asked for by id, once.
+    ///
+    /// # Errors
+    /// As [`Square::catalog`]; what cannot be had of a variation is left to what the order says of it.
+    pub(crate) async fn catalog_of(
+        &self,
+        call: Call,
+        variations: &BTreeSet<&str>,
+    ) -> Result<Arc<Catalog>, ConnectorError> {
+        let mut catalog = self.catalog(call).await?;
+        for _ in 0..MOST_ROUNDS {
+            let missing: BTreeSet<String> = variations.iter().flat_map(|id| catalog.missing(id)).collect();
+            let asked: Vec<String> =
+                missing.into_iter().filter(|id| !id.is_empty() && !catalog.absent.contains(id)).collect();
+            if asked.is_empty() {
+                break;
+            }
+            let mut next = Catalog::clone(&catalog);
+            for ids in asked.chunks(OBJECTS) {
+                let body = json!({
+                    "object_ids": ids, "include_deleted_objects": true, "include_related_objects": true,
+                });
+                let ask = Ask::search("catalog/batch-retrieve", call.lane, body);
+                let found: Objects = match self.client.ask(&ask).await {
+                    Err(ConnectorError::Forbidden(_) | ConnectorError::Rejected { .. } | ConnectorError::Gone) => {
+                        Objects::default()
+                    }
+                    found => found?,
+                };
+                found.objects.into_iter().chain(found.related_objects).for_each(|object| next.take_in(object));
+            }
+            let unknown: Vec<String> = asked.into_iter().filter(|id| !next.knows(id)).collect();
+            next.absent.extend(unknown);
+            let next = Arc::new(next);
+            if let Some((_, known)) = &mut *self.books.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+                && Arc::ptr_eq(known, &catalog)
+            {
+                *known = next.clone();
+            }
+            catalog = next;
+        }
         Ok(catalog)
     }
 
@@ -180,22 +305,7 @@ async fn read_catalog(square: &Square, call: Call) -> Result<Catalog, ConnectorE
     for _ in 0..MOST_PAGES {
         let ask = Ask::get("catalog/list", call.lane).query("types", "ITEM,CATEGORY").after(after.as_deref());
         let page: Objects = square.client.ask(&ask).await?;
-        for object in page.objects {
-            if let Some(category) = object.category_data {
-                let parent = category.parent_category.map(|parent| parent.id).filter(|id| !id.is_empty());
-                catalog.categories.insert(object.id.clone(), (category.name, parent));
-            }
-            if let Some(item) = object.item_data {
-                let main = item.reporting_category.map(|category| category.id).or(item.category_id);
-                let mut categories: Vec<String> = item.categories.into_iter().map(|category| category.id).collect();
-                categories.extend(main.filter(|id| !categories.contains(id)));
-                for variation in item.variations {
-                    let named = variation.item_variation_data.unwrap_or_default().name;
-                    let names = vec![item.name.clone(), named, variation.id.clone(), object.id.clone()];
-                    catalog.variations.insert(variation.id, (names, categories.clone()));
-                }
-            }
-        }
+        page.objects.into_iter().for_each(|object| catalog.take_in(object));
         let next = page.cursor.filter(|next| !next.is_empty() && Some(next) != after.as_ref());
         if next.is_none() {
             break;

@@ -199,7 +199,11 @@ impl Connector for Square {
     }
 
     fn hints(&self, request: &WebhookRequest<'_>) -> Result<Vec<Hint>, WebhookError> {
-        webhook::hints(&self.options, request)
+        let news = webhook::news(&self.options, request)?;
+        if news.is_of_catalog {
+            self.books.note_change();
+        }
+        Ok(news.hints)
     }
 
     fn calls(&self) -> u64 {

@@ -273,7 +273,9 @@ pub async fn sales(square: &Square, call: Call, ids: &[ExternalId]) -> Result<Ve
         return Ok(ids.iter().map(|_| SaleRead::NotYet).collect());
     }
     let locations = square.locations(call).await?;
-    let catalog = square.catalog(call).await?;
+    let lines = orders.values().flat_map(|order| &order.line_items);
+    let sold: BTreeSet<&str> = lines.filter_map(|line| line.catalog_object_id.as_deref()).collect();
+    let catalog = square.catalog_of(call, &sold).await?;
     let mut payments: BTreeMap<String, Vec<Payment>> = BTreeMap::new();
     for order in orders.values() {
         let mut of = Vec::new();

@@ -42,8 +42,16 @@ struct Data {
     object: Json,
 }
 
-/// Which records a webhook names.
-pub fn hints(options: &Options, request: &WebhookRequest<'_>) -> Result<Vec<Hint>, WebhookError> {
+/// What a webhook tells.
+pub struct News {
+    /// Which records it names.
+    pub hints: Vec<Hint>,
+    /// Whether the catalog changed.
+    pub is_of_catalog: bool,
+}
+
+/// What a webhook tells, if it is to be believed.
+pub fn news(options: &Options, request: &WebhookRequest<'_>) -> Result<News, WebhookError> {
     if options.signature_keys.is_empty() {
         return Err(WebhookError::NoSecret);
     }
@@ -58,7 +66,7 @@ pub fn hints(options: &Options, request: &WebhookRequest<'_>) -> Result<Vec<Hint
     let mut json = serde_json::Deserializer::from_slice(request.body);
     let event: Event = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| WebhookError::Malformed { path: error.path().to_string() })?;
-    Ok(named(&event))
+    Ok(News { hints: named(&event), is_of_catalog: event.kind.starts_with("catalog.") })
 }
 
 fn named(event: &Event) -> Vec<Hint> {
@@ -120,7 +128,7 @@ mod tests {
             body: body.as_bytes(),
             received_at: DateTime::UNIX_EPOCH,
         };
-        hints(options, &request)
+        news(options, &request).map(|news| news.hints)
     }
 
     const PAID: &str = r#"{"merchant_id":"ML1","type":"payment.updated","event_id":"e1","data":{"type":"payment","id":"P1",

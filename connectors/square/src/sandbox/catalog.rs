@@ -19,6 +19,7 @@ pub struct CategoryDef {
     pub id: String,
     pub name: String,
     pub parent: Option<String>,
+    pub deleted: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -62,6 +63,7 @@ impl World {
             id: id.into(),
             name: name.into(),
             parent: parent.map(str::to_owned),
+            deleted: false,
         };
         self.catalog.categories = vec![
             category("CTREATMENTS001", "Treatments", None),
@@ -114,13 +116,12 @@ impl World {
         if let Some(item) = self.catalog.items.iter_mut().find(|known| known.name == item) {
             item.category = to;
         }
-        self.tell(
-            "catalog.version.updated",
-            "catalog_version",
-            "catalog",
-            json!({ "updated_at": iso(self.now) }),
-            "ITEMS_READ",
-        );
+        self.tell_of_catalog();
+    }
+
+    fn tell_of_catalog(&mut self) {
+        let object = json!({ "updated_at": iso(self.now) });
+        self.tell("catalog.version.updated", "catalog_version", "catalog", object, "ITEMS_READ");
     }
 
     /// Takes an item's variations out of the catalog; old orders still name them.
@@ -130,6 +131,15 @@ impl World {
         {
             variation.deleted = true;
         }
+        self.tell_of_catalog();
+    }
+
+    /// Takes a category out of the catalog; items still name it.
+    pub fn delete_category(&mut self, name: &str) {
+        for category in self.catalog.categories.iter_mut().filter(|known| known.name == name) {
+            category.deleted = true;
+        }
+        self.tell_of_catalog();
     }
 
     pub(super) fn variation(&self, id: &str) -> Option<(&ItemDef, &VariationDef)> {
@@ -162,46 +172,90 @@ impl World {
     /// Categories and items, as lists show them.
     pub(super) fn show_catalog(&self, types: &[String], deleted: bool) -> Vec<Json> {
         let wants = |name: &str| types.is_empty() || types.iter().any(|wanted| wanted == name);
-        let object = |kind: &str, id: &str, gone: bool| {
-            json!({
-                "type": kind, "id": id, "version": 1_746_180_000_000_i64, "is_deleted": gone,
-                "updated_at": "2026-05-02T10:00:00.000Z", "present_at_all_locations": true,
-            })
-        };
-        let mut all = Vec::new();
-        for category in self.catalog.categories.iter().filter(|_| wants("CATEGORY")) {
-            let mut shown = object("CATEGORY", &category.id, false);
-            shown["category_data"] = json!({ "name": category.name, "is_top_level": category.parent.is_none() });
-            if let Some(parent) = &category.parent {
-                shown["category_data"]["parent_category"] = json!({ "id": parent });
-            }
-            all.push(shown);
-        }
-        for item in self.catalog.items.iter().filter(|_| wants("ITEM")) {
-            let gone = item.variations.iter().all(|variation| variation.deleted);
-            if gone && !deleted {
-                continue;
-            }
-            let mut shown = object("ITEM", &item.id, gone);
-            let variations: Vec<Json> = item
-                .variations
-                .iter()
-                .map(|variation| {
-                    let mut shown = object("ITEM_VARIATION", &variation.id, variation.deleted);
-                    shown["item_variation_data"] = json!({
-                        "item_id": item.id, "name": variation.name, "pricing_type": "FIXED_PRICING",
-                        "price_money": { "amount": variation.price, "currency": "USD" },
-                    });
-                    shown
-                })
-                .collect();
-            shown["item_data"] = json!({ "name": item.name, "product_type": "REGULAR", "variations": variations });
-            if let Some(category) = &item.category {
-                shown["item_data"]["categories"] = json!([{ "id": category, "ordinal": 1 }]);
-                shown["item_data"]["reporting_category"] = json!({ "id": category, "ordinal": 1 });
-            }
-            all.push(shown);
-        }
-        all
+        let categories = self.catalog.categories.iter().filter(|one| wants("CATEGORY") && (deleted || !one.deleted));
+        let items = self.catalog.items.iter().filter(|one| wants("ITEM") && (deleted || !is_gone(one)));
+        categories.map(show_category).chain(items.map(|item| show_item(item, deleted))).collect()
     }
+
+    /// An object by its id, and the ids that it names.
+    fn catalog_object(&self, id: &str) -> Option<(Json, Vec<String>)> {
+        if let Some(category) = self.catalog.categories.iter().find(|known| known.id == id) {
+            return Some((show_category(category), category.parent.iter().cloned().collect()));
+        }
+        if let Some(item) = self.catalog.items.iter().find(|known| known.id == id) {
+            return Some((show_item(item, true), item.category.iter().cloned().collect()));
+        }
+        let (item, variation) = self.variation(id)?;
+        Some((show_variation(item, variation), vec![item.id.clone()]))
+    }
+
+    /// Objects by id, those that are not there left out.
+    pub(super) fn batch_catalog(&self, body: &Json) -> Json {
+        let has = |name: &str| body[name] == true;
+        let is_there = |shown: &Json, deleted: bool| deleted || shown["is_deleted"] != true;
+        let asked = body["object_ids"].as_array().into_iter().flatten().filter_map(Json::as_str);
+        let found: Vec<(Json, Vec<String>)> = asked
+            .filter_map(|id| self.catalog_object(id))
+            .filter(|(shown, _)| is_there(shown, has("include_deleted_objects")))
+            .collect();
+        let deleted = has("include_deleted_objects") && self.settings.deleted_are_related;
+        let related: Vec<Json> = found
+            .iter()
+            .filter(|_| has("include_related_objects"))
+            .flat_map(|(_, named)| named)
+            .filter_map(|id| self.catalog_object(id))
+            .map(|(shown, _)| shown)
+            .filter(|shown| is_there(shown, deleted))
+            .collect();
+        let mut answer = json!({});
+        let objects: Vec<Json> = found.into_iter().map(|(shown, _)| shown).collect();
+        for (name, all) in [("objects", objects), ("related_objects", related)] {
+            if !all.is_empty() {
+                answer[name] = all.into();
+            }
+        }
+        answer
+    }
+}
+
+/// True for an item of which no variation is left.
+fn is_gone(item: &ItemDef) -> bool {
+    item.variations.iter().all(|variation| variation.deleted)
+}
+
+fn object(kind: &str, id: &str, gone: bool) -> Json {
+    json!({
+        "type": kind, "id": id, "version": 1_746_180_000_000_i64, "is_deleted": gone,
+        "updated_at": "2026-05-02T10:00:00.000Z", "present_at_all_locations": true,
+    })
+}
+
+fn show_category(category: &CategoryDef) -> Json {
+    let mut shown = object("CATEGORY", &category.id, category.deleted);
+    shown["category_data"] = json!({ "name": category.name, "is_top_level": category.parent.is_none() });
+    if let Some(parent) = &category.parent {
+        shown["category_data"]["parent_category"] = json!({ "id": parent });
+    }
+    shown
+}
+
+fn show_variation(item: &ItemDef, variation: &VariationDef) -> Json {
+    let mut shown = object("ITEM_VARIATION", &variation.id, variation.deleted);
+    shown["item_variation_data"] = json!({
+        "item_id": item.id, "name": variation.name, "pricing_type": "FIXED_PRICING",
+        "price_money": { "amount": variation.price, "currency": "USD" },
+    });
+    shown
+}
+
+fn show_item(item: &ItemDef, deleted: bool) -> Json {
+    let mut shown = object("ITEM", &item.id, is_gone(item));
+    let variations = item.variations.iter().filter(|variation| deleted || !variation.deleted);
+    let variations: Vec<Json> = variations.map(|variation| show_variation(item, variation)).collect();
+    shown["item_data"] = json!({ "name": item.name, "product_type": "REGULAR", "variations": variations });
+    if let Some(category) = &item.category {
+        shown["item_data"]["categories"] = json!([{ "id": category, "ordinal": 1 }]);
+        shown["item_data"]["reporting_category"] = json!({ "id": category, "ordinal": 1 });
+    }
+    shown
 }

@@ -326,6 +326,7 @@ fn dispatch(world: &mut World, asked: &Asked, body: &Json) -> Result<Json, Refus
             let rows = world.show_catalog(&query.list("types"), false);
             catalog(world, &format!("catalog{}", query.without("cursor")), query.text("cursor").as_deref(), 100, rows)
         }
+        ("POST", ["catalog", "batch-retrieve"]) => Ok(world.batch_catalog(body)),
         ("POST", ["catalog", "search"]) => {
             let types: Vec<String> = body["object_types"]
                 .as_array()

@@ -43,6 +43,8 @@ pub struct Settings {
     /// Whether an order is due again when a payment of it that was taken offline is declined; else it goes on saying that it is
     /// paid, and only the payment tells `[U]`.
     pub declined_is_due: bool,
+    /// Whether what was deleted from the catalog comes along as what another object names `[U]`.
+    pub deleted_are_related: bool,
     /// Most rows of one answer of a list, however many were asked for.
     pub page_rows: usize,
     /// Seconds to wait for a 2xx.
@@ -92,6 +94,7 @@ impl Default for Settings {
             stale_customer_status: 400,
             link_order_state: "DRAFT".into(),
             declined_is_due: true,
+            deleted_are_related: true,
             page_rows: 1_000,
             webhook_timeout: 10,
             webhook_retry_minutes: vec![1, 2, 4, 8, 16, 32],
