@@ -402,6 +402,18 @@ async fn what_the_connector_asks_of_square_and_its_sandbox_answers_is_as_publish
     let invoice = say("POST /v2/invoices", json!({ "idempotency_key": "i1", "invoice": invoice })).await;
     let number = invoice["invoice"]["id"].as_str().unwrap();
     say(&format!("POST /v2/invoices/{number}/publish"), json!({ "version": 0 })).await;
+    say(&format!("GET /v2/invoices?location_id={location}&limit=1"), Json::Null).await;
+    let addressed = seller.sandbox.with(|world| {
+        world.settings.invoice_payment_names_buyer = false;
+        let lines = vec![square::Line::of("Serum")];
+        let ticket = square::Ticket { location: "Uptown".into(), lines, ..Default::default() };
+        let customer = world.customer_ids()[0].clone();
+        let (invoice, order) = world.write_invoice(&customer, &ticket).unwrap();
+        world.pay_invoice(&invoice, None).unwrap();
+        order
+    });
+    let read = connector.sales(CALL, &[ExternalId::new(addressed).unwrap()]).await.unwrap();
+    assert!(matches!(read.as_slice(), [SaleRead::Found(sale)] if sale.buyers.len() == 1), "{read:?}");
     say("GET /v2/refunds?sort_order=ASC", Json::Null).await;
     say(&format!("GET /v2/payments/{payment}"), Json::Null).await;
     say("POST /v2/catalog/search", json!({ "object_types": ["ITEM"], "include_deleted_objects": true })).await;

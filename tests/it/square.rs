@@ -237,6 +237,39 @@ async fn a_sale_of_two_payments_is_there_when_the_last_is_made_and_names_who_pai
     assert!(categories.iter().any(|name| name == "Treatments"), "{categories:?}");
 }
 
+/// Invoices are not found by their order: they are gone over from the newest back, five pages of two hundred at most, and only for a
+/// sale that was paid by invoice and names nobody.
+#[tokio::test(start_paused = true)]
+async fn whom_an_invoice_is_addressed_to_is_looked_for_where_nothing_else_tells_and_not_for_ever() {
+    let settings = Settings { invoice_payment_names_buyer: false, ..prompt() };
+    let seller = seller(settings, |router| router, |_| {});
+    let [ana, ben] =
+        ["ana@example.com", "ben@example.com"].map(|email| seller.customer(json!({ "email_address": email })));
+    let ticket = Ticket { location: "Uptown".into(), lines: vec![Line::of("Serum")], ..Ticket::default() };
+    let write = |customer: &str| seller.sandbox.with(|world| world.write_invoice(customer, &ticket)).unwrap();
+    let asked = || {
+        let route = "POST v2/invoices/search";
+        seller.sandbox.with(|world| world.stats.by_route.get(route).copied().unwrap_or(0))
+    };
+    // At the till nobody writes an invoice.
+    let sold = seller.sandbox.with(|world| world.sell(&ticket)).unwrap();
+    assert!(seller.found(&sold).await.buyers.is_empty());
+    assert_eq!(asked(), 0);
+    let (invoice, order) = write(&ana);
+    assert!(seller.found(&order).await.buyers.is_empty());
+    assert_eq!(asked(), 0, "nothing is paid yet");
+    seller.sandbox.with(|world| world.pay_invoice(&invoice, None)).unwrap();
+    for (newer, pages, is_found) in [(0, 1, true), (300, 2, true), (700, 5, false)] {
+        seller.clock.sleep(Duration::from_secs(60)).await;
+        (0..newer).for_each(|_| drop(write(&ben)));
+        let before = asked();
+        let buyers = seller.found(&order).await.buyers;
+        let told = buyers.first().map(|buyer| (buyer.id.clone(), buyer.email.as_deref()));
+        let hers = (Some(id(&ana)), Some("ana@example.com"));
+        assert_eq!((told, asked() - before), (is_found.then_some(hers), pages), "behind {newer} more");
+    }
+}
+
 /// What was read of the catalog is kept for five minutes; once Square tells that it changed, for one.
 #[tokio::test(start_paused = true)]
 async fn a_word_that_the_catalog_changed_has_it_read_again() {

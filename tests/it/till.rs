@@ -327,6 +327,23 @@ async fn a_buyer_who_becomes_known_later_and_one_who_never_does() {
     assert_eq!(shop.rig.store.next_due(account, &name("square")).await.unwrap(), None, "it is left to people");
 }
 
+/// CB-14: who wrote an invoice by hand named a customer on it, and nowhere else.
+#[tokio::test(start_paused = true)]
+async fn the_buyer_of_an_invoice_is_the_one_it_is_addressed_to_where_nothing_else_tells() {
+    for invoice_payment_names_buyer in [true, false] {
+        let shop = Shop::new(&[]);
+        shop.square.with(|world| world.settings.invoice_payment_names_buyer = invoice_payment_names_buyer);
+        let (ana, ben) = (shop.person("Ana").await, shop.person("Ben").await);
+        let write = |customer: &str| shop.square.with(|world| world.write_invoice(customer, &ticket("Serum"))).unwrap();
+        let ((invoice, order), _) = (write(&ana.customer), write(&ben.customer));
+        shop.settle().await;
+        shop.square.with(|world| world.pay_invoice(&invoice, None)).unwrap();
+        shop.settle().await;
+        assert_eq!([shop.stage(ana.deal), shop.stage(ben.deal)], ["closedwon", "qualifiedtobuy"]);
+        assert_eq!(shop.evidence(&order).await.found_by.as_deref(), Some("customer"));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_two_that_may_be_meant_none_is_taken() {
     let shop = Shop::new(&[]);

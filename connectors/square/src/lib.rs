@@ -14,6 +14,7 @@ mod changes;
 mod checkout;
 mod client;
 mod customers;
+mod invoices;
 mod orders;
 mod push;
 mod schema;

@@ -14,6 +14,7 @@ use crate::{
     catalog::Catalog,
     client::{Ask, or_none},
     customers::{Customer, by_id, for_query},
+    invoices::recipients,
 };
 
 /// Locations of one search, and orders of one batch. Source: `SearchOrders`, `BatchRetrieveOrders`.
@@ -133,9 +134,15 @@ struct Payment {
     created_at: Option<DateTime<Utc>>,
     updated_at: Option<DateTime<Utc>>,
     offline_payment_details: Option<Offline>,
+    application_details: Option<Application>,
 }
 
 impl Payment {
+    fn is_of_invoice(&self) -> bool {
+        let product = self.application_details.as_ref().and_then(|by| by.square_product.as_deref());
+        product == Some("INVOICES")
+    }
+
     fn total(&self) -> i64 {
         self.total_money.as_ref().map_or(0, |total| total.amount)
     }
@@ -145,6 +152,13 @@ impl Payment {
 #[serde(default)]
 struct Offline {
     client_created_at: Option<DateTime<Utc>>,
+}
+
+/// Which of Square's products took a payment.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Application {
+    square_product: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -290,10 +304,20 @@ pub async fn sales(square: &Square, call: Call, ids: &[ExternalId]) -> Result<Ve
         }
         payments.insert(order.id.clone(), of);
     }
-    let mut wanted: BTreeSet<ExternalId> = BTreeSet::new();
+    let mut named: BTreeMap<String, Vec<ExternalId>> = BTreeMap::new();
+    let mut nameless: Vec<(&str, &str)> = Vec::new();
     for order in orders.values() {
-        wanted.extend(customers_of(order, payments.get(&order.id).map_or(&[], Vec::as_slice)));
+        let of = payments.get(&order.id).map_or(&[] as &[Payment], Vec::as_slice);
+        let all = customers_of(order, of);
+        if all.is_empty() && of.iter().any(Payment::is_of_invoice) {
+            nameless.push((order.id.as_str(), order.location_id.as_str()));
+        }
+        named.insert(order.id.clone(), all);
     }
+    for (order, customer) in recipients(square, call, &nameless).await? {
+        named.entry(order).or_default().push(customer);
+    }
+    let wanted: BTreeSet<ExternalId> = named.values().flatten().cloned().collect();
     let wanted: Vec<ExternalId> = wanted.into_iter().collect();
     let customers = by_id(square, call, &wanted).await?;
     let reads = ids.iter().map(|id| match orders.get(id.as_str()) {
@@ -302,7 +326,8 @@ pub async fn sales(square: &Square, call: Call, ids: &[ExternalId]) -> Result<Ve
             let place =
                 place.cloned().unwrap_or_else(|| Location { id: order.location_id.clone(), ..Location::default() });
             let of = payments.get(&order.id).map_or(&[] as &[Payment], Vec::as_slice);
-            SaleRead::Found(Box::new(sale(id.clone(), order, of, place, &catalog, &customers)))
+            let named = named.get(&order.id).map_or(&[] as &[ExternalId], Vec::as_slice);
+            SaleRead::Found(Box::new(sale(id.clone(), order, of, named, place, &catalog, &customers)))
         }
         None => SaleRead::NotYet,
     });
@@ -340,6 +365,7 @@ fn sale(
     id: ExternalId,
     order: &Order,
     payments: &[Payment],
+    named: &[ExternalId],
     location: Location,
     catalog: &Catalog,
     customers: &BTreeMap<String, Customer>,
@@ -361,8 +387,8 @@ fn sale(
         .or(order.created_at)
         .or(order.updated_at)
         .unwrap_or_default();
-    let buyers = customers_of(order, payments)
-        .into_iter()
+    let buyers = named
+        .iter()
         .map(|id| {
             let known = customers.get(id.as_str());
             let text = |name: &str| known.and_then(|customer| customer.text(name)).map(str::to_owned);
@@ -370,7 +396,7 @@ fn sale(
                 reference: text("reference_id"),
                 email: text("email_address"),
                 phone: text("phone_number"),
-                id: Some(id),
+                id: Some(id.clone()),
             }
         })
         // Where the receipt was sent to.

@@ -53,6 +53,7 @@ pub async fn check(square: &Square) -> Result<Identity, ConnectorError> {
     let asks = [
         ("orders", Ask::search("orders/search", CALL.lane, json!({ "location_ids": [place], "limit": 1 }))),
         ("payments", Ask::get("payments", CALL.lane).query("limit", "1")),
+        ("invoices", Ask::get("invoices", CALL.lane).query("location_id", &place).query("limit", "1")),
         ("catalog", Ask::get("catalog/list", CALL.lane).query("types", "CATEGORY")),
         ("customers", Ask::get("customers", CALL.lane).query("limit", "1")),
     ];

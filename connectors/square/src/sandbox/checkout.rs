@@ -2,9 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value as Json, json};
+use tandem_sandbox::Query;
 
 use super::{
-    till::Part,
+    lists::Page,
+    till::{Part, Ticket},
     world::{Refusal, World, iso},
 };
 
@@ -162,13 +164,71 @@ impl World {
         self.tell_of(event, "invoice", id, json!({ "invoice": shown }), "INVOICES_READ");
     }
 
+    /// Somebody writes an invoice in Square's dashboard and sends it; the order says nothing of whom it is for. Answers the
+    /// invoice's id and its order's.
+    ///
+    /// # Errors
+    /// As [`World::sell`].
+    pub fn write_invoice(&mut self, customer: &str, ticket: &Ticket) -> Result<(String, String), Refusal> {
+        let order = self.open_ticket(ticket)?;
+        if let Some(found) = self.orders.get_mut(&order) {
+            found.hidden = false;
+        }
+        let due = json!([{ "request_type": "BALANCE", "due_date": self.now.date_naive().to_string() }]);
+        let made = self.make_invoice(&json!({ "invoice": {
+            "order_id": order, "primary_recipient": { "customer_id": customer }, "payment_requests": due,
+            "accepted_payment_methods": { "card": true },
+        } }))?;
+        let id = made["invoice"]["id"].as_str().unwrap_or_default().to_owned();
+        self.publish_invoice(&id, &json!({ "version": 0 }))?;
+        Ok((id, order))
+    }
+
+    /// A page of the invoices of one location.
+    fn invoices_of(
+        &self,
+        location: &str,
+        query: &str,
+        cursor: Option<&str>,
+        limit: Option<u64>,
+        newest_first: bool,
+    ) -> Result<Page, Refusal> {
+        let limit = limit.unwrap_or(100).min(200) as usize;
+        self.page(query, cursor, limit, newest_first, |_| {
+            let here = self.invoices.values().filter(|invoice| invoice.location == location);
+            here.map(|invoice| (iso(invoice.created), invoice.id.clone(), self.show_invoice(invoice))).collect()
+        })
+    }
+
+    pub(super) fn list_invoices(&self, query: &Query) -> Result<Json, Refusal> {
+        let missing = || Refusal::invalid("MISSING_REQUIRED_PARAMETER", "location_id", "A location is required.");
+        let location = query.text("location_id").ok_or_else(missing)?;
+        let (question, cursor) = (format!("invoices{}", query.without("cursor")), query.text("cursor"));
+        let limit = query.number("limit").map(|limit| limit as u64);
+        Ok(self.invoices_of(&location, &question, cursor.as_deref(), limit, true)?.show("invoices"))
+    }
+
+    pub(super) fn search_invoices(&self, body: &Json) -> Result<Json, Refusal> {
+        let Some([location]) = body["query"]["filter"]["location_ids"].as_array().map(Vec::as_slice) else {
+            let field = "query.filter.location_ids";
+            return Err(Refusal::invalid("INVALID_VALUE", field, "One location is required, and no more."));
+        };
+        let newest_first = body["query"]["sort"]["order"].as_str() != Some("ASC");
+        let mut question = body.clone();
+        question["cursor"] = Json::Null;
+        let (location, question) = (location.as_str().unwrap_or_default(), question.to_string());
+        let (cursor, limit) = (body["cursor"].as_str(), body["limit"].as_u64());
+        Ok(self.invoices_of(location, &question, cursor, limit, newest_first)?.show("invoices"))
+    }
+
     /// A customer pays towards an invoice; answers the payment's id.
     ///
     /// # Errors
     /// 404.
     pub fn pay_invoice(&mut self, id: &str, amount: Option<i64>) -> Result<String, Refusal> {
         let invoice = self.invoices.get(id).cloned().ok_or_else(|| Refusal::not_found("Invoice"))?;
-        let part = Part { amount, customer: invoice.customer, ..Part::default() };
+        let customer = invoice.customer.filter(|_| self.settings.invoice_payment_names_buyer);
+        let part = Part { amount, customer, ..Part::default() };
         let payment = self.pay_at(&invoice.order, &part, "INVOICES", None)?;
         let due = self.orders.get(&invoice.order).map_or(0, |order| self.due(order));
         let now = self.now;

@@ -344,6 +344,8 @@ fn dispatch(world: &mut World, asked: &Asked, body: &Json) -> Result<Json, Refus
         }
         ("POST", ["online-checkout", "payment-links"]) => world.make_link(body),
         ("GET", ["online-checkout", "payment-links", id]) => world.link(id),
+        ("GET", ["invoices"]) => world.list_invoices(query),
+        ("POST", ["invoices", "search"]) => world.search_invoices(body),
         ("POST", ["invoices"]) => world.make_invoice(body),
         ("GET", ["invoices", id]) => world.invoice(id),
         ("POST", ["invoices", id, "publish"]) => world.publish_invoice(id, body),

@@ -45,6 +45,8 @@ pub struct Settings {
     pub declined_is_due: bool,
     /// Whether what was deleted from the catalog comes along as what another object names `[U]`.
     pub deleted_are_related: bool,
+    /// Whether the payment of an invoice names the customer whom it is addressed to `[U]`.
+    pub invoice_payment_names_buyer: bool,
     /// Most rows of one answer of a list, however many were asked for.
     pub page_rows: usize,
     /// Seconds to wait for a 2xx.
@@ -95,6 +97,7 @@ impl Default for Settings {
             link_order_state: "DRAFT".into(),
             declined_is_due: true,
             deleted_are_related: true,
+            invoice_payment_names_buyer: true,
             page_rows: 1_000,
             webhook_timeout: 10,
             webhook_retry_minutes: vec![1, 2, 4, 8, 16, 32],
