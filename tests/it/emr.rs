@@ -742,6 +742,33 @@ async fn one_unreadable_visit_does_not_keep_the_others_from_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_unreadable_patient_keeps_nobody_elses_visit_from_it() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    let contact = practice.contact("Ben", "Ito", "ben@example.com", "");
+    let bens = practice.deal_of(contact, "Ben's course");
+    let ben = practice.emr.with(|world| {
+        let ben = world.register("Ben", "Ito", "ben@example.com", "");
+        world.edit("Patient", &ben, &json!({ "telecom": "Jane Roe" }));
+        for who in [&ben, &patient] {
+            world.appoint(who, "CONSULT", "booked", world.now + TimeDelta::days(2));
+        }
+        ben
+    });
+    practice.settle().await;
+    assert_eq!((practice.rung(deal), practice.rung(bens)), (2, 0));
+    let failures = practice.rig.store.failures(&practice.rig.account.name, 10).await.unwrap();
+    let [failure] = &failures[..] else { panic!("{failures:?}") };
+    assert_eq!(failure.code, "malformed");
+    assert!(!failure.message.contains("Jane"), "{}", failure.message);
+    let telecom = json!([{ "system": "email", "value": "ben@example.com" }]);
+    practice.emr.with(|world| world.edit("Patient", &ben, &json!({ "telecom": telecom })));
+    practice.wait(60).await;
+    assert_eq!((practice.rung(deal), practice.rung(bens)), (2, 2));
+    assert_eq!(practice.tasks().await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_was_known_to_come_still_is_whatever_twin_there_is_since() {
     let practice = Practice::new(rules(), Settings::default());
     let (deal, patient) = practice.ana().await;

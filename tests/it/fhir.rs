@@ -706,6 +706,49 @@ async fn a_server_without_schedules_tells_what_is_free_and_refuses_to_say_with_w
     }
 }
 
+/// A patient in a shape that the standard does not know is named by the listing and by windows, and read by itself: then it is told
+/// where it does not parse, and nothing of what it says.
+#[tokio::test(start_paused = true)]
+async fn a_patient_who_cannot_be_read_is_named_and_keeps_no_other_from_being_read() {
+    let options = Options { patients: true, ..options(Dialect::FullR4) };
+    let clinic = Clinic::new(Settings::default(), options);
+    clinic.connector.identify().await.unwrap();
+    let [ana, odd, ben] =
+        ["Ana", "Odd", "Ben"].map(|first| clinic.sandbox.with(|world| world.register(first, "Ito", "", "")));
+    let spoil = || clinic.sandbox.with(|world| world.edit("Patient", &odd, &json!({ "name": "Jane Roe" })));
+    spoil();
+    let stream = clinic.connector.streams().into_iter().find(|stream| stream.name == "contact.changes").unwrap();
+    let mut cursor = Cursor::start();
+    let (mut read, mut named) = (Vec::new(), Vec::new());
+    loop {
+        let page = clinic.connector.changes(CALL, &stream, &cursor).await.unwrap();
+        for seen in page.seen {
+            match seen {
+                Seen::Record(record) => read.push(record.id.to_string()),
+                Seen::Hint { id, .. } => named.push(id.to_string()),
+                Seen::Archived(id) => panic!("{id} is there"),
+            }
+        }
+        cursor = page.next;
+        if !page.more {
+            break;
+        }
+    }
+    read.sort();
+    let mut others = vec![ana, ben];
+    others.sort();
+    assert_eq!((read, named), (others, vec![odd.clone()]));
+    let error = clinic.connector.fetch(CALL, Kind::Contact, &[id(&odd)]).await.unwrap_err();
+    assert!(matches!(&error, ConnectorError::Malformed { path } if path.contains("name")), "{error}");
+    assert!(!format!("{error:?}").contains("Jane"));
+    clinic.wait(600).await;
+    clinic.feed("contact.changes", &mut cursor).await;
+    clinic.wait(600).await;
+    spoil();
+    clinic.wait(60).await;
+    assert_eq!(clinic.feed("contact.changes", &mut cursor).await, [odd], "a window names it too");
+}
+
 #[tokio::test(start_paused = true)]
 async fn somebody_whom_the_clinic_knows_is_not_made_again_and_of_two_it_is_not_guessed() {
     let clinic = Clinic::of(Dialect::FullR4);

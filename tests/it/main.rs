@@ -37,4 +37,5 @@ mod till;
 mod till_and_desk;
 mod twins;
 mod two_crms;
+mod unreadable;
 mod wire;

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use axum::Router;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde_json::json;
@@ -56,6 +57,11 @@ impl Shop {
     }
 
     pub fn of(profile: Profile, triggers: &[(&str, Trigger)]) -> Self {
+        Self::watched(profile, triggers, |router| router)
+    }
+
+    /// The same, with `watch` between the connector and the till.
+    pub fn watched(profile: Profile, triggers: &[(&str, Trigger)], watch: impl FnOnce(Router) -> Router) -> Self {
         let settings =
             hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
         let triggers: BTreeMap<Name, Trigger> =
@@ -72,7 +78,7 @@ impl Shop {
         let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "square").unwrap();
         let lenses = mapping::parse(text).unwrap();
         options.select = mapping::selection(&lenses);
-        let transport = Arc::new(RouterTransport::new(square.router()));
+        let transport = Arc::new(RouterTransport::new(watch(square.router())));
         let mut till = Connection::clone(&rig.connection);
         till.connector = Arc::new(Square::new(options, transport, rig.clock.clone()));
         (till.name, till.lenses, till.siblings) = (name("square"), lenses, vec![name("hubspot")]);

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use axum::Router;
 use serde_json::{Value as Json, json};
 use tandem::{
     model::{LocalRecord, Name, Profile, Status},
@@ -29,11 +30,11 @@ fn name(text: &str) -> Name {
 
 impl Both {
     pub fn new(seed: u64) -> Self {
-        Self::through(seed, |vendor| Arc::new(vendor))
+        Self::watched(seed, |router| router)
     }
 
-    /// The same, with something between us and Pipedrive.
-    pub fn through(seed: u64, between: impl FnOnce(RouterTransport) -> Arc<dyn Transport>) -> Self {
+    /// The same, with `watch` between the connector and Pipedrive.
+    pub fn watched(seed: u64, watch: impl FnOnce(Router) -> Router) -> Self {
         let settings =
             hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
         let rig = Rig::new(seed, settings, Profile::Agency, |connection| {
@@ -48,7 +49,7 @@ impl Both {
         options.select = mapping::selection(&lenses);
         options.daily_budget = Some(300_000);
         options.installation = "sim".into();
-        let transport = between(RouterTransport::new(pipedrive.router()));
+        let transport = Arc::new(RouterTransport::new(watch(pipedrive.router())));
         let mut second = Connection::clone(&rig.connection);
         second.connector = Arc::new(Pipedrive::new(options, transport, rig.clock.clone()));
         (second.name, second.lenses, second.siblings) = (name("pipedrive"), lenses, vec![name("hubspot")]);

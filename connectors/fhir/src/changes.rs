@@ -160,7 +160,10 @@ fn seen(fhir: &Fhir, kind: &str, rows: &[Box<serde_json::value::RawValue>], whol
     let mut seen = Vec::with_capacity(rows.len());
     for raw in rows {
         let hinted = match kind {
-            "Patient" if whole => patients::whole(fhir, raw).map(Seen::Record),
+            // One that cannot be read is named, and read by itself.
+            "Patient" if whole => {
+                patients::whole(fhir, raw).map(Seen::Record).or_else(|_| patients::hint(raw).map(hint))
+            }
             "Patient" => patients::hint(raw).map(hint),
             "Encounter" => visits::hint(Type::Encounter, raw).map(hint),
             "ServiceRequest" => visits::hint(Type::ServiceRequest, raw).map(hint),

@@ -23,6 +23,7 @@ use crate::{
     bundle::{escaped, parse, quietly},
     client::{Ask, Look, Meta},
     reference::Reference,
+    visits::named,
 };
 
 /// The properties that can be mapped.
@@ -290,14 +291,10 @@ pub async fn find(fhir: &Fhir, call: Call, sought: &[Sought]) -> Result<Vec<Opti
     Ok(found)
 }
 
-/// A page of patients, as hints.
+/// A row of a search, as a hint.
 pub fn hint(raw: &RawValue) -> Result<(ExternalId, Version), ConnectorError> {
-    let patient: Patient = parse(raw)?;
-    let mut version = patient.version();
-    if version.token.is_none() {
-        version.token = Some(hash(raw.get().as_bytes()));
-    }
-    Ok((id(&patient.id)?, version))
+    let (which, version) = named(raw)?;
+    Ok((id(&which)?, version))
 }
 
 /// A page of patients, whole.

@@ -193,8 +193,8 @@ pub fn version(meta: &Meta, raw: &RawValue) -> Version {
     Version { token: Some(token), updated_at: meta.last_updated }
 }
 
-/// A row of a search, as a hint.
-pub fn hint(kind: Type, raw: &RawValue) -> Result<(ExternalId, Version), ConnectorError> {
+/// Which resource a row of a search is, by the server's id, and how old: whatever else stands in it.
+pub fn named(raw: &RawValue) -> Result<(String, Version), ConnectorError> {
     #[derive(Deserialize)]
     struct Row {
         id: String,
@@ -202,7 +202,13 @@ pub fn hint(kind: Type, raw: &RawValue) -> Result<(ExternalId, Version), Connect
         meta: Meta,
     }
     let row: Row = parse(raw)?;
-    Ok((kind.id(&row.id)?, version(&row.meta, raw)))
+    Ok((row.id, version(&row.meta, raw)))
+}
+
+/// A row of a search, as a hint.
+pub fn hint(kind: Type, raw: &RawValue) -> Result<(ExternalId, Version), ConnectorError> {
+    let (id, version) = named(raw)?;
+    Ok((kind.id(&id)?, version))
 }
 
 fn appointment(fhir: &Fhir, raw: &RawValue) -> Result<Raw, ConnectorError> {

@@ -1,11 +1,14 @@
 //! A deal, person or anything else of Pipedrive's, as loosely as it is promised: a map of raw JSON, so that numbers keep
 //! every digit and a field that arrives in another shape spoils no other.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use rust_decimal::Decimal;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Value as Json, value::RawValue};
 use tandem_contract::{ConnectorError, ExternalId, Value};
 
@@ -28,6 +31,17 @@ impl Item {
     /// A member that is an object itself.
     pub fn item(&self, name: &str) -> Item {
         self.raw(name).and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default()
+    }
+
+    /// A member that is an object if it is there at all.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Malformed`] for anything else: what it holds is not known to be empty then.
+    pub fn object(&self, name: &str) -> Result<Item, ConnectorError> {
+        match self.raw(name) {
+            None | Some("null") => Ok(Item::default()),
+            Some(raw) => serde_json::from_str(raw).map_err(|_| ConnectorError::Malformed { path: name.into() }),
+        }
     }
 
     /// A member that is a list of objects.
@@ -69,6 +83,68 @@ impl Item {
     }
 }
 
+/// A row of a list. What is no object is as good as an empty one, so that it does not keep the others from being read.
+pub struct Row(pub Item);
+
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Anything)
+    }
+}
+
+struct Anything;
+
+impl Anything {
+    fn nothing<E>() -> Result<Row, E> {
+        Ok(Row(Item::default()))
+    }
+}
+
+impl<'de> Visitor<'de> for Anything {
+    type Value = Row;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
+        let mut all = BTreeMap::new();
+        while let Some((name, raw)) = map.next_entry::<String, Box<RawValue>>()? {
+            all.insert(name, raw);
+        }
+        Ok(Row(Item(all)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Row, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Self::nothing()
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Row, E> {
+        Self::nothing()
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Row, E> {
+        Self::nothing()
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Row, E> {
+        Self::nothing()
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Row, E> {
+        Self::nothing()
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Row, E> {
+        Self::nothing()
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Row, E> {
+        Self::nothing()
+    }
+}
+
 fn text_of(json: &Json) -> Option<String> {
     match json {
         Json::String(text) => Some(text.clone()),
@@ -78,9 +154,13 @@ fn text_of(json: &Json) -> Option<String> {
     }
 }
 
-/// Raw JSON as text: a string without its quotes, a number as it stands. Text of nothing is nothing.
+/// Raw JSON as text: a string without its quotes, a number as it stands. Text of nothing is nothing; what has parts is no text, and
+/// says nothing.
 pub fn as_text(raw: &str) -> Value {
     let json: Json = serde_json::from_str(raw).unwrap_or_default();
+    if json.is_object() || json.is_array() {
+        return Value::Absent;
+    }
     text_of(&json).filter(|text| !text.is_empty()).map_or(Value::Null, |text| Value::text(&text))
 }
 
@@ -136,5 +216,24 @@ mod tests {
         assert_eq!(item.value("person_id", as_text), Value::Null);
         assert_eq!(item.value("org_id", as_text), Value::Absent);
         assert_eq!(item.time("add_time"), read_time("2026-11-20T10:01:02Z"));
+    }
+
+    #[test]
+    fn what_is_no_object_is_an_empty_row_and_what_has_parts_is_no_text() {
+        let rows: Vec<Row> =
+            serde_json::from_str(r#"[{"id": 1}, "Jane Roe", 7, -7, 0.5, true, null, [[1], {}], {"id": 2}]"#)
+                .unwrap_or_default();
+        let ids: Vec<Option<String>> = rows.iter().map(|row| row.0.text("id")).collect();
+        assert_eq!((ids.len(), ids.iter().flatten().count()), (9, 2));
+        assert_eq!((ids[0].as_deref(), ids[8].as_deref()), (Some("1"), Some("2")));
+        for raw in [r#"{"value": 9}"#, "[9]"] {
+            assert_eq!((as_text(raw), as_number(raw)), (Value::Absent, Value::Absent), "{raw} empties nothing");
+        }
+        let item: Item = serde_json::from_str(r#"{"custom_fields": "Jane Roe"}"#).unwrap_or_default();
+        assert_eq!(
+            item.object("custom_fields").unwrap_err().to_string(),
+            "the vendor's answer does not parse at `custom_fields`"
+        );
+        assert!(item.object("other").is_ok());
     }
 }

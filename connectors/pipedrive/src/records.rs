@@ -13,12 +13,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{
     Call, ConnectorError, ExternalId, Fetched, History, Kind, Record, Seen, Sought, Statement, Value, Version,
 };
+use tracing::warn;
 
 use crate::{
     Pipedrive,
     client::{Api, Ask, MOST_PAGES, PAGE},
     fields::{self, Book},
-    item::{Item, read_time},
+    item::{Item, Row, read_time},
     marker, organizations, plural,
 };
 
@@ -85,7 +86,8 @@ impl Listing {
         for (key, value) in &self.query {
             ask = ask.query(key, value.as_str());
         }
-        pipedrive.client.page::<Item>(ask.after(cursor)).await
+        let (rows, next) = pipedrive.client.page::<Row>(ask.after(cursor)).await?;
+        Ok((rows.into_iter().map(|row| row.0).collect(), next))
     }
 }
 
@@ -138,7 +140,8 @@ impl Pipedrive {
     }
 
     fn record(&self, kind: Kind, item: &Item, book: &Book) -> Result<Record, ConnectorError> {
-        let custom = item.item("custom_fields");
+        // Without them a field would seem to be empty.
+        let custom = item.object("custom_fields")?;
         Ok(Record {
             id: item.id()?,
             version: version(item),
@@ -166,17 +169,34 @@ impl Pipedrive {
         Ok(book)
     }
 
-    /// What a page of a list says.
-    pub(crate) async fn seen(&self, call: Call, kind: Kind, items: &[Item]) -> Result<Vec<Seen>, ConnectorError> {
+    /// What each object says, or why it cannot be read.
+    async fn read(
+        &self,
+        call: Call,
+        kind: Kind,
+        items: &[Item],
+    ) -> Result<Vec<Result<Seen, ConnectorError>>, ConnectorError> {
         let book = self.book_for(call, kind, items).await?;
         self.learn_organizations(call, kind, items).await?;
-        items
-            .iter()
-            .map(|item| match is_deleted(item) {
-                true => item.id().map(Seen::Archived),
-                false => self.record(kind, item, &book).map(Seen::Record),
-            })
-            .collect()
+        let read = |item: &Item| match is_deleted(item) {
+            true => item.id().map(Seen::Archived),
+            false => self.record(kind, item, &book).map(Seen::Record),
+        };
+        Ok(items.iter().map(read).collect())
+    }
+
+    /// What a page of a list says. An object that cannot be read is named, to be looked at by itself; one that cannot be named
+    /// either does not keep the others from it.
+    pub(crate) async fn seen(&self, call: Call, kind: Kind, items: &[Item]) -> Result<Vec<Seen>, ConnectorError> {
+        let mut all = Vec::with_capacity(items.len());
+        for (item, seen) in items.iter().zip(self.read(call, kind, items).await?) {
+            match (seen, item.id()) {
+                (Ok(seen), _) => all.push(seen),
+                (Err(_), Ok(id)) => all.push(Seen::Hint { id, version: Version::default() }),
+                (Err(error), Err(_)) => warn!(%kind, %error, "a row of a list is left out"),
+            }
+        }
+        Ok(all)
     }
 }
 
@@ -195,11 +215,12 @@ pub async fn fetch(
             let list = chunk.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(",");
             let (items, _) =
                 Listing::new(kind, Shelf::Desk).with_deleted().with("ids", list).page(pipedrive, call, None).await?;
-            for seen in pipedrive.seen(call, kind, &items).await? {
+            for seen in pipedrive.read(call, kind, &items).await? {
                 match seen {
-                    Seen::Record(record) => found.insert(record.id.to_string(), Fetched::Found(record)),
-                    Seen::Archived(id) => found.insert(id.to_string(), Fetched::Archived),
-                    Seen::Hint { .. } => None,
+                    Ok(Seen::Record(record)) => found.insert(record.id.to_string(), Fetched::Found(record)),
+                    Ok(Seen::Archived(id)) => found.insert(id.to_string(), Fetched::Archived),
+                    // Read by itself, it says why.
+                    Ok(Seen::Hint { .. }) | Err(_) => None,
                 };
             }
         }
@@ -211,7 +232,7 @@ pub async fn fetch(
         }
         let ask = Ask::get(Api::V2, format!("{}/{id}", plural(kind)), 1, call.lane);
         let fetched = match pipedrive.client.data::<Item>(ask).await {
-            Ok(item) => match pipedrive.seen(call, kind, &[item]).await?.pop() {
+            Ok(item) => match pipedrive.read(call, kind, &[item]).await?.pop().transpose()? {
                 Some(Seen::Record(record)) => Fetched::Found(record),
                 Some(_) => Fetched::Archived,
                 None => Fetched::Gone,

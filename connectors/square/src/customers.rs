@@ -9,9 +9,11 @@ use tandem_contract::{
     Call, ConnectorError, Cursor, ExternalId, Fetched, Kind, Page, Record, Seen, Sought, Value, Version,
 };
 
+use tracing::warn;
+
 use crate::{
     Square,
-    client::{Ask, Fault, understood},
+    client::{Ask, Fault, or_none, understood},
 };
 
 /// Rows of a page, and ids of a bulk, at most. Source: `ListCustomers`, `BulkRetrieveCustomers`.
@@ -73,8 +75,19 @@ pub struct Bulk {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Rows {
-    customers: Vec<Customer>,
+    #[serde(deserialize_with = "or_none")]
+    customers: Vec<Json>,
     cursor: Option<String>,
+}
+
+impl Rows {
+    fn customers(&mut self) -> Vec<Customer> {
+        let object = |row: Json| match row {
+            Json::Object(members) => Some(Customer(members)),
+            _ => None,
+        };
+        std::mem::take(&mut self.customers).into_iter().filter_map(object).collect()
+    }
 }
 
 impl Square {
@@ -92,13 +105,14 @@ impl Square {
         })
     }
 
-    fn seen(&self, rows: &[Customer], whole: bool) -> Result<Vec<Seen>, ConnectorError> {
-        rows.iter()
-            .map(|customer| match whole {
-                true => self.record(customer).map(Seen::Record),
-                false => Ok(Seen::Hint { id: customer.id()?, version: customer.version() }),
-            })
-            .collect()
+    /// What a page says; a row without an id cannot be read by itself either, and does not keep the others from it.
+    fn seen(&self, rows: &[Customer], whole: bool) -> Vec<Seen> {
+        let seen = |customer: &Customer| match whole {
+            true => self.record(customer).map(Seen::Record),
+            false => customer.id().map(|id| Seen::Hint { id, version: customer.version() }),
+        };
+        let left_out = |error: &ConnectorError| warn!(%error, "a row of a list is left out");
+        rows.iter().filter_map(|customer| seen(customer).inspect_err(left_out).ok()).collect()
     }
 }
 
@@ -153,8 +167,8 @@ async fn search(
     if let Some(after) = after {
         body["cursor"] = after.into();
     }
-    let rows: Rows = square.client.ask(&Ask::search("customers/search", call.lane, body)).await?;
-    Ok((rows.customers, rows.cursor))
+    let mut rows: Rows = square.client.ask(&Ask::search("customers/search", call.lane, body)).await?;
+    Ok((rows.customers(), rows.cursor))
 }
 
 /// The customers with exactly this text, oldest first. The search is loose about case and lags behind writes.
@@ -197,8 +211,8 @@ pub async fn page(
         .query("sort_field", "CREATED_AT")
         .query("sort_order", "ASC")
         .after(after);
-    let rows: Rows = square.client.ask(&ask).await?;
-    Ok((square.seen(&rows.customers, whole)?, rows.cursor))
+    let mut rows: Rows = square.client.ask(&ask).await?;
+    Ok((square.seen(&rows.customers(), whole), rows.cursor))
 }
 
 /// One page of everything, for the audit.
@@ -219,7 +233,7 @@ pub async fn changed(
 ) -> Result<(Vec<Seen>, Option<String>), ConnectorError> {
     let range = json!({ "updated_at": { "start_at": for_query(since), "end_at": for_query(until) } });
     let (rows, next) = search(square, call, range, after).await?;
-    Ok((square.seen(&rows, false)?, next))
+    Ok((square.seen(&rows, false), next))
 }
 
 /// A moment as Square's filters want it.

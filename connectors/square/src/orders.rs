@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tandem_contract::{
     Buyer, Call, ConnectorError, ExternalId, LineKind, Location, Sale, SaleLine, SaleRead, SaleState, Seen, Version,
 };
@@ -122,8 +122,6 @@ struct CustomerId {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Payment {
-    id: String,
-    order_id: Option<String>,
     customer_id: Option<String>,
     status: Option<String>,
     reference_id: Option<String>,
@@ -132,7 +130,6 @@ struct Payment {
     total_money: Option<Total>,
     refunded_money: Option<Amount>,
     created_at: Option<DateTime<Utc>>,
-    updated_at: Option<DateTime<Utc>>,
     offline_payment_details: Option<Offline>,
     application_details: Option<Application>,
 }
@@ -161,27 +158,31 @@ struct Application {
     square_product: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Refund {
-    order_id: Option<String>,
-    updated_at: Option<DateTime<Utc>>,
-}
-
-/// What a window tells of an order: which, and when it changed.
+/// A page of what changed in a window. Of a row it only matters which sale it is of and when it changed: nothing else that stands
+/// in it keeps the others from being read.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Changed {
-    id: String,
-    updated_at: Option<DateTime<Utc>>,
+    #[serde(deserialize_with = "or_none")]
+    orders: Vec<Json>,
+    #[serde(deserialize_with = "or_none")]
+    payments: Vec<Json>,
+    #[serde(deserialize_with = "or_none")]
+    refunds: Vec<Json>,
+    cursor: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ChangedOrders {
-    #[serde(deserialize_with = "or_none")]
-    orders: Vec<Changed>,
-    cursor: Option<String>,
+impl Changed {
+    fn rows(self) -> (Vec<Seen>, Option<String>) {
+        let of_money = self.payments.iter().chain(&self.refunds).map(|row| (&row["order_id"], row));
+        let named = self.orders.iter().map(|row| (&row["id"], row)).chain(of_money);
+        let seen = named.filter_map(|(id, row)| {
+            let id = ExternalId::new(id.as_str()?).ok()?;
+            let at = row["updated_at"].as_str().and_then(|text| DateTime::parse_from_rfc3339(text).ok());
+            Some(Seen::Hint { id, version: Version { token: None, updated_at: at.map(|at| at.to_utc()) } })
+        });
+        (seen.collect(), self.cursor)
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -191,33 +192,12 @@ struct Orders {
     orders: Vec<Order>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Payments {
-    #[serde(deserialize_with = "or_none")]
-    payments: Vec<Payment>,
-    cursor: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Refunds {
-    #[serde(deserialize_with = "or_none")]
-    refunds: Vec<Refund>,
-    cursor: Option<String>,
-}
-
 #[derive(Deserialize)]
 struct OnePayment {
     payment: Payment,
 }
 
 type Rows = Result<(Vec<Seen>, Option<String>), ConnectorError>;
-
-fn hint(order: Option<&str>, at: Option<DateTime<Utc>>) -> Option<Seen> {
-    let id = ExternalId::new(order?).ok()?;
-    Some(Seen::Hint { id, version: Version { token: None, updated_at: at } })
-}
 
 /// One page of the orders that changed in a window, or whose payments or refunds did, and how many steps a window has.
 pub async fn changed(
@@ -243,12 +223,8 @@ pub async fn changed(
         if let Some(after) = after {
             body["cursor"] = after.into();
         }
-        let page = square.client.ask::<ChangedOrders>(&Ask::search("orders/search", call.lane, body)).await;
-        let rows = page.map(|page| {
-            let seen = page.orders.iter().filter_map(|order| hint(Some(&order.id), order.updated_at)).collect();
-            (seen, page.cursor)
-        });
-        return Ok((rows, steps));
+        let page = square.client.ask::<Changed>(&Ask::search("orders/search", call.lane, body)).await;
+        return Ok((page.map(Changed::rows), steps));
     }
     let ask = |path: &str| {
         Ask::get(path, call.lane)
@@ -259,20 +235,11 @@ pub async fn changed(
             .query("limit", "100")
             .after(after)
     };
-    let rows = match locations.get(step - groups.len()) {
-        Some(location) => {
-            let page = square.client.ask::<Payments>(&ask("payments").query("location_id", &location.id)).await;
-            page.map(|page| {
-                let seen = page.payments.iter().filter_map(|one| hint(one.order_id.as_deref(), one.updated_at));
-                (seen.collect(), page.cursor)
-            })
-        }
-        None => square.client.ask::<Refunds>(&ask("refunds")).await.map(|page| {
-            let seen = page.refunds.iter().filter_map(|one| hint(one.order_id.as_deref(), one.updated_at));
-            (seen.collect(), page.cursor)
-        }),
+    let ask = match locations.get(step - groups.len()) {
+        Some(location) => ask("payments").query("location_id", &location.id),
+        None => ask("refunds"),
     };
-    Ok((rows, steps))
+    Ok((square.client.ask::<Changed>(&ask).await.map(Changed::rows), steps))
 }
 
 /// Sales by id, in the order asked.
