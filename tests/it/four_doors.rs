@@ -73,6 +73,16 @@ fn four_vendors_are_served_connected_and_told_of_at_their_own_addresses() {
     // Pipedrive signs nothing: only who knows the whole address and the password is believed.
     let all = connections();
     let pipedrive = all.iter().find(|connection| connection["name"] == "pipedrive").unwrap();
+    // The weaker a guarantee, the more it has to be said.
+    let guarantee = |name: &str| {
+        let connection = all.iter().find(|connection| connection["name"] == name).unwrap();
+        connection["guarantee"].as_str().unwrap().to_owned()
+    };
+    let weaker = guarantee("pipedrive");
+    assert!(weaker.contains("deal: checked afterwards") && weaker.contains("contact: best effort"), "{weaker}");
+    assert!(guarantee("square").starts_with("compare-and-swap"), "{}", guarantee("square"));
+    let listed = place.run_ok(&["connection", "list"]);
+    assert!(listed.contains(&weaker), "{listed}");
     let address = pipedrive["webhook_url"].as_str().unwrap();
     let (door, segment) = address.rsplit_once('/').unwrap();
     assert!(door.ends_with("/webhooks/pipedrive") && segment.len() == 32, "{address}");

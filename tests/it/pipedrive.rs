@@ -475,6 +475,45 @@ async fn every_call_costs_its_published_tokens_and_the_budget_is_kept() {
     assert!(matches!(company.read(4_001).await, Fetched::Found(_)), "people go on");
 }
 
+/// The tokens are the whole company's: with fewer of them a day we look more seldom, and the operator is told how often.
+/// Source: <https://pipedrive.readme.io/docs/core-api-concepts-rate-limiting>.
+#[tokio::test(start_paused = true)]
+async fn the_smaller_the_budget_the_longer_between_two_polls_and_the_operator_is_told() {
+    let with = |daily_budget: u64, poll: Option<u64>| {
+        company(
+            Settings::default(),
+            Kind::Deal,
+            |router| router,
+            |options| {
+                options.daily_budget = daily_budget;
+                options.poll = poll.map(Duration::from_secs);
+            },
+        )
+    };
+    let period = |company: &Company, name: &str| {
+        company.connector.streams().into_iter().find(|stream| stream.name == name).unwrap().period.as_secs()
+    };
+    let seconds = [0, 5_000, 30_000, 300_000, 3_000_000, u64::MAX].map(|b| period(&with(b, None), "deal.changes"));
+    assert!(seconds.is_sorted_by(|few, more| few >= more), "{seconds:?}");
+    assert_eq!((seconds[0], seconds[5]), (3_600, 5), "within bounds, whatever somebody writes there");
+    for (budget, seconds) in [(5_000, seconds[1]), (30_000, seconds[2]), (300_000, seconds[3])] {
+        assert!(seconds > 5 && seconds < 3_600, "{budget}: {seconds} s");
+        // A list is ten tokens: of deals, of persons, and at every tenth round twenty for what lies in the archive.
+        let spent = 86_400 * 22 / seconds;
+        assert!(spent * 100 <= budget * 40, "{budget}: {spent} tokens a day go to polls every {seconds} s");
+        assert_eq!(period(&with(budget, None), "deal.shelved"), 10 * seconds, "what changes seldom");
+    }
+    let told = async |company: Company| {
+        let items = company.connector.check().await.unwrap().items;
+        items.into_iter().find(|item| item.name == "polling").unwrap().detail
+    };
+    let detail = told(with(30_000, None)).await;
+    assert_eq!(detail, format!("every {} s, for 40 % of 30000 tokens a day (daily_budget)", seconds[2]));
+    assert_eq!(period(&with(30_000, Some(7)), "deal.changes"), 7, "the operator has the last word");
+    let detail = told(with(30_000, Some(7))).await;
+    assert!(detail.starts_with("every 7 s (poll_seconds)"), "{detail}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_spent_day_stops_and_a_spent_window_only_waits() {
     let company = company(Settings { daily_tokens: 25, ..Settings::default() }, Kind::Deal, |router| router, |_| {});

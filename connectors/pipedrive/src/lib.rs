@@ -165,10 +165,11 @@ impl Pipedrive {
         self
     }
 
+    /// Time between two polls: what they cost in a day is the share of the budget that is theirs, or less.
     fn period(&self) -> Duration {
         self.options.poll.unwrap_or_else(|| {
-            let tokens = self.options.budget().max(1) * Self::POLLING_SHARE / 100;
-            let seconds = 86_400 * changes::round_cost(&self.kinds()) / tokens.max(1);
+            let tokens = self.options.budget().saturating_mul(Self::POLLING_SHARE) / 100;
+            let seconds = (86_400 * changes::round_cost(&self.kinds())).div_ceil(tokens.max(1));
             Duration::from_secs(seconds.clamp(5, 3_600))
         })
     }

@@ -63,6 +63,17 @@ pub async fn check(pipedrive: &Pipedrive) -> Result<Identity, ConnectorError> {
             }
         },
     });
+    let (seconds, budget) = (pipedrive.period().as_secs(), pipedrive.options.daily_budget);
+    items.push(CheckItem {
+        name: "polling".into(),
+        ok: true,
+        detail: match pipedrive.options.poll {
+            Some(_) => format!("every {seconds} s (poll_seconds), whatever that costs of {budget} tokens a day"),
+            None => {
+                format!("every {seconds} s, for {} % of {budget} tokens a day (daily_budget)", Pipedrive::POLLING_SHARE)
+            }
+        },
+    });
     let login = pipedrive.options.webhook_login.is_some();
     items.push(CheckItem {
         name: "webhooks".into(),
