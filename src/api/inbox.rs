@@ -9,7 +9,6 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, Method, StatusCode, Uri},
 };
-use subtle::ConstantTimeEq;
 use tandem_contract::{WebhookError, WebhookRequest};
 use tokio::sync::{mpsc, oneshot};
 
@@ -17,7 +16,7 @@ use super::{Door, problem::Problem};
 use crate::{
     model::Name,
     store::{Commit, Op, StoreError, sql::SqlStore},
-    sync::intake::marks_of,
+    sync::{connection::is_own_address, intake::marks_of},
 };
 
 /// Deliveries stored in one go.
@@ -134,13 +133,10 @@ async fn take(
     let installation = &door.0.installation;
     let name: Name = name.parse().map_err(|_| Problem::not_found("connection"))?;
     let connection = installation.connections.get(&name).ok_or_else(|| Problem::not_found("connection"))?;
-    if let Some(expected) = &connection.hook_segment {
-        let is_it = segment.is_some_and(|segment| segment.as_bytes().ct_eq(expected.as_bytes()).into());
-        if !is_it {
-            tracing::warn!(connection.name = %name, "a webhook is refused: it came to another address than the connection's own");
-            let text = "this is not the connection's whole address: `tandem connection list` prints it";
-            return Err(Problem::new(StatusCode::UNAUTHORIZED, "webhook_refused", text));
-        }
+    if !is_own_address(connection.hook_segment.as_deref(), segment) {
+        tracing::warn!(connection.name = %name, "a webhook is refused: it came to another address than the connection's own");
+        let text = "this is not the connection's whole address: `tandem connection list` prints it";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "webhook_refused", text));
     }
     // Behind a proxy the address the vendor signed is the public one.
     let path = uri.path_and_query().map_or("/", |path| path.as_str());

@@ -6,6 +6,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use subtle::ConstantTimeEq;
 use tandem_contract::{Connector, Kind, Record, Value};
 use url::Url;
 
@@ -44,6 +45,13 @@ impl Filter {
                 && among(&self.owners, property("owner", 0))
                 && self.created_since.is_none_or(|since| record.created_at.is_none_or(|made| made >= since)))
     }
+}
+
+/// Whether a webhook came to a connection's whole address. Where the vendor signs nothing its end is `ours`, which nobody guesses.
+#[must_use]
+pub fn is_own_address(ours: Option<&str>, given: Option<&str>) -> bool {
+    let is_it = |ours: &str| given.is_some_and(|given| given.as_bytes().ct_eq(ours.as_bytes()).into());
+    ours.is_none_or(is_it)
 }
 
 /// Everything the engine knows of a connection that does not change while it runs.
