@@ -39,7 +39,8 @@ impl Item {
     /// [`ConnectorError::Malformed`] for anything else: what it holds is not known to be empty then.
     pub fn object(&self, name: &str) -> Result<Item, ConnectorError> {
         match self.raw(name) {
-            None | Some("null") => Ok(Item::default()),
+            // An empty list is how some languages write an empty object.
+            None | Some("null" | "[]") => Ok(Item::default()),
             Some(raw) => serde_json::from_str(raw).map_err(|_| ConnectorError::Malformed { path: name.into() }),
         }
     }
@@ -235,5 +236,7 @@ mod tests {
             "the vendor's answer does not parse at `custom_fields`"
         );
         assert!(item.object("other").is_ok());
+        let empty: Item = serde_json::from_str(r#"{"custom_fields": []}"#).unwrap_or_default();
+        assert!(empty.object("custom_fields").is_ok());
     }
 }
