@@ -44,6 +44,10 @@ impl From<StoreError> for CheckoutError {
     }
 }
 
+fn today(till: &Connection, now: DateTime<Utc>) -> NaiveDate {
+    now.with_timezone(&till.account.timezone).date_naive()
+}
+
 /// Starts a checkout, and remembers whose it is before anybody can pay it unnoticed: the sale names the opportunity itself as
 /// well. Asked for again with the same wish it is the same checkout.
 ///
@@ -61,9 +65,13 @@ pub async fn start(
     let Some(LocalRecord::Deal(deal)) = found.filter(|record| !record.is_deleted()) else {
         return Err(EditError::NotFound("opportunity").into());
     };
-    let price = wish.price.or(deal.value).filter(|price| price.minor > 0);
-    let price =
-        price.ok_or_else(|| EditError::from(Invalid::new("price", "is missing, and the opportunity has no value")))?;
+    let price = match (wish.price, deal.value) {
+        (Some(price), _) | (None, Some(price)) if price.minor > 0 => price,
+        (Some(_), _) => return Err(EditError::from(Invalid::new("price", "must be more than nothing")).into()),
+        (None, _) => {
+            return Err(EditError::from(Invalid::new("price", "is missing, and the opportunity has no value")).into());
+        }
+    };
     let (mut buyer, mut email) = (None, None);
     if let Some(contact) = deal.contact {
         let pairs = store.pairs(account, &till.name, Kind::Contact, By::Local(&[contact])).await?;
@@ -83,9 +91,19 @@ pub async fn start(
         location: wish.location,
         buyer,
         email,
-        due_on: wish.due_on,
+        due_on: wish.due_on.or_else(|| (wish.by == CheckoutBy::Invoice).then(|| today(till, now))),
     };
-    let checkout = till.connector.checkout(Call { lane: Lane::Interactive }, &new).await?;
+    // What it says may change meanwhile; asked for again it says what it said first, or the till takes it for another.
+    let connection = till.name.clone();
+    let keep = Op::KeepCheckout { connection, new: new.clone(), asked_at: now };
+    store.commit(&Commit { account: account.clone(), fence: None, ops: vec![keep] }).await?;
+    let new = store.checkout(account, &till.name, &new.key).await?.unwrap_or(new);
+    let started = till.connector.checkout(Call { lane: Lane::Interactive }, &new).await;
+    if let Err(ConnectorError::Rejected { .. } | ConnectorError::Forbidden(_)) = &started {
+        let forget = Op::DropCheckout { connection: till.name.clone(), key: new.key.clone() };
+        store.commit(&Commit { account: account.clone(), fence: None, ops: vec![forget] }).await?;
+    }
+    let checkout = started?;
     let stored = store.evidence(account, &till.name, std::slice::from_ref(&checkout.sale)).await?.pop();
     if let Some(known) = stored.filter(|known| known.opportunity.is_some()) {
         return Ok((known, checkout.url));

@@ -262,7 +262,7 @@ pub fn webhook_bodies(body: &[u8]) {
     let (secret, nothing) = (Secret::new(SECRET.to_owned()), answer(200, HeaderMap::new(), b"{}"));
     let headers = |pairs: &[(&'static str, String)]| -> HeaderMap {
         let pair = |(name, value): &(&'static str, String)| {
-            (HeaderName::from_static(*name), HeaderValue::try_from(value.as_str()).expect("a header"))
+            (HeaderName::from_static(name), HeaderValue::try_from(value.as_str()).expect("a header"))
         };
         pairs.iter().map(pair).collect()
     };

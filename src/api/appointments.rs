@@ -2,7 +2,7 @@
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, Query, State, rejection::JsonRejection},
+    extract::{State, rejection::JsonRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -14,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Door,
     auth::Caller,
+    extract::{Path, Query},
     opportunities::{Page, id, parsed},
     problem::Problem,
 };

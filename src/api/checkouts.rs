@@ -2,7 +2,7 @@
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, State, rejection::JsonRejection},
+    extract::{State, rejection::JsonRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use super::{
     Door,
     auth::Caller,
+    extract::Path,
     opportunities::{id, parsed},
     problem::Problem,
 };

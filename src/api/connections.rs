@@ -2,7 +2,7 @@
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, Query, State, rejection::JsonRejection},
+    extract::{State, rejection::JsonRejection},
     http::StatusCode,
 };
 use chrono::{DateTime, Utc};
@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::{
     Door,
     auth::Caller,
+    extract::{Path, Query},
     opportunities::{Page, PageQuery, parsed},
     problem::Problem,
     values,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, Query, State, rejection::JsonRejection},
+    extract::{State, rejection::JsonRejection},
     http::{HeaderMap, StatusCode},
     response::Response,
 };
@@ -17,12 +17,14 @@ use utoipa::ToSchema;
 use super::{
     Door,
     auth::Caller,
+    extract::{Path, Query},
+    linked::{ExternalIdView, by_record, external_ids, sync_state},
     opportunities::{Page, PageQuery, id, if_match, parsed, versioned},
     problem::Problem,
     values,
 };
 use crate::{
-    model::{Contact, LocalRecord, Name, RecordId},
+    model::{Contact, Link, LocalRecord, Name, RecordId},
     store::SyncStore,
 };
 
@@ -41,11 +43,15 @@ pub struct ContactView {
     custom: BTreeMap<String, Json>,
     /// How many opportunities it has (VX-09).
     opportunity_count: u64,
+    /// The same record at vendors.
+    external_ids: Vec<ExternalIdView>,
+    /// As an opportunity's, but for `quarantined`.
+    sync_state: String,
     updated_at: DateTime<Utc>,
 }
 
 impl ContactView {
-    fn new(contact: Contact, opportunity_count: u64) -> Self {
+    fn new(contact: Contact, opportunity_count: u64, links: &[&Link]) -> Self {
         Self {
             id: contact.id.to_string(),
             version: contact.version,
@@ -57,6 +63,8 @@ impl ContactView {
             owner: contact.owner,
             custom: contact.custom.iter().map(|(name, value)| (name.clone(), values::plain(value))).collect(),
             opportunity_count,
+            external_ids: external_ids(links),
+            sync_state: sync_state(false, links).into(),
             updated_at: contact.updated_at,
         }
     }
@@ -64,14 +72,16 @@ impl ContactView {
 
 async fn views(door: &Door, account: &Name, contacts: Vec<Contact>) -> Result<Vec<ContactView>, Problem> {
     let ids: Vec<RecordId> = contacts.iter().map(|contact| contact.id).collect();
-    let counts = door.0.installation.store.opportunity_counts(account, &ids).await?;
-    let counts: BTreeMap<RecordId, u64> = counts.into_iter().collect();
-    let count = |id: &RecordId| counts.get(id).copied().unwrap_or(0);
-    Ok(contacts
-        .into_iter()
-        .map(|contact| (count(&contact.id), contact))
-        .map(|(n, one)| ContactView::new(one, n))
-        .collect())
+    let store = &door.0.installation.store;
+    let counts: BTreeMap<RecordId, u64> = store.opportunity_counts(account, &ids).await?.into_iter().collect();
+    let links = store.links_of(account, Kind::Contact, &ids).await?;
+    let links = by_record(&links);
+    let view = |contact: Contact| {
+        let count = counts.get(&contact.id).copied().unwrap_or(0);
+        let links = links.get(&contact.id).map_or(&[][..], Vec::as_slice);
+        ContactView::new(contact, count, links)
+    };
+    Ok(contacts.into_iter().map(view).collect())
 }
 
 async fn answer(door: &Door, account: &Name, status: StatusCode, id: RecordId) -> Result<Response, Problem> {

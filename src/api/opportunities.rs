@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, Query, State, rejection::JsonRejection},
+    extract::{State, rejection::JsonRejection},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -14,9 +14,16 @@ use serde_json::{Map, Value as Json};
 use tandem_contract::Kind;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Door, auth::Caller, problem::Problem, values};
+use super::{
+    Door,
+    auth::Caller,
+    extract::{Path, Query},
+    linked::{ExternalIdView, by_record, external_ids, sync_state},
+    problem::Problem,
+    values,
+};
 use crate::{
-    model::{HoldKind, Link, LinkState, LocalRecord, Name, Opportunity, Pipeline, RecordId},
+    model::{Link, LocalRecord, Name, Opportunity, Pipeline, RecordId},
     store::{SyncStore, sql::SqlStore},
 };
 
@@ -27,17 +34,6 @@ pub struct MoneyView {
     minor: i64,
     /// ISO 4217 code.
     currency: String,
-}
-
-/// The same record at a vendor.
-#[derive(Serialize, ToSchema)]
-pub struct ExternalIdView {
-    /// Which connection.
-    connection: String,
-    /// Which kind of record.
-    kind: String,
-    /// The vendor's id.
-    id: String,
 }
 
 /// An opportunity, as the export prints it.
@@ -100,32 +96,10 @@ impl OpportunityView {
             closed_at: deal.position.closed_at,
             transition_seen_at: deal.transition_seen_at,
             lost_reason: deal.position.lost_reason.clone(),
-            external_ids: links
-                .iter()
-                .map(|link| ExternalIdView {
-                    connection: link.connection.to_string(),
-                    kind: link.kind.to_string(),
-                    id: link.external.to_string(),
-                })
-                .collect(),
+            external_ids: external_ids(links),
             sync_state: sync_state(deal.quarantined, links).into(),
             updated_at: deal.updated_at,
         }
-    }
-}
-
-/// How a record stands with the vendors, in one word: the worst of its links.
-fn sync_state(quarantined: bool, links: &[&Link]) -> &'static str {
-    let held = |kind: HoldKind| links.iter().any(|link| link.holds.values().any(|hold| hold.kind == kind));
-    match links.iter().map(|link| link.state).find(|state| *state != LinkState::Linked) {
-        _ if quarantined => "quarantined",
-        _ if links.is_empty() => "local",
-        _ if held(HoldKind::Ask) => "conflict",
-        _ if held(HoldKind::Frozen) => "frozen",
-        _ if held(HoldKind::Parked) => "parked",
-        _ if held(HoldKind::Guarded) => "held",
-        Some(state) => state.as_str(),
-        None => "synced",
     }
 }
 
@@ -138,15 +112,9 @@ pub async fn views(
     let pipelines = store.pipelines(account).await?;
     let ids: Vec<RecordId> = deals.iter().map(|deal| deal.id).collect();
     let links = store.links_of(account, Kind::Deal, &ids).await?;
-    let mut by_record: BTreeMap<RecordId, Vec<&Link>> = BTreeMap::new();
-    for link in &links {
-        by_record.entry(link.local).or_default().push(link);
-    }
-    let none = Vec::new();
-    Ok(deals
-        .iter()
-        .map(|deal| OpportunityView::new(account, deal, by_record.get(&deal.id).unwrap_or(&none), &pipelines))
-        .collect())
+    let links = by_record(&links);
+    let of = |deal: &Opportunity| links.get(&deal.id).map_or(&[][..], Vec::as_slice);
+    Ok(deals.iter().map(|deal| OpportunityView::new(account, deal, of(deal), &pipelines)).collect())
 }
 
 /// An opportunity with the fields the export leaves out.
@@ -210,8 +178,7 @@ pub struct Page<T: ToSchema> {
 
 /// The body of a request, or a refusal that says where it does not parse.
 pub fn parsed<T>(body: Result<JsonBody<T>, JsonRejection>) -> Result<T, Problem> {
-    body.map(|JsonBody(asked)| asked)
-        .map_err(|rejection| Problem::new(rejection.status(), "bad_request", rejection.body_text()))
+    body.map(|JsonBody(asked)| asked).map_err(Problem::from)
 }
 
 /// The id in a path.

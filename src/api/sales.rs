@@ -2,7 +2,7 @@
 
 use axum::{
     Json as JsonBody,
-    extract::{Path, Query, State, rejection::JsonRejection},
+    extract::{State, rejection::JsonRejection},
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Door,
     auth::Caller,
+    extract::{Path, Query},
     opportunities::{Page, parsed},
     problem::Problem,
 };

@@ -1,7 +1,7 @@
 //! `tandem demo`: a clinic with two CRMs, a till and its medical records, and people at work in all of them; without an account
 //! anywhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::json;
@@ -276,12 +276,16 @@ async fn linked(
     links.into_iter().find(|link| link.connection.as_str() == connection).map(|link| link.external.to_string())
 }
 
-/// Opportunities of those who have one open.
+/// Opportunities of those who have one open, and an address by which every system knows them.
 async fn lonely(installation: &Installation, account: &Name) -> Option<Vec<Opportunity>> {
+    let contacts = installation.store.contacts(account, None, 500).await.ok()?;
+    let known: BTreeSet<RecordId> =
+        contacts.into_iter().filter(|contact| contact.email.is_some()).map(|contact| contact.id).collect();
     let all = installation.store.opportunities(account, None, 500).await.ok()?;
     let open: Vec<&Opportunity> = all.iter().filter(|deal| deal.position.status == Status::Open).collect();
     let lonely = |deal: &&&Opportunity| {
-        deal.contact.is_some() && open.iter().filter(|other| other.contact == deal.contact).count() == 1
+        deal.contact.is_some_and(|contact| known.contains(&contact))
+            && open.iter().filter(|other| other.contact == deal.contact).count() == 1
     };
     Some(open.iter().filter(lonely).map(|deal| (*deal).clone()).collect())
 }

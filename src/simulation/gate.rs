@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use tandem_contract::{
-    Cursor, ExternalId, HttpRequest, HttpResponse, Kind, RouterTransport, Transport, TransportError,
+    Cursor, ExternalId, HttpRequest, HttpResponse, Kind, NewCheckout, RouterTransport, Transport, TransportError,
 };
 use tokio::sync::Notify;
 
@@ -334,6 +334,10 @@ impl SyncStore for GatedStore {
     async fn evidence_for(&self, account: &Name, opportunity: RecordId) -> Stored<Vec<Evidence>> {
         self.read("evidence_for").await?;
         self.inner.evidence_for(account, opportunity).await
+    }
+    async fn checkout(&self, account: &Name, connection: &Name, key: &str) -> Stored<Option<NewCheckout>> {
+        self.read("checkout").await?;
+        self.inner.checkout(account, connection, key).await
     }
     async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Stored<Vec<Visit>> {
         self.read("visits").await?;

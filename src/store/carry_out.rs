@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use chrono::TimeDelta;
 use sqlx::QueryBuilder;
 use tandem_contract::Kind;
 
@@ -10,6 +11,9 @@ use super::{
     sql::{ROWS, Tx, json, on_tx, parse, refused},
 };
 use crate::model::{Failure, LocalRecord, ids::IntentId};
+
+/// How long what a checkout was asked for as is kept.
+const CHECKOUTS: TimeDelta = TimeDelta::days(90);
 
 /// What makes two operations of one kind touch the same row; `None` for operations that are carried out one by one.
 fn row_of(op: &Op) -> Option<(u8, String)> {
@@ -472,6 +476,29 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), S
             if hit == 0 {
                 return Err(StoreError::Outdated(format!("sale {}", evidence.id())));
             }
+        }
+        Op::KeepCheckout { connection, new, asked_at } => {
+            run!(
+                "INSERT INTO checkout (account, connection, wish, asked_at, body) VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (account, connection, wish) DO NOTHING",
+                connection.as_str(),
+                new.key.as_str(),
+                asked_at,
+                json(new)?
+            )?;
+            // Nobody pays by it any more.
+            run!(
+                "DELETE FROM checkout WHERE account = $1 AND connection = $2 AND asked_at < $3",
+                connection.as_str(),
+                *asked_at - CHECKOUTS
+            )?;
+        }
+        Op::DropCheckout { connection, key } => {
+            run!(
+                "DELETE FROM checkout WHERE account = $1 AND connection = $2 AND wish = $3",
+                connection.as_str(),
+                key.as_str()
+            )?;
         }
         Op::PutVisit(visit) => {
             let hit = run!(

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tandem_contract::{
-    Cursor, ExternalId, Kind,
+    Cursor, ExternalId, Kind, NewCheckout,
     planted::{self, Bug},
 };
 
@@ -49,6 +49,7 @@ struct State {
     guards: BTreeMap<(Owned, String), GuardEvent>,
     evidence: BTreeMap<(Owned, ExternalId), Evidence>,
     visits: BTreeMap<(Owned, ExternalId), Visit>,
+    checkouts: BTreeMap<(Owned, String), NewCheckout>,
     leases: BTreeMap<i64, (String, i64, DateTime<Utc>)>,
 }
 
@@ -280,6 +281,13 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
             }
             put!(state, undo, visits, key, visit);
         }
+        Op::KeepCheckout { connection, new, .. } => {
+            let key = (owned(&connection), new.key.clone());
+            if !state.checkouts.contains_key(&key) {
+                put!(state, undo, checkouts, key, new);
+            }
+        }
+        Op::DropCheckout { connection, key } => drop(take!(state, undo, checkouts, (owned(&connection), key))),
         Op::PutGuard(event) => put!(state, undo, guards, (owned(&event.connection), event.class.clone()), event),
     }
     Ok(())
@@ -507,6 +515,11 @@ impl SyncStore for MemoryStore {
         let all =
             state.evidence.iter().filter(|(((a, _), _), one)| a == account && one.opportunity == Some(opportunity));
         Ok(all.map(|(_, one)| one.clone()).collect())
+    }
+
+    async fn checkout(&self, account: &Name, connection: &Name, key: &str) -> Result<Option<NewCheckout>, StoreError> {
+        let owned = (account.clone(), connection.clone());
+        Ok(self.lock().checkouts.get(&(owned, key.to_owned())).cloned())
     }
 
     async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Result<Vec<Visit>, StoreError> {

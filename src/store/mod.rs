@@ -20,7 +20,7 @@ pub use connection::change_connection;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use tandem_contract::{Cursor, ExternalId, Kind};
+use tandem_contract::{Cursor, ExternalId, Kind, NewCheckout};
 
 use crate::model::{
     Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, Key, Link, LocalRecord,
@@ -198,6 +198,22 @@ pub enum Op {
     PutEvidence(Evidence),
     /// Stores a visit, its version already raised.
     PutVisit(Visit),
+    /// Keeps what a checkout is asked for as, unless that is kept already: the first word stands.
+    KeepCheckout {
+        /// At which till.
+        connection: Name,
+        /// What is asked for.
+        new: NewCheckout,
+        /// When.
+        asked_at: DateTime<Utc>,
+    },
+    /// Drops it: the till would not have it.
+    DropCheckout {
+        /// At which till.
+        connection: Name,
+        /// Its key.
+        key: String,
+    },
 }
 
 /// Operations on one account that happen together.
@@ -322,6 +338,9 @@ pub trait SyncStore: Send + Sync {
 
     /// The sales that are evidence for an opportunity, in order of till and id.
     async fn evidence_for(&self, account: &Name, opportunity: RecordId) -> Result<Vec<Evidence>, StoreError>;
+
+    /// What the checkout of this key was first asked for as.
+    async fn checkout(&self, account: &Name, connection: &Name, key: &str) -> Result<Option<NewCheckout>, StoreError>;
 
     /// Visits of a calendar, by the vendor's ids.
     async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Result<Vec<Visit>, StoreError>;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use sqlx::{FromRow, QueryBuilder, postgres::PgRow, sqlite::SqliteRow};
-use tandem_contract::{Cursor, ExternalId, Kind};
+use tandem_contract::{Cursor, ExternalId, Kind, NewCheckout};
 use uuid::Uuid;
 
 use super::{
@@ -314,6 +314,15 @@ impl SyncStore for SqlStore {
         })
         .map_err(refused)?;
         rows.into_iter().map(|(sale, body)| parse("evidence", sale, &body)).collect()
+    }
+
+    async fn checkout(&self, account: &Name, connection: &Name, key: &str) -> Result<Option<NewCheckout>, StoreError> {
+        let row: Option<(String,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT body FROM checkout WHERE account = $1 AND connection = $2 AND wish = $3")
+                .bind(account.as_str()).bind(connection.as_str()).bind(key).fetch_optional(pool).await
+        })
+        .map_err(refused)?;
+        row.map(|(body,)| parse("checkout", key.to_owned(), &body)).transpose()
     }
 
     async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Result<Vec<Visit>, StoreError> {

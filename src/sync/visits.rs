@@ -235,7 +235,7 @@ impl Reconciler {
 
     /// The contact of an opportunity, if it has one.
     async fn contact_of(&self, opportunity: RecordId) -> Result<Vec<RecordId>, StoreError> {
-        let found = self.survivor(Kind::Deal, opportunity).await?;
+        let found = self.heir_of(Kind::Deal, opportunity).await?;
         Ok(found.and_then(|record| record.as_opportunity()?.contact).into_iter().collect())
     }
 

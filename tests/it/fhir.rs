@@ -250,7 +250,11 @@ async fn a_plan_of_treatment_is_found_where_it_is_asked_for_and_told_of() {
         clinic.wait(10).await;
         let mut cursor = Cursor::start();
         for status in [VisitStatus::Accepted, VisitStatus::Cancelled] {
-            assert_eq!(clinic.feed("appointment.plans", &mut cursor).await, [wanted.clone()], "{status:?}");
+            assert_eq!(
+                clinic.feed("appointment.plans", &mut cursor).await,
+                std::slice::from_ref(&wanted),
+                "{status:?}"
+            );
             let VisitRead::Found(read) = clinic.visit(&wanted).await else { panic!("{status:?}") };
             assert_eq!((read.status, read.class), (status, VisitClass::Treatment));
             assert_eq!(read.visitors[0].email.as_deref(), Some("ana@example.com"));

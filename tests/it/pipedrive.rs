@@ -485,7 +485,7 @@ async fn the_smaller_the_budget_the_longer_between_two_polls_and_the_operator_is
             Kind::Deal,
             |router| router,
             |options| {
-                options.daily_budget = daily_budget;
+                options.daily_budget = Some(daily_budget);
                 options.poll = poll.map(Duration::from_secs);
             },
         )
@@ -597,11 +597,11 @@ async fn described(connector: &str, more: &str) -> Result<Vec<Stream>, String> {
 #[tokio::test]
 async fn polls_follow_the_plan_and_its_seats_and_an_explicit_budget_goes_before_them() {
     for (why, more, seconds) in [
-        ("one seat of the smallest plan leaves polls 12,000 tokens, and a round takes 22", "", 158),
-        ("two seats", "seats = 2", 79),
-        ("five seats of twice as much", "plan = \"growth\"\nseats = 5", 15),
+        ("one seat of the smallest plan leaves polls 12,000 tokens, and a round takes 22", "", 159),
+        ("two seats", "seats = 2", 80),
+        ("five seats of twice as much", "plan = \"growth\"\nseats = 5", 16),
         ("not more often than every five seconds", "plan = \"Ultimate\"\nseats = 10", 5),
-        ("what is said goes before what is computed", "plan = \"growth\"\nseats = 5\ndaily_budget = 30000", 158),
+        ("what is said goes before what is computed", "plan = \"growth\"\nseats = 5\ndaily_budget = 30000", 159),
     ] {
         let streams = described("pipedrive", &format!("credentials = {{ api_token = \"t\" }}\n{more}")).await.unwrap();
         let changes = streams.iter().find(|stream| stream.name == "deal.changes").unwrap();

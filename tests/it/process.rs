@@ -191,7 +191,8 @@ request_timeout_seconds = 3
             if Instant::now() > deadline {
                 let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
                 let last: Vec<&str> = log.lines().rev().take(12).collect();
-                panic!("gave up waiting until {what}; the daemon said last\n{}", last.join("\n"));
+                let shown = ["connections", "failures"].map(|list| self.get(&format!("/api/v1/{list}")));
+                panic!("gave up waiting until {what}; {shown:?}; the daemon said last\n{}", last.join("\n"));
             }
             std::thread::park_timeout(Duration::from_millis(20));
         }

@@ -414,6 +414,7 @@ async fn what_the_connector_asks_of_square_and_its_sandbox_answers_is_as_publish
     });
     let read = connector.sales(CALL, &[ExternalId::new(addressed).unwrap()]).await.unwrap();
     assert!(matches!(read.as_slice(), [SaleRead::Found(sale)] if sale.buyers.len() == 1), "{read:?}");
+    seller.clock.sleep(std::time::Duration::from_secs(1)).await;
     say("GET /v2/refunds?sort_order=ASC", Json::Null).await;
     say(&format!("GET /v2/payments/{payment}"), Json::Null).await;
     say("POST /v2/catalog/search", json!({ "object_types": ["ITEM"], "include_deleted_objects": true })).await;

@@ -16,7 +16,7 @@ use tandem::{
         sql::SqlStore,
     },
 };
-use tandem_contract::{Cursor, ExternalId, Kind, Value, Version};
+use tandem_contract::{CheckoutBy, Cursor, ExternalId, Kind, NewCheckout, Value, Version};
 use uuid::Uuid;
 
 use crate::process::postgres;
@@ -137,6 +137,7 @@ behaviours!(
     a_lease_is_taken_once_and_taken_over_when_it_ended,
     the_same_conflict_is_recorded_once,
     a_failure_is_counted_not_repeated,
+    what_a_checkout_was_asked_for_as_first_is_kept,
     accounts_do_not_see_each_other,
 );
 
@@ -167,6 +168,37 @@ mod behaviour {
         assert_eq!(state().await, Some(("500".into(), LinkState::Linked)));
         store.commit(&commit(vec![parted(1, "500")])).await.unwrap();
         assert_eq!(state().await, Some(("500".into(), LinkState::Unlinked)));
+    }
+
+    pub async fn what_a_checkout_was_asked_for_as_first_is_kept(store: Store) {
+        let new = |key: &str, title: &str| NewCheckout {
+            by: CheckoutBy::Invoice,
+            key: key.into(),
+            reference: record(1).to_string(),
+            title: title.into(),
+            minor: 12_500,
+            currency: "USD".into(),
+            location: None,
+            buyer: Some(ExternalId::new("C1").unwrap()),
+            email: Some("ana@example.com".into()),
+            due_on: at(0).date_naive().into(),
+        };
+        let keep = async |new: NewCheckout, asked_at| {
+            let keep = Op::KeepCheckout { connection: name("square"), new, asked_at };
+            store.commit(&commit(vec![keep])).await.unwrap();
+        };
+        let kept = async |key: &str| store.checkout(&name("a"), &name("square"), key).await.unwrap();
+        keep(new("k1", "first"), at(1)).await;
+        keep(new("k1", "second"), at(2)).await;
+        keep(new("k2", "another"), at(2)).await;
+        assert_eq!((kept("k1").await, kept("k3").await), (Some(new("k1", "first")), None));
+        let elsewhere = store.checkout(&name("b"), &name("square"), "k1").await.unwrap();
+        assert_eq!(elsewhere, None);
+        let forget = Op::DropCheckout { connection: name("square"), key: "k1".into() };
+        store.commit(&commit(vec![forget])).await.unwrap();
+        assert_eq!((kept("k1").await, kept("k2").await), (None, Some(new("k2", "another"))));
+        keep(new("k1", "second"), at(3)).await;
+        assert_eq!(kept("k1").await, Some(new("k1", "second")));
     }
 
     pub async fn opportunities_are_found_by_the_contact_they_have_now(store: Store) {

@@ -1,67 +1,56 @@
 //! A vendor that stumbles over one record: its value makes the vendor fail, or what it says of it cannot be read. The others go
 //! on, and people are told which one it is.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
+use axum::{
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::{Method, StatusCode},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+};
 use serde_json::json;
 use tandem::store::SyncStore;
-use tandem_contract::{HttpRequest, HttpResponse, Kind, RouterTransport, Transport, TransportError};
+use tandem_contract::Kind;
 use tandem_hubspot::sandbox as hubspot;
 use tandem_pipedrive::sandbox::{Change, Faults};
 
 use crate::two_crms::{Both, properties};
 
-/// What the vendor answers instead, if it stumbles over a request.
-type Rule = Box<dyn Fn(&HttpRequest) -> Option<(u16, &'static str)> + Send>;
+/// What the vendor answers instead, if it stumbles over a request: its method, path and body.
+type Rule = Box<dyn Fn(&Method, &str, &str) -> Option<(u16, &'static str)> + Send>;
 
-struct Stumbling {
-    vendor: RouterTransport,
-    rule: Arc<Mutex<Rule>>,
-}
-
-#[async_trait]
-impl Transport for Stumbling {
-    async fn send(&self, request: HttpRequest, timeout: Duration) -> Result<HttpResponse, TransportError> {
-        let stumble = (self.rule.lock().unwrap())(&request);
-        match stumble {
-            Some((status, body)) => Ok(HttpResponse {
-                status: status.try_into().unwrap(),
-                headers: [("content-type".parse().unwrap(), "application/json".parse().unwrap())].into_iter().collect(),
-                body: body.into(),
-            }),
-            None => self.vendor.send(request, timeout).await,
-        }
+/// Stands between the connector and Pipedrive.
+async fn stumble(State(rule): State<Arc<Mutex<Rule>>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap();
+    let answer = (rule.lock().unwrap())(&parts.method, parts.uri.path(), &String::from_utf8_lossy(&body));
+    match answer {
+        Some((status, text)) => (StatusCode::from_u16(status).unwrap(), text).into_response(),
+        None => next.run(Request::from_parts(parts, Body::from(body))).await,
     }
 }
 
-fn says(request: &HttpRequest, word: &str) -> bool {
-    request.method != "GET" && String::from_utf8_lossy(&request.body).contains(word)
-}
-
 fn never() -> Rule {
-    Box::new(|_| None)
+    Box::new(|_, _, _| None)
 }
 
 /// Whatever is to be written of a poisoned record.
 fn answers(status: u16, body: &'static str) -> Rule {
-    Box::new(move |request| says(request, "Poison").then_some((status, body)))
+    Box::new(move |method, _, said| (method != Method::GET && said.contains("Poison")).then_some((status, body)))
 }
 
 /// The changelog of one deal.
 fn unreadable(deal: u64) -> Rule {
-    let path = format!("/deals/{deal}/changelog");
-    Box::new(move |request| {
-        request.url.path().ends_with(&path).then_some((200, r#"{"success":true,"data":"nothing of the kind"}"#))
-    })
+    let changelog = format!("/deals/{deal}/changelog");
+    let odd = r#"{"success":true,"data":"nothing of the kind"}"#;
+    Box::new(move |_, path, _| path.ends_with(&changelog).then_some((200, odd)))
 }
 
 fn two_crms(seed: u64) -> (Both, Arc<Mutex<Rule>>) {
     let rule = Arc::new(Mutex::new(never()));
-    let both = Both::through(seed, |vendor| Arc::new(Stumbling { vendor, rule: rule.clone() }));
+    let both = Both::watched(seed, |router| router.layer(from_fn_with_state(rule.clone(), stumble)));
     both.have_one_pipeline();
     (both, rule)
 }

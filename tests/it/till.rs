@@ -769,7 +769,17 @@ async fn gym_20_a_checkout_carries_its_opportunity_and_paying_it_wins_that_very_
             let (evidence, url) = start().await;
             let url = url.unwrap();
             assert_eq!(start().await, (evidence.clone(), Some(url.clone())), "asked for again it is the same");
+            // Whatever became of the opportunity, and whatever day it is: a second one would be paid twice.
+            shop.rig.sandbox.with(|world| {
+                let renamed = [("dealname".to_owned(), "Ana's second".to_owned() + ", deep")].into();
+                world.update(Kind::Deal, second, &renamed, hubspot::Change::Person).unwrap();
+            });
+            shop.rig.clock.sleep(Duration::from_secs(86_400)).await;
             shop.settle().await;
+            assert_eq!(shop.ours("Ana's second, deep").id, ours);
+            let (again, same) = start().await;
+            assert_eq!((again.sale, same), (evidence.sale.clone(), Some(url.clone())), "and as it was asked for first");
+            assert_eq!(shop.square.with(|world| world.stats.keys_reused), 0);
             assert_eq!(shop.evidence(evidence.sale.as_str()).await.state, EvidenceState::Waiting);
             assert_eq!(shop.stage(second), "qualifiedtobuy");
             shop.square.with(|world| match by {

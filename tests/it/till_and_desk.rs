@@ -222,8 +222,8 @@ fn ax_31_an_appointment_is_made_moved_and_called_off_over_the_api_and_so_it_is_a
     house.refuses("GET", &openings("hubspot", &from), &Json::Null, 422, "connection");
     house.refuses("GET", &openings("emr", &format!("{from}&until={}", at(0))), &Json::Null, 422, "until");
     house.refuses("GET", &openings("emr", &format!("{from}&until={}", at(24 * 32))), &Json::Null, 422, "until");
-    assert_eq!(house.place.ask("GET", &openings("emr", ""), &Json::Null).0, 400);
-    assert_eq!(house.place.ask("GET", &openings("emr", "&from=tomorrow"), &Json::Null).0, 400);
+    house.refuses("GET", &openings("emr", ""), &Json::Null, 400, "bad_request");
+    house.refuses("GET", &openings("emr", "&from=tomorrow"), &Json::Null, 400, "bad_request");
     // What does not fit is refused, and the clinic has no appointment of it.
     let path = |id: &str| format!("/api/v1/opportunities/{id}/appointment");
     let appointment = path(&course);
@@ -282,9 +282,10 @@ fn ax_31_an_appointment_is_made_moved_and_called_off_over_the_api_and_so_it_is_a
     let half_past = iso(began + TimeDelta::hours(72) + TimeDelta::minutes(30));
     assert_eq!((&shown["start"], &shown["end"]), (&json!(at(72)), &json!(half_past)));
     assert_eq!(shown["slot"], Json::Null, "the opening that it had is not the one that it has");
+    assert_eq!(free(""), [first.as_str(), second.as_str()], "and is free again");
     house.until_visit(&course, "starts_at", &at(72));
     // Called off: at the clinic it stays, as cancelled.
-    assert_eq!(house.place.ask("DELETE", &appointment, &Json::Null).0, 400, "which clinic?");
+    house.refuses("DELETE", &appointment, &Json::Null, 400, "bad_request");
     house.refuses("DELETE", &format!("{appointment}?connection=nobody"), &Json::Null, 404, "not_found");
     let at_emr = format!("{appointment}?connection=emr");
     let (status, cancelled) = house.place.ask("DELETE", &at_emr, &Json::Null);

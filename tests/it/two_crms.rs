@@ -11,7 +11,7 @@ use tandem::{
     sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{ExternalId, Hint, Kind, RouterTransport, Secret, Transport};
+use tandem_contract::{ExternalId, Hint, Kind, RouterTransport, Secret};
 use tandem_hubspot::sandbox as hubspot;
 use tandem_pipedrive::{
     Credentials, Options, Pipedrive,

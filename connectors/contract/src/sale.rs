@@ -1,6 +1,7 @@
 //! A sale at the till, read whole: what was sold, what was paid, who bought.
 
 use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::ExternalId;
 
@@ -112,7 +113,8 @@ pub enum SaleRead {
 }
 
 /// How a buyer pays a checkout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CheckoutBy {
     /// A link to a page where they pay now.
     Link,
@@ -121,7 +123,7 @@ pub enum CheckoutBy {
 }
 
 /// A checkout to start at a till: paying it is a sale that carries the reference.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewCheckout {
     /// How it is paid.
     pub by: CheckoutBy,

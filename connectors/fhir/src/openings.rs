@@ -109,6 +109,10 @@ async fn schedules(fhir: &Fhir, call: Call, wanted: &WantedOpenings) -> Result<O
         }
         rows => rows?,
     };
+    // Slots without a schedule that is told of: nothing is known of whose they are.
+    if rows.is_empty() && actors.is_empty() {
+        return Ok(None);
+    }
     let mut schedules = Vec::with_capacity(rows.len());
     for raw in &rows {
         let schedule: Schedule = parse(raw)?;

@@ -1,14 +1,11 @@
 //! A deal, person or anything else of Pipedrive's, as loosely as it is promised: a map of raw JSON, so that numbers keep
 //! every digit and a field that arrives in another shape spoils no other.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use rust_decimal::Decimal;
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value as Json, value::RawValue};
 use tandem_contract::{ConnectorError, ExternalId, Value};
 
@@ -89,60 +86,8 @@ pub struct Row(pub Item);
 
 impl<'de> Deserialize<'de> for Row {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Anything)
-    }
-}
-
-struct Anything;
-
-impl Anything {
-    fn nothing<E>() -> Result<Row, E> {
-        Ok(Row(Item::default()))
-    }
-}
-
-impl<'de> Visitor<'de> for Anything {
-    type Value = Row;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
-        let mut all = BTreeMap::new();
-        while let Some((name, raw)) = map.next_entry::<String, Box<RawValue>>()? {
-            all.insert(name, raw);
-        }
-        Ok(Row(Item(all)))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Row, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Self::nothing()
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<Row, E> {
-        Self::nothing()
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Row, E> {
-        Self::nothing()
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Row, E> {
-        Self::nothing()
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Row, E> {
-        Self::nothing()
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Row, E> {
-        Self::nothing()
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Row, E> {
-        Self::nothing()
+        let raw = Box::<RawValue>::deserialize(from)?;
+        Ok(Self(serde_json::from_str(raw.get()).unwrap_or_default()))
     }
 }
 

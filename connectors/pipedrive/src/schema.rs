@@ -63,14 +63,15 @@ pub async fn check(pipedrive: &Pipedrive) -> Result<Identity, ConnectorError> {
             }
         },
     });
-    let (seconds, budget) = (pipedrive.period().as_secs(), pipedrive.options.daily_budget);
+    let (seconds, budget) = (pipedrive.period().as_secs(), pipedrive.options.budget());
+    let because = if pipedrive.options.daily_budget.is_some() { "daily_budget" } else { "plan, seats" };
     items.push(CheckItem {
         name: "polling".into(),
         ok: true,
         detail: match pipedrive.options.poll {
             Some(_) => format!("every {seconds} s (poll_seconds), whatever that costs of {budget} tokens a day"),
             None => {
-                format!("every {seconds} s, for {} % of {budget} tokens a day (daily_budget)", Pipedrive::POLLING_SHARE)
+                format!("every {seconds} s, for {} % of {budget} tokens a day ({because})", Pipedrive::POLLING_SHARE)
             }
         },
     });

@@ -210,8 +210,12 @@ impl World {
             }
         }
         self.check(kind, &body)?;
-        if kind == "Appointment" && body["status"] == "cancelled" {
-            self.free_slot(id);
+        if kind == "Appointment" {
+            let of = |body: &Json| body["slot"][0]["reference"].clone();
+            let is_given_up = self.resource(kind, id).is_some_and(|known| of(known) != of(&body));
+            if is_given_up || body["status"] == "cancelled" {
+                self.free_slot(id);
+            }
         }
         if kind == "Subscription" && body["status"] == "requested" {
             body["status"] = first_status(&body).into();
