@@ -38,10 +38,10 @@ const CONTACT_MISSING: &str = "the record's contact is not linked yet, see that 
 /// corrected.
 pub(super) const STUMBLES: u32 = 4;
 
-/// What a create says, whether one was sent before, and whether that one said something else.
+/// What a create says, the one that was sent before, and whether that one said something else.
 struct Said {
     rows: BTreeMap<String, crate::model::IntentRow>,
-    again: bool,
+    sent: Option<Intent>,
     anew: bool,
 }
 
@@ -72,8 +72,7 @@ impl Reconciler {
             link: work.link.as_ref(),
             local,
             remote,
-            // What another create of it said is not what this one is compared with.
-            intent: sent.filter(|intent| intent.state == IntentState::Sent && !intent.anew),
+            intent: sent.filter(|intent| intent.state == IntentState::Sent),
             history: work.history.as_ref(),
             answers: &work.answers,
             on_first_link: self.connection.on_first_link,
@@ -661,16 +660,16 @@ impl Reconciler {
         let earlier = decided.work.intent.take();
         let was_held = earlier.as_ref().is_some_and(|intent| intent.state == IntentState::Held);
         if let Some(intent) = &earlier {
-            // Where the marker is unique at the vendor, one of two creates is refused and trying again is safe at once.
-            // Elsewhere what is under way may still land: it is looked for once more when it no longer can.
-            if !self.connection.connector.refuses_twins() && still_open(Some(intent), began) {
+            // Where the vendor refuses the second of two that say the same, trying again is safe at once. Elsewhere, and before
+            // something else is said, what is under way may still land: it is looked for once more when it no longer can.
+            let is_safe = self.connection.connector.refuses_twins() && !intent.anew;
+            if !is_safe && still_open(Some(intent), began) {
                 return self.defer_all(decided, once_closed(intent, began), false);
             }
         }
         let quarantined = local.as_opportunity().is_some_and(|deal| deal.quarantined);
-        let may_land = |intent: &Intent| intent.state.may_have_landed() && !self.connection.connector.refuses_twins();
-        // What was sent and may land as a twin is remembered, however long this waits.
-        let is_remembered = earlier.as_ref().is_some_and(may_land);
+        // What was sent and may land is remembered, however long this waits.
+        let is_remembered = earlier.as_ref().is_some_and(|intent| intent.state.may_have_landed());
         let forget = earlier.as_ref().map(|intent| Op::DropIntent(intent.id));
         if !self.writes() || quarantined || !self.connection.connector.introduces(kind) {
             decided.ops.extend(forget.filter(|_| !(quarantined && is_remembered)));
@@ -689,13 +688,13 @@ impl Reconciler {
         }
         // What may have landed already is said again as it was: then whatever is found there of it is ours.
         let sent = earlier.filter(|intent| intent.state == IntentState::Sent);
-        let again = sent.is_some();
         let stumbles = tries(&decided.work.dirty) >= STUMBLES && !still_open(sent.as_ref(), began);
-        if let Some(Intent { rows, anew: false, .. }) = sent
+        if let Some(Intent { rows, anew: false, .. }) = &sent
             && !stumbles
         {
             decided.ops.extend(forget);
-            return self.send_create(kind, began, local, Said { rows, again, anew: false }, false, decided);
+            let said = Said { rows: rows.clone(), sent, anew: false };
+            return self.send_create(kind, began, local, said, false, decided);
         }
         let mut rows = BTreeMap::new();
         let (mut needs, mut failures) = (Vec::new(), Vec::new());
@@ -732,7 +731,8 @@ impl Reconciler {
             return self.finish_all(decided);
         }
         decided.ops.extend(forget);
-        self.send_create(kind, began, local, Said { rows, again, anew: again }, was_held, decided);
+        let anew = sent.is_some();
+        self.send_create(kind, began, local, Said { rows, sent, anew }, was_held, decided);
     }
 
     /// A write that is planned.
@@ -775,7 +775,12 @@ impl Reconciler {
             marker = format!("{marker}-{tries}");
         }
         let mut intent = self.intent(kind, local.id(), IntentOp::Create { marker }, said.rows, began);
-        (intent.again, intent.anew) = (said.again, said.anew);
+        if let Some(sent) = said.sent {
+            // A process that ends before this one goes out still knows of the other.
+            intent =
+                Intent { state: sent.state, sent_at: sent.sent_at, closes_at: sent.closes_at, again: true, ..intent };
+        }
+        intent.anew = said.anew;
         decided.ops.push(Op::PutIntent(intent.clone()));
         let dirty = std::mem::take(&mut decided.work.dirty);
         decided.outgoing = Some(Outgoing { intent, link: None, local, dirty, was_held });

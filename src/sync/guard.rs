@@ -258,6 +258,8 @@ impl Reconciler {
         let (name, record) = (&self.connection.name, one.local.id());
         let mut ops = Vec::new();
         match &one.intent.op {
+            // It was counted when it went out first.
+            IntentOp::Create { .. } if one.intent.again => return (Some(one), ops),
             IntentOp::Create { .. } => {
                 let still_held = one.was_held && !guard.is_approved(Class::Create, now);
                 if !still_held && !guard.trips(kind, Class::Create, "", now) {

@@ -392,10 +392,13 @@ impl Reconciler {
     /// A write that was not carried out leaves nothing, but for a create that was sent before and may land yet: that one is
     /// remembered.
     fn not_sent(&self, mut intent: Intent, now: DateTime<Utc>) -> Op {
-        if !intent.again || self.connection.connector.refuses_twins() {
+        if !intent.again {
             return Op::DropIntent(intent.id);
         }
-        intent.closes_at = Some(now);
+        // Where nothing was waited for before this one went out, the other one's time is not over.
+        if !self.connection.connector.refuses_twins() {
+            intent.closes_at = Some(now);
+        }
         Op::PutIntent(intent)
     }
 
