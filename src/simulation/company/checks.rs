@@ -119,13 +119,14 @@ impl Company {
                     _ => self.square.iter().flat_map(|one| one.sandbox.with(|world| world.customer_ids())).collect(),
                 };
                 let ids: Vec<ExternalId> = ids.into_iter().filter_map(|id| ExternalId::new(id).ok()).collect();
-                let mut seen: BTreeSet<String> = BTreeSet::new();
+                let mut seen: BTreeMap<String, ExternalId> = BTreeMap::new();
                 for fetched in connection.connector.fetch(CALL, kind, &ids).await.unwrap_or_default() {
                     if let Fetched::Found(record) = fetched
                         && let Some(marker) = record.marker
-                        && !seen.insert(marker.clone())
+                        && let Some(first) = seen.insert(marker.clone(), record.id.clone())
                     {
-                        wrong.push(format!("K3: {}: two {kind}s were made for {marker}", connection.name));
+                        let (name, second) = (&connection.name, record.id);
+                        wrong.push(format!("K3: {name}: {kind}s {first} and {second} were made for {marker}"));
                     }
                 }
             }

@@ -48,7 +48,7 @@ impl Diary {
 }
 
 impl Company {
-    /// People whom every system knows, each with a deal in HubSpot.
+    /// People whom every system knows, each with a deal in HubSpot, or in Pipedrive where there is no HubSpot.
     pub(super) fn furnish(&self, rng: &mut StdRng) {
         for n in 0..rng.random_range(1..5_u32) {
             let (first, last) = (format!("First{n}"), format!("Last{n}"));
@@ -58,13 +58,17 @@ impl Company {
                 text(&[("firstname", &first), ("lastname", &last), ("email", &email), ("phone", &phone)]);
             let deal: BTreeMap<String, String> =
                 text(&[("dealname", &format!("deal {n}")), ("dealstage", "appointmentscheduled"), ("amount", "100")]);
-            self.rig.sandbox.with(|world| {
-                let person = world.create(Kind::Contact, &person, hubspot::Change::Person);
-                let deal = world.create(Kind::Deal, &deal, hubspot::Change::Person);
-                if let (Ok(person), Ok(deal)) = (person, deal) {
-                    world.associate(deal, person, hubspot::Change::Person);
-                }
-            });
+            if self.has_hubspot {
+                self.rig.sandbox.with(|world| {
+                    let person = world.create(Kind::Contact, &person, hubspot::Change::Person);
+                    let deal = world.create(Kind::Deal, &deal, hubspot::Change::Person);
+                    if let (Ok(person), Ok(deal)) = (person, deal) {
+                        world.associate(deal, person, hubspot::Change::Person);
+                    }
+                });
+            } else {
+                self.make_in_pipedrive([&first, &last, &email, &phone], &format!("deal {n}"));
+            }
             if let Some(spoke) = &self.square {
                 let body =
                     json!({ "given_name": first, "family_name": last, "email_address": email, "phone_number": phone });
@@ -106,7 +110,8 @@ impl Company {
             17 => self.merge_in_hubspot(rng, diary),
             18 => self.merge_in_pipedrive(rng, diary),
             19 => self.book(rng, diary).await,
-            12 => self.meet_in_hubspot(diary, &text),
+            12 if self.has_hubspot => self.meet_in_hubspot(diary, &text),
+            12 => self.meet_in_pipedrive(diary, &text),
             13 => self.meet_here(diary, &text).await,
             0..=2 => self.edit_in_hubspot(rng, diary, &text),
             3 | 4 => self.edit_in_pipedrive(rng, diary, &text),
@@ -140,6 +145,27 @@ impl Company {
                 diary.say("HubSpot", deal, "name", text);
             }
         });
+    }
+
+    /// The same in Pipedrive.
+    fn meet_in_pipedrive(&self, diary: &mut Diary, text: &str) {
+        let email = format!("{text}@example.com");
+        if let Some(deal) = self.make_in_pipedrive(["New", text, &email, "+16025550199"], text) {
+            diary.say("Pipedrive", deal, "name", text);
+        }
+    }
+
+    /// A person, by first and last name, e-mail address and telephone number, with a deal.
+    fn make_in_pipedrive(&self, [first, last, email, phone]: [&str; 4], title: &str) -> Option<u64> {
+        self.pipedrive.as_ref()?.sandbox.with(|world| {
+            let person = json!({
+                "name": format!("{first} {last}"),
+                "emails": [{ "value": email, "primary": true }], "phones": [{ "value": phone, "primary": true }],
+            });
+            let person = world.create(Kind::Contact, &person, pipedrive::Change::Person).ok()?;
+            let deal = json!({ "title": title, "value": 100, "person_id": person, "stage_id": self.first_stage });
+            world.create(Kind::Deal, &deal, pipedrive::Change::Person).ok()
+        })
     }
 
     /// The same here.

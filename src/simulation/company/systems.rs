@@ -35,6 +35,10 @@ pub(super) struct Spoke<S> {
 /// Everybody's systems.
 pub(super) struct Company {
     pub(super) rig: Rig,
+    /// False where nobody has HubSpot: then nothing is in it, and it is not connected.
+    pub(super) has_hubspot: bool,
+    /// Where deals begin in Pipedrive's `Sales`.
+    pub(super) first_stage: u64,
     pub(super) pipedrive: Option<Spoke<pipedrive::Sandbox>>,
     pub(super) square: Option<Spoke<square::Sandbox>>,
     pub(super) fhir: Option<Spoke<fhir::Sandbox>>,
@@ -56,11 +60,11 @@ pub(super) fn rules() -> VisitRules {
 }
 
 /// The same faults for every system, from 0 to 1.
-pub(super) fn storm<F: DeserializeOwned + Default>(rng: &mut StdRng, level: f64, late: bool) -> F {
+pub(super) fn storm<F: DeserializeOwned + Default>(rng: &mut StdRng, level: f64) -> F {
     let mut some = |most: f64| if rng.random_bool(0.6) { rng.random_range(0.0..=1.0) * level * most } else { 0.0 };
     let faults = json!({
         "slow": some(1.0), "latency_ms": 12_000, "lost_request": some(0.5), "lost_answer": some(0.7),
-        "late_commit": if late { some(0.7) } else { 0.0 }, "late_ms": 30_000, "too_many": some(0.3),
+        "late_commit": some(0.7), "late_ms": 30_000, "too_many": some(0.3),
         "unavailable_before": some(0.7), "unavailable_after": some(0.7), "truncated": some(0.4),
         "webhook_lost": some(3.0), "webhook_twice": some(2.0), "webhook_late": some(2.0), "webhook_delay_ms": 300_000,
     });
@@ -77,6 +81,8 @@ impl Company {
             .filter(|(_, is_there)| *is_there)
             .map(|(known, _)| name(known))
             .collect();
+        // Somebody has a pipeline: opportunities stand in a CRM's.
+        let has_hubspot = !mix[0] || StdRng::seed_from_u64(seed ^ 0x00ab_5e17).random_bool(0.75);
         let mut account = account("glow_clinic", Profile::Agency);
         if mix[2] {
             account.visit_rules.insert(name("clinic"), rules());
@@ -94,9 +100,8 @@ impl Company {
         rig.audit_every = Duration::from_secs(if feeds_only { 48 * 3_600 } else { 1_800 });
         let beside = |me: &str, connector: Arc<dyn Connector>, text: &str, hook: &str| {
             let mut connection = Connection::clone(&rig.connection);
-            connection.siblings = std::iter::once(rig.name.clone())
-                .chain(names.iter().filter(|other| other.as_str() != me).cloned())
-                .collect();
+            let others = names.iter().filter(|other| other.as_str() != me).cloned();
+            connection.siblings = has_hubspot.then(|| rig.name.clone()).into_iter().chain(others).collect();
             connection.name = name(me);
             connection.connector = connector;
             connection.lenses = mapping::parse(text).unwrap_or_default();
@@ -105,6 +110,7 @@ impl Company {
         };
         let transport =
             |router| Arc::new(GatedTransport { inner: RouterTransport::new(router), gate: rig.gate.clone() });
+        let mut first_stage = 0;
         let pipedrive = mix[0].then(|| {
             let text = include_str!("../../../config/mappings/pipedrive.toml");
             let sandbox = pipedrive::Sandbox::new(pipedrive::Settings::default(), seed, rig.clock.clone());
@@ -113,7 +119,10 @@ impl Company {
                 for (label, stages) in &stages {
                     let stages: Vec<(&str, u8)> =
                         stages.iter().map(|(label, chance)| (label.as_str(), *chance)).collect();
-                    world.add_pipeline(label, &stages);
+                    let (_, made) = world.add_pipeline(label, &stages);
+                    if label == "Sales" {
+                        first_stage = made.first().copied().unwrap_or_default();
+                    }
                 }
             });
             let token =
@@ -166,7 +175,7 @@ impl Company {
             let connection = beside("emr", connector, text, "http://tandem.example.com/webhooks/emr");
             Spoke { sandbox, doorbell: rig.doorbell_of(&connection), connection }
         });
-        Self { rig, pipedrive, square, fhir }
+        Self { rig, has_hubspot, first_stage, pipedrive, square, fhir }
     }
 
     pub(super) fn connections(&self) -> Vec<Arc<Connection>> {
@@ -175,7 +184,12 @@ impl Company {
             self.square.as_ref().map(|spoke| &spoke.connection),
             self.fhir.as_ref().map(|spoke| &spoke.connection),
         ];
-        std::iter::once(&self.rig.connection).chain(others.into_iter().flatten()).cloned().collect()
+        self.has_hubspot
+            .then_some(&self.rig.connection)
+            .into_iter()
+            .chain(others.into_iter().flatten())
+            .cloned()
+            .collect()
     }
 
     /// The connections whose records merge.
@@ -185,7 +199,7 @@ impl Company {
 
     /// Every engine, as after a start of the process.
     pub(super) fn start(&self) -> Vec<JoinHandle<()>> {
-        let mut engines = vec![self.rig.engine_within(LIMITS)];
+        let mut engines: Vec<Engine> = self.has_hubspot.then(|| self.rig.engine_within(LIMITS)).into_iter().collect();
         let doorbells = [
             self.pipedrive.as_ref().map(|spoke| (&spoke.connection, &spoke.doorbell)),
             self.square.as_ref().map(|spoke| (&spoke.connection, &spoke.doorbell)),
@@ -235,21 +249,21 @@ impl Company {
     }
 
     pub(super) fn set_storm(&self, rng: &mut StdRng, level: f64) {
-        let faults = storm(rng, level, true);
+        let faults = storm(rng, level);
         self.rig.sandbox.with(|world| world.faults = faults);
         if let Some(spoke) = &self.pipedrive {
-            let faults = storm(rng, level, true);
+            let faults = storm(rng, level);
             let late_create = if rng.random_bool(0.4) && level > 0.0 { 0.4 } else { 0.0 };
             let late_create_ms = 600_000;
             spoke.sandbox.with(|world| world.faults = pipedrive::Faults { late_create, late_create_ms, ..faults });
         }
         if let Some(spoke) = &self.square {
-            let faults = storm(rng, level, true);
+            let faults = storm(rng, level);
             let between = if rng.random_bool(0.3) && level > 0.0 { 0.3 } else { 0.0 };
             spoke.sandbox.with(|world| world.faults = square::Faults { edited_in_between: between, ..faults });
         }
         if let Some(spoke) = &self.fhir {
-            let faults = storm(rng, level, false);
+            let faults = storm(rng, level);
             spoke.sandbox.with(|world| world.faults = faults);
         }
     }
