@@ -127,7 +127,12 @@ impl Pipedrive {
 
     /// The name of an object's organization; absent where it was not looked up.
     pub(crate) fn organization(&self, item: &Item) -> Value {
-        item.text("org_id").map_or(Value::Null, |id| self.organization_of(&id))
+        let Some(id) = item.text("org_id") else { return Value::Null };
+        match self.organization_of(&id) {
+            // It has one, whose name we may not see: that is not none.
+            Value::Null => Value::Absent,
+            name => name,
+        }
     }
 
     /// The name of the organization of an id; absent where it was not looked up.

@@ -276,7 +276,12 @@ pub async fn find(
             let page = listing.page(pipedrive, call, cursor.as_deref()).await?;
             let (items, next) = made_since(since, page);
             for item in &items {
-                found.put(pipedrive.record(kind, item, &book)?, is_deleted(item));
+                match pipedrive.record(kind, item, &book) {
+                    Ok(record) => found.put(record, is_deleted(item)),
+                    Err(error) if may_carry(item, sought) => return Err(error),
+                    // Somebody else's: it keeps nobody's create waiting.
+                    Err(error) => warn!(%kind, %error, "a row of a list is left out"),
+                }
             }
             cursor = next;
             if cursor.is_none() {
@@ -296,6 +301,12 @@ pub async fn find(
         }
     }
     Ok(sought.iter().map(|one| found.0.get(&one.marker).map(|(.., record)| record.clone())).collect())
+}
+
+/// Whether an object that cannot be read may be one of those that are sought.
+fn may_carry(item: &Item, sought: &[Sought]) -> bool {
+    let fields = item.raw("custom_fields").unwrap_or_default();
+    sought.iter().any(|one| fields.contains(&one.marker))
 }
 
 /// Records by the marker they carry: of several the lowest id, and one that is not deleted before one that is.
