@@ -3,9 +3,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tandem_contract::{
-    Call, ConnectorError, ExternalId, Kind, Lane, NewVisit, NewVisitor, Opening, VisitChange, VisitStatus,
+    Call, ConnectorError, Disposition, ExternalId, Kind, Lane, NewVisit, NewVisitor, Opening, VisitChange, VisitStatus,
     WantedOpenings,
 };
+use tracing::warn;
 
 use crate::{
     edit::EditError,
@@ -40,6 +41,12 @@ pub enum BookingError {
     /// It has one already (AX-34).
     #[error("the opportunity has an appointment already, {0}: move that one, or call it off first")]
     Booked(String),
+    /// It is being made one, or was, and whether that worked is not known yet (AX-34).
+    #[error(
+        "an appointment is being made for the opportunity, or whether it was made is not known yet: ask again, in {} at the latest",
+        wait(.0)
+    )]
+    Busy(TimeDelta),
     /// It has none.
     #[error("the opportunity has no appointment")]
     None,
@@ -59,6 +66,13 @@ const CALL: Call = Call { lane: Lane::Interactive };
 const FAR: TimeDelta = TimeDelta::days(3_650);
 /// The longest an appointment is.
 const LONGEST: TimeDelta = TimeDelta::hours(24);
+
+fn wait(left: &TimeDelta) -> String {
+    match left.num_seconds() {
+        seconds @ ..=90 => format!("{} s", seconds.max(1)),
+        seconds => format!("{} minutes", (seconds + 59) / 60),
+    }
+}
 
 fn check(starts_at: DateTime<Utc>, ends_at: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), EditError> {
     let wrong = |field, why: &str| Err(Invalid::new(field, why).into());
@@ -119,8 +133,8 @@ async fn current(store: &dyn SyncStore, clinic: &Connection, id: RecordId) -> Re
     all.into_iter().rfind(mine).ok_or(BookingError::None)
 }
 
-/// Makes the opportunity's appointment, and the clinic's record of the contact if there is none. Asked for again while it is being
-/// made, it is the same one.
+/// Makes the opportunity's appointment, and the clinic's record of the contact if there is none. One at a time: a second wish is
+/// refused while the first one is under way, and as long as it may still land at a clinic that cannot tell the two to be one.
 ///
 /// # Errors
 /// [`BookingError`].
@@ -132,8 +146,36 @@ pub async fn book(
     now: DateTime<Utc>,
 ) -> Result<Visit, BookingError> {
     check(wish.starts_at, wish.ends_at, now)?;
-    let account = &clinic.account.name;
     let (deal, contact) = opportunity(store, clinic, id).await?;
+    let longest = clinic.connector.push_deadline() + clinic.connector.late_window();
+    let longest = TimeDelta::from_std(longest).unwrap_or(TimeDelta::minutes(10));
+    let (opportunity, until) = (deal.id, now + longest);
+    let carry_out =
+        async |op| store.commit(&Commit { account: clinic.account.name.clone(), fence: None, ops: vec![op] }).await;
+    match carry_out(Op::BeginBooking { opportunity, now, until }).await {
+        Err(StoreError::Outdated(_)) => return Err(BookingError::Busy(longest)),
+        begun => begun?,
+    }
+    let booked = make(store, clinic, deal, contact, wish, now).await;
+    let may_land = matches!(&booked, Err(BookingError::Clinic(error)) if error.disposition() == Disposition::Ambiguous);
+    if !may_land || clinic.connector.refuses_twins() {
+        // What is not ended here ends by itself.
+        if let Err(error) = carry_out(Op::EndBooking { opportunity, until }).await {
+            warn!(%opportunity, %error, "the end of a booking was not stored");
+        }
+    }
+    booked
+}
+
+async fn make(
+    store: &dyn SyncStore,
+    clinic: &Connection,
+    deal: Opportunity,
+    contact: Contact,
+    wish: Wish,
+    now: DateTime<Utc>,
+) -> Result<Visit, BookingError> {
+    let (account, id) = (&clinic.account.name, deal.id);
     let before = booked_from(store, clinic, &deal, &contact).await?;
     if let Some(booked) = before.iter().find(|visit| visit.is_booked()) {
         return Err(BookingError::Booked(booked.id()));

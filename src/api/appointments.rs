@@ -258,6 +258,7 @@ impl From<BookingError> for Problem {
         match error {
             BookingError::Edit(error) => error.into(),
             BookingError::Booked(_) => Self::new(StatusCode::CONFLICT, "booked", error.to_string()),
+            BookingError::Busy(_) => Self::new(StatusCode::CONFLICT, "booking", error.to_string()),
             BookingError::None => Self::new(StatusCode::NOT_FOUND, "no_appointment", error.to_string()),
             BookingError::Clinic(ConnectorError::Conflict(why)) => Self::new(StatusCode::CONFLICT, "clinic", why),
             BookingError::Clinic(ConnectorError::Rejected { field: Some(field), reason }) => {

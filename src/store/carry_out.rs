@@ -500,6 +500,25 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), S
                 key.as_str()
             )?;
         }
+        Op::BeginBooking { opportunity, now, until } => {
+            let hit = run!(
+                "INSERT INTO booking (account, opportunity, until) VALUES ($1, $2, $4)
+                 ON CONFLICT (account, opportunity) DO UPDATE SET until = excluded.until WHERE booking.until <= $3",
+                opportunity.to_string(),
+                now,
+                until
+            )?;
+            if hit == 0 {
+                return Err(StoreError::Outdated(format!("booking of {opportunity}")));
+            }
+        }
+        Op::EndBooking { opportunity, until } => {
+            run!(
+                "DELETE FROM booking WHERE account = $1 AND opportunity = $2 AND until = $3",
+                opportunity.to_string(),
+                until
+            )?;
+        }
         Op::PutVisit(visit) => {
             let hit = run!(
                 "INSERT INTO visit (account, connection, visit, version, body) VALUES ($1, $2, $3, $4, $5)

@@ -50,6 +50,7 @@ struct State {
     evidence: BTreeMap<(Owned, ExternalId), Evidence>,
     visits: BTreeMap<(Owned, ExternalId), Visit>,
     checkouts: BTreeMap<(Owned, String), NewCheckout>,
+    bookings: BTreeMap<(Name, RecordId), DateTime<Utc>>,
     leases: BTreeMap<i64, (String, i64, DateTime<Utc>)>,
 }
 
@@ -285,6 +286,19 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
             let key = (owned(&connection), new.key.clone());
             if !state.checkouts.contains_key(&key) {
                 put!(state, undo, checkouts, key, new);
+            }
+        }
+        Op::BeginBooking { opportunity, now, until } => {
+            let key = (account.clone(), opportunity);
+            if state.bookings.get(&key).is_some_and(|other| *other > now) {
+                return Err(StoreError::Outdated(format!("booking of {opportunity}")));
+            }
+            put!(state, undo, bookings, key, until);
+        }
+        Op::EndBooking { opportunity, until } => {
+            let key = (account.clone(), opportunity);
+            if state.bookings.get(&key) == Some(&until) {
+                take!(state, undo, bookings, key);
             }
         }
         Op::DropCheckout { connection, key } => drop(take!(state, undo, checkouts, (owned(&connection), key))),

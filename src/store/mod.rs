@@ -194,6 +194,22 @@ pub enum Op {
     PutConnection(ConnectionRow),
     /// Stores an event of the mass-change guard.
     PutGuard(GuardEvent),
+    /// Begins to make an appointment from an opportunity; refused while another is being made.
+    BeginBooking {
+        /// Which opportunity.
+        opportunity: RecordId,
+        /// When.
+        now: DateTime<Utc>,
+        /// Until when nobody else may, unless it is ended before.
+        until: DateTime<Utc>,
+    },
+    /// Ends it, if it is still the one that began so.
+    EndBooking {
+        /// Which opportunity.
+        opportunity: RecordId,
+        /// What it was begun with.
+        until: DateTime<Utc>,
+    },
     /// Stores a sale, its version already raised.
     PutEvidence(Evidence),
     /// Stores a visit, its version already raised.

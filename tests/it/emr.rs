@@ -13,7 +13,7 @@ use tandem::{
     sync::{connection::Connection, engine::Engine, guard::Limits, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{Kind, RouterTransport, VisitChange, VisitClass, VisitStatus};
+use tandem_contract::{ConnectorError, Kind, RouterTransport, VisitChange, VisitClass, VisitStatus};
 use tandem_fhir::{
     Dialect, Fhir,
     sandbox::{CANARY, Sandbox, Settings},
@@ -611,6 +611,36 @@ async fn ax_32_a_rental_that_was_heard_of_before_its_booking_was_answered_can_be
     practice.settle().await;
     let rental = practice.visits().await.into_iter().find(|visit| visit.class == VisitClass::Ignored).unwrap();
     assert_eq!((rental.status, rental.opportunity), (VisitStatus::Cancelled, Some(ours)));
+}
+
+/// AX-34: somebody presses twice, at a clinic whose server would take both.
+#[tokio::test(start_paused = true)]
+async fn of_two_bookings_at_once_one_is_made_also_where_the_server_would_take_both() {
+    let practice = Practice::new(rules(), Settings { conditional_create: false, ..Settings::default() });
+    practice.ana().await;
+    let ours = practice.deals().remove(0).id;
+    let (store, clinic) = (&*practice.rig.store, &practice.calendar);
+    let there = || practice.emr.with(|world| world.ids("Appointment").len());
+    let wish = practice.wish(1, "meeting");
+    let press = || booking::book(store, clinic, ours, wish.clone(), practice.now());
+    let (one, other) = tokio::join!(press(), press());
+    let refused = [&one, &other].into_iter().find_map(|booked| booked.as_ref().err()).unwrap();
+    assert!(matches!(refused, BookingError::Busy(_)), "{refused}");
+    assert_eq!((one.is_ok() || other.is_ok(), there()), (true, 1));
+    practice.settle().await;
+    booking::change(store, clinic, ours, VisitChange::Cancel, practice.now()).await.unwrap();
+    practice.wait(11).await;
+    // Whether it was made is not known: nothing else is asked for until it can be found.
+    practice.emr.with(|world| (world.faults.late_commit, world.faults.late_ms) = (1.0, 30_000));
+    let lost = press().await;
+    practice.emr.with(|world| world.faults.late_commit = 0.0);
+    assert!(matches!(lost, Err(BookingError::Clinic(ConnectorError::OutcomeUnknown(_)))), "{lost:?}");
+    assert!(!clinic.connector.refuses_twins());
+    let said = press().await.unwrap_err().to_string();
+    assert!(said.contains("ask again, in 3 minutes at the latest"), "{said}");
+    practice.rig.clock.sleep(Duration::from_secs(300)).await;
+    press().await.unwrap();
+    assert_eq!(there(), 2, "the one that was called off, and this one");
 }
 
 #[tokio::test(start_paused = true)]

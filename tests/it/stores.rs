@@ -138,6 +138,7 @@ behaviours!(
     the_same_conflict_is_recorded_once,
     a_failure_is_counted_not_repeated,
     what_a_checkout_was_asked_for_as_first_is_kept,
+    one_appointment_is_made_at_a_time,
     accounts_do_not_see_each_other,
 );
 
@@ -199,6 +200,22 @@ mod behaviour {
         assert_eq!((kept("k1").await, kept("k2").await), (None, Some(new("k2", "another"))));
         keep(new("k1", "second"), at(3)).await;
         assert_eq!(kept("k1").await, Some(new("k1", "second")));
+    }
+
+    pub async fn one_appointment_is_made_at_a_time(store: Store) {
+        let of = |n: u128, now: i64, until: i64| {
+            let begin = Op::BeginBooking { opportunity: record(n), now: at(now), until: at(until) };
+            commit(vec![begin])
+        };
+        store.commit(&of(1, 0, 60)).await.unwrap();
+        assert!(matches!(store.commit(&of(1, 59, 120)).await, Err(StoreError::Outdated(_))), "one is under way");
+        store.commit(&of(2, 1, 61)).await.unwrap();
+        store.commit(&of(1, 60, 120)).await.unwrap();
+        let end = |until| commit(vec![Op::EndBooking { opportunity: record(1), until: at(until) }]);
+        store.commit(&end(60)).await.unwrap();
+        assert!(matches!(store.commit(&of(1, 61, 121)).await, Err(StoreError::Outdated(_))), "another's is not ended");
+        store.commit(&end(120)).await.unwrap();
+        store.commit(&of(1, 62, 122)).await.unwrap();
     }
 
     pub async fn opportunities_are_found_by_the_contact_they_have_now(store: Store) {

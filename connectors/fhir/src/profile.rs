@@ -201,7 +201,8 @@ impl Profile {
         self.books &= does("Appointment", "create") && does("Appointment", "update");
         self.if_match &=
             statement.of("Appointment").is_none_or(|known| known.versioning.as_deref() != Some("no-version"));
-        self.conditional_create &= statement.of("Appointment").is_some_and(|known| known.conditional_create);
+        let made_once = |kind: &str| statement.of(kind).is_some_and(|known| known.conditional_create);
+        self.conditional_create &= made_once("Appointment") && made_once("Patient");
         self.invoices &= statement.of("Invoice").is_some();
         self.charges &= statement.of("ChargeItem").is_some();
         self.slots &= statement.of("Slot").is_some();
