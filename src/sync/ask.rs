@@ -47,14 +47,12 @@ impl<A> Halves<A> {
     fn take(&mut self, part: Range<usize>, came: Result<Vec<A>, ConnectorError>) -> Result<(), ConnectorError> {
         match came {
             Ok(answers) => self.answers.extend(part.zip(answers)),
-            Err(error @ (ConnectorError::Malformed { .. } | ConnectorError::Rejected { .. })) if part.len() > 1 => {
+            Err(error) if error.may_be_of_one() && part.len() > 1 => {
                 debug!(records = part.len(), %error, "halving a batch that was refused as a whole");
                 let middle = part.start + part.len() / 2;
                 self.waiting.extend([middle..part.end, part.start..middle]);
             }
-            Err(error @ (ConnectorError::Malformed { .. } | ConnectorError::Rejected { .. })) => {
-                self.culprits.push((part.start, error));
-            }
+            Err(error) if error.may_be_of_one() => self.culprits.push((part.start, error)),
             Err(error) => return Err(error),
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! the opportunity, in one transaction.
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use tandem_contract::{Call, ConnectorError, ExternalId, Kind, Lane, Sale, SaleRead, SaleState};
+use tandem_contract::{Call, ExternalId, Kind, Lane, Sale, SaleRead, SaleState};
 use tracing::info;
 
 use super::{
@@ -73,12 +73,12 @@ impl Reconciler {
                 }
             }
             // One that cannot be read does not keep the others from it.
-            Err(ConnectorError::Malformed { .. }) if asked.len() > 1 => {
+            Err(error) if error.may_be_of_one() && asked.len() > 1 => {
                 for alone in asked {
                     Box::pin(self.sales(vec![alone])).await?;
                 }
             }
-            Err(error @ ConnectorError::Malformed { .. }) => {
+            Err(error) if error.may_be_of_one() => {
                 for dirty in asked {
                     self.set_sale_aside(dirty, error.code(), error.to_string()).await?;
                 }

@@ -44,15 +44,9 @@ const UNMAPPED: &str = "its type is not in the connection's visit_types, so it m
 const UNSETTLED: &str = "what it does to its opportunity could not be stored again and again: look whether two visit_rules name one pipeline; it is tried again by itself";
 const RULES: &str = "visit_rules name a pipeline or a stage that there is not: correct the name, or make the stage";
 
-/// Whether an error may be of one record of a batch alone.
+/// Whether an error may be of one visit alone: a clinic may keep one patient from us.
 fn is_of_one(error: &ConnectorError) -> bool {
-    matches!(
-        error,
-        ConnectorError::Malformed { .. }
-            | ConnectorError::Rejected { .. }
-            | ConnectorError::Forbidden(_)
-            | ConnectorError::Gone
-    )
+    error.may_be_of_one() || matches!(error, ConnectorError::Forbidden(_))
 }
 
 /// What a visit that several come to did to the opportunities of the others.

@@ -1,14 +1,21 @@
 //! A sale at the till closes the matching opportunity as won: CB-14, GYM-29, GYM-31, FEATURES section 2 row 17. Every
 //! situation of a till, through HubSpot on one side and Square on the other.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::Router;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde_json::json;
 use tandem::{
-    checkout::{self, Wish},
+    checkout::{self, CheckoutError, Wish},
     model::{
         Currency, Evidence, EvidenceState, LocalRecord, Money, Name, OnRefund, Opportunity, Profile, RecordId, Status,
         Trigger, WonOn, Worth,
@@ -18,14 +25,14 @@ use tandem::{
     sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{CheckoutBy, Credentials, Hint, Kind, RouterTransport, Secret};
+use tandem_contract::{CheckoutBy, ConnectorError, Credentials, Hint, Kind, RouterTransport, Secret};
 use tandem_hubspot::sandbox as hubspot;
 use tandem_square::{
     Options, Square,
     sandbox::{Change, Item, Line, Part, Sandbox, Settings, Ticket},
 };
 
-use crate::square::id;
+use crate::{square::id, unreadable::refusing};
 
 pub struct Shop {
     pub rig: Rig,
@@ -791,6 +798,34 @@ async fn gym_20_a_checkout_carries_its_opportunity_and_paying_it_wins_that_very_
             assert_eq!(shop.amount(second), Decimal::new(10_000, 2));
         }
     }
+}
+
+/// The order is made, and its invoice refused: what is said of the opportunity by the time of the next try is another order.
+#[tokio::test(start_paused = true)]
+async fn a_checkout_that_was_refused_half_way_goes_out_as_the_opportunity_is_by_then() {
+    let is_refused = Arc::new(AtomicBool::new(true));
+    let watch = refusing({
+        let is_refused = is_refused.clone();
+        move |path, _| path.ends_with("/invoices") && is_refused.load(Ordering::SeqCst)
+    });
+    let shop = Shop::watched(Profile::Agency, &[], watch);
+    let ana = shop.person("Ana").await;
+    shop.settle().await;
+    let ours = shop.ours("Ana's course").id;
+    let wish = Wish { by: CheckoutBy::Invoice, price: None, location: None, due_on: None, key: None };
+    let start = async || checkout::start(&*shop.rig.store, &shop.till, ours, wish.clone(), shop.rig.clock.now()).await;
+    let refused = start().await.unwrap_err();
+    assert!(matches!(refused, CheckoutError::Till(ConnectorError::Rejected { .. })), "{refused}");
+    is_refused.store(false, Ordering::SeqCst);
+    shop.rig.sandbox.with(|world| {
+        let renamed = [("dealname".to_owned(), "Ana's course, deep".to_owned())].into();
+        world.update(Kind::Deal, ana.deal, &renamed, hubspot::Change::Person).unwrap();
+    });
+    shop.settle().await;
+    let (_, url) = start().await.unwrap();
+    shop.square.with(|world| world.pay_invoice(url.unwrap().rsplit('/').next().unwrap(), None).unwrap());
+    shop.settle().await;
+    assert_eq!((shop.stage(ana.deal), shop.square.with(|world| world.stats.keys_reused)), ("closedwon".into(), 0));
 }
 
 #[tokio::test(start_paused = true)]

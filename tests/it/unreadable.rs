@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -43,7 +43,7 @@ fn each(json: &mut Json, spoil: fn(&mut Json)) {
 }
 
 /// Stands between a connector and its vendor: while the switch is on, every part of every answer goes through `spoil`.
-fn spoiling(is_on: &Arc<AtomicBool>, spoil: fn(&mut Json)) -> impl FnOnce(Router) -> Router {
+pub fn spoiling(is_on: &Arc<AtomicBool>, spoil: fn(&mut Json)) -> impl FnOnce(Router) -> Router {
     let is_on = is_on.clone();
     move |router| {
         router.layer(from_fn(move |request: Request, next: Next| {
@@ -58,6 +58,25 @@ fn spoiling(is_on: &Arc<AtomicBool>, spoil: fn(&mut Json)) -> impl FnOnce(Router
                     }
                     _ => Response::from_parts(parts, Body::from(bytes)),
                 }
+            }
+        }))
+    }
+}
+
+/// Stands before Square, and refuses whatever `is_refused` says of a request's path and body.
+pub fn refusing(is_refused: impl Fn(&str, &str) -> bool + Send + Sync + 'static) -> impl FnOnce(Router) -> Router {
+    let is_refused = Arc::new(is_refused);
+    move |router| {
+        router.layer(from_fn(move |request: Request, next: Next| {
+            let is_refused = is_refused.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = to_bytes(body, usize::MAX).await.unwrap();
+                if is_refused(parts.uri.path(), &String::from_utf8_lossy(&body)) {
+                    let why = json!({ "errors": [{ "category": "INVALID_REQUEST_ERROR", "code": "BAD_REQUEST" }] });
+                    return Response::builder().status(400).body(Body::from(why.to_string())).unwrap();
+                }
+                next.run(Request::from_parts(parts, Body::from(body))).await
             }
         }))
     }
@@ -91,6 +110,34 @@ async fn a_sale_that_cannot_be_read_waits_alone_and_wins_when_it_can() {
     assert_eq!(won(), [true, false, true]);
     assert_eq!(set_aside(&shop.rig).await, ["malformed"]);
     broken.store(false, Ordering::SeqCst);
+    shop.rig.clock.sleep(Duration::from_secs(3_600)).await;
+    shop.settle().await;
+    assert_eq!((won(), set_aside(&shop.rig).await), ([true; 3], Vec::new()));
+}
+
+/// A question that is refused as a whole because of one of what it names.
+#[tokio::test(start_paused = true)]
+async fn a_sale_that_the_till_refuses_to_speak_of_keeps_no_other_waiting() {
+    let refused: Arc<Mutex<Option<String>>> = Arc::default();
+    let watch = refusing({
+        let refused = refused.clone();
+        move |path, body| {
+            let refused = refused.lock().unwrap();
+            path.ends_with("/orders/batch-retrieve") && refused.as_ref().is_some_and(|order| body.contains(order))
+        }
+    });
+    let shop = Shop::watched(Profile::Agency, &[], watch);
+    let people = [shop.person("Ana").await, shop.person("Ben").await, shop.person("Cara").await];
+    for (place, person) in people.iter().enumerate() {
+        let order = shop.sell_to(&person.customer, ticket("Serum"));
+        if place == 1 {
+            *refused.lock().unwrap() = Some(order);
+        }
+    }
+    shop.settle().await;
+    let won = || ["Ana", "Ben", "Cara"].map(|who| shop.ours(&format!("{who}'s course")).position.status == Status::Won);
+    assert_eq!((won(), set_aside(&shop.rig).await), ([true, false, true], vec!["rejected".to_owned()]));
+    *refused.lock().unwrap() = None;
     shop.rig.clock.sleep(Duration::from_secs(3_600)).await;
     shop.settle().await;
     assert_eq!((won(), set_aside(&shop.rig).await), ([true; 3], Vec::new()));

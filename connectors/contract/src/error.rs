@@ -71,6 +71,13 @@ pub enum Disposition {
 }
 
 impl ConnectorError {
+    /// True if it may be said of one of the records that were asked for, and not of the vendor: then the others are asked for
+    /// without it.
+    #[must_use]
+    pub fn may_be_of_one(&self) -> bool {
+        matches!(self, Self::Malformed { .. } | Self::Rejected { .. } | Self::Gone)
+    }
+
     /// The decision this error stands for.
     #[must_use]
     pub fn disposition(&self) -> Disposition {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tandem_contract::{Call, Checkout, CheckoutBy, ConnectorError, ExternalId, NewCheckout};
 
-use crate::{Square, client::Ask};
+use crate::{Square, client::Ask, push::key_of};
 
 #[derive(Deserialize)]
 struct Linked {
@@ -73,13 +73,19 @@ fn sale(id: String) -> Result<ExternalId, ConnectorError> {
     ExternalId::new(id).map_err(|_| ConnectorError::Malformed { path: "order.id".into() })
 }
 
+/// A body that is carried out once for this wish. What was refused may be said otherwise, and is then another request: a key that
+/// comes back with another body is refused for good.
+fn once(new: &NewCheckout, mut body: Json) -> Json {
+    body["idempotency_key"] = key_of(&json!([new.key, body])).into();
+    body
+}
+
 async fn link(square: &Square, call: Call, new: &NewCheckout, order: Json) -> Result<Checkout, ConnectorError> {
-    let mut body = json!({
-        "idempotency_key": format!("{}-link", new.key), "order": order, "payment_note": new.reference,
-    });
+    let mut body = json!({ "order": order, "payment_note": new.reference });
     if let Some(email) = &new.email {
         body["pre_populated_data"] = json!({ "buyer_email": email });
     }
+    let body = once(new, body);
     let ask = Ask::change(Method::POST, "online-checkout/payment-links", call.lane, Some(body));
     let made: Linked = square.client.ask(&ask).await?;
     Ok(Checkout { sale: sale(made.payment_link.order_id)?, url: made.payment_link.url })
@@ -99,7 +105,7 @@ async fn invoice(
         });
     };
     let say = |path: String, body: Json| Ask::change(Method::POST, path, call.lane, Some(body));
-    let body = json!({ "idempotency_key": format!("{}-order", new.key), "order": order });
+    let body = once(new, json!({ "order": order }));
     let Ordered { order } = square.client.ask(&say("orders".into(), body)).await?;
     let due_on = new.due_on.unwrap_or_else(|| square.client.vendor_now().date_naive());
     let invoice = json!({
@@ -108,9 +114,9 @@ async fn invoice(
         "payment_requests": [{ "request_type": "BALANCE", "due_date": due_on.to_string() }],
         "accepted_payment_methods": { "card": true },
     });
-    let body = json!({ "idempotency_key": format!("{}-invoice", new.key), "invoice": invoice });
+    let body = once(new, json!({ "invoice": invoice }));
     let Invoiced { invoice } = square.client.ask(&say("invoices".into(), body)).await?;
-    let body = json!({ "idempotency_key": format!("{}-publish", new.key), "version": invoice.version });
+    let body = once(new, json!({ "version": invoice.version }));
     let published = square.client.ask(&say(format!("invoices/{}/publish", invoice.id), body)).await;
     let url = match published {
         Ok(Invoiced { invoice }) => invoice.public_url,

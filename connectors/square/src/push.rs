@@ -141,7 +141,7 @@ fn body(properties: &BTreeMap<String, Value>, marker: Option<&str>) -> Json {
 }
 
 /// The key of a create: the same for the same marker and values.
-fn key_of(body: &Json) -> String {
+pub fn key_of(body: &Json) -> String {
     Sha256::digest(body.to_string().as_bytes()).iter().take(20).map(|byte| format!("{byte:02x}")).collect()
 }
 
