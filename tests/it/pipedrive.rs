@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -27,6 +27,8 @@ use tandem_pipedrive::{
     Credentials, Options, Pipedrive, Plan,
     sandbox::{Change, Faults, Sandbox, Settings},
 };
+
+use crate::unreadable::spoiling;
 
 pub const CALL: Call = Call { lane: Lane::Interactive };
 const VENDOR: &str = "http://pipedrive.example.com";
@@ -397,6 +399,30 @@ async fn a_create_whose_answer_was_lost_is_found_and_the_oldest_of_twins_is_take
     let found = company.connector.find(CALL, Kind::Deal, &[sought("tandem:8"), sought("tandem:7")]).await.unwrap();
     let [None, Some(record)] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!(record.id, id(first));
+}
+
+/// Somebody else's deal that cannot be read keeps nobody's create waiting; one that may be the one is not passed over.
+#[tokio::test(start_paused = true)]
+async fn a_create_is_found_beside_a_row_that_cannot_be_read() {
+    for is_ours in [false, true] {
+        let spoil: fn(&mut Json) = |json| {
+            if json["title"] == "odd" {
+                json["custom_fields"] = format!("no object: {}", json["custom_fields"]).into();
+            }
+        };
+        let is_on = Arc::new(AtomicBool::new(true));
+        let company = company(Settings::default(), Kind::Deal, spoiling(&is_on, spoil), |_| {});
+        let since = company.clock.now();
+        let title = if is_ours { "odd" } else { "ours" };
+        company.create("tandem:7", &[("title", Value::text(title))]).await;
+        company.make_deal(json!({ "title": "odd" }));
+        let sought = [Sought { marker: "tandem:7".into(), since }];
+        let found = company.connector.find(CALL, Kind::Deal, &sought).await;
+        match found {
+            Ok(found) => assert!(!is_ours && found[0].is_some(), "{found:?}"),
+            Err(error) => assert!(is_ours && matches!(error, ConnectorError::Malformed { .. }), "{error}"),
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -1005,6 +1031,25 @@ async fn the_names_of_organizations_are_read_a_hundred_at_once() {
         assert_eq!(named, [Value::text("Harbor Clinic"), Value::text("Harbor Clinic"), Value::Null]);
     }
     assert_eq!(company.asked("GET v2/organizations"), 1, "names are kept for a while");
+}
+
+/// Somebody who works for an organization that we may not see does not work for none.
+#[tokio::test(start_paused = true)]
+async fn an_organization_that_is_not_shown_is_not_known_to_be_none() {
+    let hide: fn(&mut Json) = |json| {
+        if let Some(rows) = json.as_array_mut() {
+            rows.retain(|row| row["name"] != "Harbor Clinic");
+        }
+    };
+    let is_on = Arc::new(AtomicBool::new(true));
+    let company = company(Settings::default(), Kind::Contact, spoiling(&is_on, hide), |options| {
+        options.select.entry(Kind::Contact).or_default().insert(ORGANIZATION.to_owned(), PropertyType::Text);
+    });
+    let clinic = company.make_organization("Harbor Clinic");
+    let person = json!({ "name": "Ana Ito", "org_id": clinic });
+    let person = company.sandbox.with(|world| world.create(Kind::Contact, &person, Change::Person)).unwrap();
+    let Fetched::Found(record) = company.read(person).await else { panic!() };
+    assert_eq!(record.property(ORGANIZATION), Value::Absent);
 }
 
 #[tokio::test(start_paused = true)]

@@ -184,6 +184,8 @@ struct Current {
     access: Option<Secret>,
     ends_at: Duration,
     refresh: Option<Secret>,
+    /// What was kept when it was last looked at.
+    kept: Option<Secret>,
     /// The refresh token is newer than the one that is kept.
     unkept: bool,
     /// A code brought it, and nobody has looked yet whose account it leads to.
@@ -232,13 +234,17 @@ impl Grant {
                 return Ok(access.clone());
             }
         }
-        let refresh = match current.refresh.clone().or_else(|| self.configured.clone()) {
-            Some(refresh) => refresh,
-            None => self.kept().await?.ok_or_else(nobody)?,
-        };
+        let kept = if current.unconfirmed { None } else { self.kept().await? };
+        let is_first = current.refresh.is_none();
+        // Somebody let the app in anew, or another process renewed it, while this one was at work.
+        let news =
+            kept.clone().filter(|kept| !is_first && Some(kept.expose()) != current.kept.as_ref().map(Secret::expose));
+        current.kept.clone_from(&kept);
+        let mine = current.refresh.clone().or_else(|| self.configured.clone());
+        let refresh = news.or(mine).or(kept).ok_or_else(nobody)?;
         let (renewed, refresh) = match exchange.exchange(&refresh, transport).await {
             Err(ConnectorError::Unauthorized(why)) if !current.unconfirmed => {
-                // Another process may have renewed it, or somebody let the app in anew.
+                // The same, in between.
                 let newest = self.kept().await?.filter(|newest| newest.expose() != refresh.expose());
                 let newest = newest.ok_or(ConnectorError::Unauthorized(why))?;
                 (exchange.exchange(&newest, transport).await?, newest)
@@ -305,6 +311,7 @@ impl Grant {
             keep.keep(newest)
                 .await
                 .map_err(|why| ConnectorError::NotSent(format!("the new refresh token could not be stored: {why}")))?;
+            current.kept = Some(newest.clone());
         }
         current.unkept = false;
         Ok(())
@@ -316,4 +323,67 @@ fn nobody() -> ConnectorError {
         "nobody let the app in yet: `tandem connection authorize` asks for it, and then the connection goes on by itself"
             .into(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{HttpRequest, HttpResponse, TokioClock, TransportError};
+
+    /// A vendor that rotates: every refresh token is good for one exchange, and the next one is longer by a star.
+    struct Rotating;
+
+    #[async_trait]
+    impl Exchange for Rotating {
+        async fn exchange(&self, refresh_token: &Secret, _: &dyn Transport) -> Result<Renewed, ConnectorError> {
+            let given = refresh_token.expose();
+            Ok(Renewed {
+                access_token: Secret::new(format!("access of {given}")),
+                expires_in: Duration::from_secs(600),
+                refresh_token: Some(Secret::new(format!("{given}*"))),
+            })
+        }
+    }
+
+    struct Nowhere;
+
+    #[async_trait]
+    impl Transport for Nowhere {
+        async fn send(&self, _: HttpRequest, _: Duration) -> Result<HttpResponse, TransportError> {
+            panic!("nothing is sent")
+        }
+    }
+
+    #[derive(Default)]
+    struct Drawer(std::sync::Mutex<Option<String>>);
+
+    #[async_trait]
+    impl KeepRefreshToken for Drawer {
+        async fn keep(&self, refresh_token: &Secret) -> Result<(), String> {
+            *self.0.lock().unwrap() = Some(refresh_token.expose().to_owned());
+            Ok(())
+        }
+
+        async fn newest(&self) -> Result<Option<Secret>, String> {
+            Ok(self.0.lock().unwrap().clone().map(Secret::new))
+        }
+    }
+
+    /// Both grants are good: what was consented to last is what is called with, and it is not overwritten.
+    #[tokio::test(start_paused = true)]
+    async fn a_second_consent_is_taken_up_while_the_first_one_still_works() {
+        let drawer = Arc::new(Drawer::default());
+        let mut grant = Grant::new(Secret::new("first"));
+        grant.keep = Some(drawer.clone());
+        let clock = TokioClock::starting_at(chrono::DateTime::UNIX_EPOCH);
+        let token = async || grant.token(None, &Rotating, &Nowhere, &clock).await.unwrap().expose().to_owned();
+        assert_eq!(token().await, "access of first");
+        clock.sleep(Duration::from_secs(700)).await;
+        assert_eq!(token().await, "access of first*");
+        *drawer.0.lock().unwrap() = Some("second".into());
+        assert_eq!(token().await, "access of first*", "until it ends");
+        clock.sleep(Duration::from_secs(700)).await;
+        assert_eq!(token().await, "access of second");
+        assert_eq!(drawer.newest().await.unwrap().unwrap().expose(), "second*");
+    }
 }
