@@ -189,7 +189,7 @@ pub trait Connector: Send + Sync {
     /// How far writes of this kind are protected.
     fn guarantee(&self, kind: Kind) -> Guarantee;
 
-    /// Whether the vendor refuses a second record under one marker. Where it does not, a create whose outcome is not known
+    /// Whether the vendor makes one record of two creates that say the same under one marker. Where it does not, a create whose outcome is not known
     /// is sent again only after [`Connector::find`] did not find it, and a request that lands later than
     /// [`Connector::late_window`] leaves a twin.
     fn refuses_twins(&self) -> bool {

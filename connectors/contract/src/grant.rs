@@ -234,22 +234,26 @@ impl Grant {
                 return Ok(access.clone());
             }
         }
-        let kept = if current.unconfirmed { None } else { self.kept().await? };
-        let is_first = current.refresh.is_none();
-        // Somebody let the app in anew, or another process renewed it, while this one was at work.
-        let news =
-            kept.clone().filter(|kept| !is_first && Some(kept.expose()) != current.kept.as_ref().map(Secret::expose));
-        current.kept.clone_from(&kept);
-        let mine = current.refresh.clone().or_else(|| self.configured.clone());
-        let refresh = news.or(mine).or(kept).ok_or_else(nobody)?;
-        let (renewed, refresh) = match exchange.exchange(&refresh, transport).await {
-            Err(ConnectorError::Unauthorized(why)) if !current.unconfirmed => {
-                // The same, in between.
-                let newest = self.kept().await?.filter(|newest| newest.expose() != refresh.expose());
-                let newest = newest.ok_or(ConnectorError::Unauthorized(why))?;
-                (exchange.exchange(&newest, transport).await?, newest)
+        let (mut refused, mut why) = (Vec::<Secret>::new(), nobody());
+        let (renewed, refresh) = loop {
+            let kept = if current.unconfirmed { None } else { self.kept().await? };
+            let is_news = current.refresh.is_some() && !is_same(kept.as_ref(), current.kept.as_ref());
+            let mine = current.refresh.clone().or_else(|| self.configured.clone());
+            // Somebody let the app in anew, or another process renewed it, while this one was at work.
+            let in_order = if is_news { [kept.clone(), mine] } else { [mine, kept.clone()] };
+            let is_refused = |one: &Secret| refused.iter().any(|known| known.expose() == one.expose());
+            let Some(refresh) = in_order.into_iter().flatten().find(|one| !is_refused(one)) else { return Err(why) };
+            match exchange.exchange(&refresh, transport).await {
+                Err(error @ ConnectorError::Unauthorized(_)) => {
+                    why = error;
+                    refused.push(refresh);
+                }
+                renewed => {
+                    let renewed = renewed?;
+                    current.kept = kept;
+                    break (renewed, refresh);
+                }
             }
-            renewed => (renewed?, refresh),
         };
         let access = renewed.access_token.clone();
         current.take(renewed, Some(refresh), clock);
@@ -318,6 +322,10 @@ impl Grant {
     }
 }
 
+fn is_same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
+    one.map(Secret::expose) == other.map(Secret::expose)
+}
+
 fn nobody() -> ConnectorError {
     ConnectorError::Unauthorized(
         "nobody let the app in yet: `tandem connection authorize` asks for it, and then the connection goes on by itself"
@@ -327,16 +335,31 @@ fn nobody() -> ConnectorError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::{HttpRequest, HttpResponse, TokioClock, TransportError};
 
     /// A vendor that rotates: every refresh token is good for one exchange, and the next one is longer by a star.
-    struct Rotating;
+    #[derive(Default)]
+    struct Rotating {
+        /// Away for so many exchanges.
+        away: AtomicUsize,
+        /// Whose tokens are refused.
+        refuses: &'static str,
+    }
 
     #[async_trait]
     impl Exchange for Rotating {
         async fn exchange(&self, refresh_token: &Secret, _: &dyn Transport) -> Result<Renewed, ConnectorError> {
             let given = refresh_token.expose();
+            if self.away.load(Ordering::SeqCst) > 0 {
+                self.away.fetch_sub(1, Ordering::SeqCst);
+                return Err(ConnectorError::NotSent("away".into()));
+            }
+            if !self.refuses.is_empty() && given.starts_with(self.refuses) {
+                return Err(ConnectorError::Unauthorized("refused".into()));
+            }
             Ok(Renewed {
                 access_token: Secret::new(format!("access of {given}")),
                 expires_in: Duration::from_secs(600),
@@ -369,21 +392,39 @@ mod tests {
         }
     }
 
+    async fn next(grant: &Grant, vendor: &Rotating, clock: &TokioClock) -> Result<String, ConnectorError> {
+        clock.sleep(Duration::from_secs(700)).await;
+        grant.token(None, vendor, &Nowhere, clock).await.map(|token| token.expose().to_owned())
+    }
+
     /// Both grants are good: what was consented to last is what is called with, and it is not overwritten.
     #[tokio::test(start_paused = true)]
     async fn a_second_consent_is_taken_up_while_the_first_one_still_works() {
         let drawer = Arc::new(Drawer::default());
-        let mut grant = Grant::new(Secret::new("first"));
-        grant.keep = Some(drawer.clone());
+        let grant = Grant { keep: Some(drawer.clone()), ..Grant::new(Secret::new("first")) };
         let clock = TokioClock::starting_at(chrono::DateTime::UNIX_EPOCH);
-        let token = async || grant.token(None, &Rotating, &Nowhere, &clock).await.unwrap().expose().to_owned();
-        assert_eq!(token().await, "access of first");
-        clock.sleep(Duration::from_secs(700)).await;
-        assert_eq!(token().await, "access of first*");
+        let vendor = Rotating::default();
+        assert_eq!(next(&grant, &vendor, &clock).await.unwrap(), "access of first");
+        assert_eq!(next(&grant, &vendor, &clock).await.unwrap(), "access of first*");
         *drawer.0.lock().unwrap() = Some("second".into());
-        assert_eq!(token().await, "access of first*", "until it ends");
-        clock.sleep(Duration::from_secs(700)).await;
-        assert_eq!(token().await, "access of second");
+        let access = grant.token(None, &vendor, &Nowhere, &clock).await.unwrap();
+        assert_eq!(access.expose(), "access of first*", "until it ends");
+        vendor.away.store(1, Ordering::SeqCst);
+        assert!(matches!(next(&grant, &vendor, &clock).await, Err(ConnectorError::NotSent(_))));
+        assert_eq!(next(&grant, &vendor, &clock).await.unwrap(), "access of second", "also after a try that failed");
         assert_eq!(drawer.newest().await.unwrap().unwrap().expose(), "second*");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_consent_that_the_vendor_refuses_takes_nothing_away() {
+        let drawer = Arc::new(Drawer::default());
+        let grant = Grant { keep: Some(drawer.clone()), ..Grant::new(Secret::new("first")) };
+        let clock = TokioClock::starting_at(chrono::DateTime::UNIX_EPOCH);
+        let vendor = Rotating { refuses: "second", ..Rotating::default() };
+        assert_eq!(next(&grant, &vendor, &clock).await.unwrap(), "access of first");
+        *drawer.0.lock().unwrap() = Some("second".into());
+        assert_eq!(next(&grant, &vendor, &clock).await.unwrap(), "access of first*");
+        let nothing = Rotating { refuses: "first", ..Rotating::default() };
+        assert!(matches!(next(&grant, &nothing, &clock).await, Err(ConnectorError::Unauthorized(_))));
     }
 }
