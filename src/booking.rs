@@ -156,7 +156,10 @@ pub async fn book(
         Err(StoreError::Outdated(_)) => return Err(BookingError::Busy(longest)),
         begun => begun?,
     }
-    let booked = make(store, clinic, deal, contact, wish, now).await;
+    // However slowly the clinic answers: nothing is sent any more when the time is over in which another waits.
+    let made = tokio::time::timeout(clinic.connector.push_deadline(), make(store, clinic, deal, contact, wish, now));
+    let slow = || ConnectorError::OutcomeUnknown("the clinic answers too slowly".into());
+    let booked = made.await.unwrap_or_else(|_| Err(slow().into()));
     let may_land = matches!(&booked, Err(BookingError::Clinic(error)) if error.disposition() == Disposition::Ambiguous);
     if !may_land || clinic.connector.refuses_twins() {
         // What is not ended here ends by itself.

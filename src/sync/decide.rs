@@ -344,6 +344,10 @@ impl Reconciler {
                 || !self.connection.connector.introduces(kind)
                 || !self.connection.filter.admits(kind, lens, &remote))
         {
+            // Nobody's concern any more, if it could not be read before.
+            let tried = decided.work.dirty.iter().filter(|dirty| dirty.attempts > 0);
+            let solved: Vec<Op> = tried.map(|dirty| self.solved(kind, &dirty.key, None)).collect();
+            decided.ops.extend(solved);
             return self.finish_all(decided);
         }
         let fresh = RecordId(self.ids.next(began));

@@ -12,6 +12,7 @@ use tandem_contract::{
 };
 
 use super::{
+    decide::still_open,
     plan::is_position,
     read::MOST_MERGES,
     reconcile::{Reconciler, SyncError, Work, history_ops},
@@ -95,7 +96,15 @@ impl Reconciler {
             };
             let ids = [heir.id()];
             let has_its_own = !self.store.links(account, name, kind, By::Local(&ids)).await?.is_empty();
-            let is_being_made = !self.store.intents(account, name, kind, &ids).await?.is_empty();
+            // One in quarantine remembers a create that nobody found. It may last for good; where that one's twin would be refused,
+            // nothing is waited for.
+            let intents = self.store.intents(account, name, kind, &ids).await?;
+            let is_put_by = heir.as_opportunity().is_some_and(|deal| deal.quarantined)
+                && self.connection.connector.refuses_twins();
+            let is_being_made = match is_put_by {
+                true => intents.iter().any(|intent| still_open(Some(intent), self.clock.now())),
+                false => !intents.is_empty(),
+            };
             if is_being_made {
                 let wait =
                     work.dirty.drain(..).map(|dirty| self.defer(dirty.clone(), self.later(dirty.attempts), true));

@@ -321,8 +321,11 @@ impl Reconciler {
     /// The record is already there: read it, and link it if it is the same.
     fn exists(&self, kind: Kind, mut one: Outgoing, id: ExternalId, ours: bool) -> Vec<Op> {
         let now = self.clock.now();
-        // The intent stays: the next round looks for our marker, and may find it on a record that was merged.
-        one.intent.closes_at = Some(now);
+        // The intent stays: the next round looks for our marker, and may find it on a record that was merged. Where nothing was
+        // waited for before this one went out, the other one's time is not over.
+        if ours || !(one.intent.again && self.connection.connector.refuses_twins()) {
+            one.intent.closes_at = Some(now);
+        }
         if ours && one.link.is_none() {
             // Made by us, even if it is in the bin by now and no probe shows it.
             let mut ops = vec![self.put_link(new_link(&one.intent, &id, now)), Op::PutIntent(one.intent)];

@@ -692,6 +692,28 @@ async fn openings_say_whose_time_they_are_and_are_looked_for_by_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_odd_slot_or_schedule_hides_no_other() {
+    let clinic = Clinic::of(Dialect::FullR4);
+    clinic.connector.identify().await.unwrap();
+    let start = clinic.now() + TimeDelta::days(2);
+    let [good, odd] = clinic.sandbox.with(|world| {
+        let schedule = world.open_schedule("prac-kim", "loc-north");
+        let strange = world.open_schedule("prac-lee", "loc-south");
+        world.edit("Schedule", &strange, &json!({ "actor": "Jane Roe" }));
+        [(); 2].map(|()| world.open_slot_in(&schedule, start))
+    });
+    clinic.sandbox.with(|world| world.edit("Slot", &odd, &json!({ "end": "Jane Roe" })));
+    let found = clinic.connector.openings(CALL, &around(start, None, None)).await.unwrap();
+    let found: Vec<&str> = found.iter().map(|one| one.slot.as_str()).collect();
+    assert_eq!(found, [good.as_str()]);
+    // Where nothing can be read, nothing is known to be free, or not to be.
+    clinic.sandbox.with(|world| world.edit("Slot", &good, &json!({ "end": "Jane Roe" })));
+    let error = clinic.connector.openings(CALL, &around(start, None, None)).await.unwrap_err();
+    assert!(matches!(&error, ConnectorError::Malformed { .. }), "{error}");
+    assert!(!error.to_string().contains("Jane"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_without_schedules_tells_what_is_free_and_refuses_to_say_with_whom() {
     let mut settings = Settings::default();
     settings.types.retain(|kind| kind != "Schedule");

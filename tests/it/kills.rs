@@ -134,7 +134,7 @@ fn killed_under_load(url: &str, victim: &Victim) {
     }
     place.vendor("POST", "/__faults", "{}");
     let daemon = daemon.unwrap_or_else(|| place.serve());
-    // What stands still for a minute is not going on; how long all of it takes depends on how many kills there were.
+    // What stands still for so long is not going on; how long all of it takes depends on how many kills there were.
     let mut before = 0;
     place.until_still("everything is written and read back", || {
         let here = synced_here(&place);

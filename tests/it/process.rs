@@ -178,9 +178,10 @@ request_timeout_seconds = 3
         self.until_still(what, || if holds() { Progress::Done } else { Progress::Still });
     }
 
-    /// Waits as long as something moves, and a minute more.
+    /// Waits as long as something moves, and three minutes more: the outcome of a write that was under way is open for as long
+    /// as a push may take and land late, which is 148 s here.
     pub fn until_still(&self, what: &str, mut look: impl FnMut() -> Progress) {
-        const PATIENCE: Duration = Duration::from_secs(60);
+        const PATIENCE: Duration = Duration::from_secs(180);
         let mut deadline = Instant::now() + PATIENCE;
         loop {
             match look() {

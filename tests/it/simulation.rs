@@ -74,6 +74,13 @@ fn companies_of_any_mix_hold_every_invariant() {
     assert!(bad.is_empty(), "{} of {seeds} companies fail\n{}", bad.len(), bad[..bad.len().min(4)].join("\n"));
 }
 
+/// A process that ended after a second try of a create was planned, and before it went out, made a third one of it.
+#[test]
+fn company_385_makes_nothing_twice() {
+    let outcome = run_company(385);
+    assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
+}
+
 #[test]
 fn a_company_gives_the_same_trace_twice() {
     for seed in [1, 2, 3] {

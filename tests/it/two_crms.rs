@@ -21,7 +21,7 @@ use tandem_pipedrive::{
 pub struct Both {
     pub rig: Rig,
     pub pipedrive: Sandbox,
-    second: Arc<Connection>,
+    pub second: Arc<Connection>,
 }
 
 fn name(text: &str) -> Name {

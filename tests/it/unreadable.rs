@@ -16,11 +16,13 @@ use axum::{
     middleware::{Next, from_fn},
     response::Response,
 };
+use chrono::TimeDelta;
 use serde_json::{Value as Json, json};
 use tandem::{
     model::{Profile, Status},
     simulation::Rig,
     store::SyncStore,
+    sync::connection::Connection,
 };
 use tandem_contract::Kind;
 use tandem_pipedrive::sandbox::Change;
@@ -207,4 +209,27 @@ async fn a_pipedrive_deal_that_cannot_be_read_waits_alone_and_comes_in_when_it_c
         assert_eq!(known(), ["odd", "one", "two"], "{what}");
         assert_eq!(set_aside(&both.rig).await, [""; 0], "{what}");
     }
+}
+
+/// What the filter leaves out is nobody's concern, also where it could not be read before.
+#[tokio::test(start_paused = true)]
+async fn a_deal_that_is_left_out_goes_off_the_list_once_it_can_be_read() {
+    let spoil: fn(&mut Json) = |json| {
+        if json["title"] == "odd" {
+            json["custom_fields"] = ODD.into();
+        }
+    };
+    let broken = Arc::new(AtomicBool::new(true));
+    let mut both = Both::watched(13, spoiling(&broken, spoil));
+    let mut second = Connection::clone(&both.second);
+    second.filter.created_since = Some(both.rig.clock.now() + TimeDelta::days(1));
+    both.second = Arc::new(second);
+    both.pipedrive.with(|world| world.create(Kind::Deal, &json!({ "title": "odd" }), Change::Person)).unwrap();
+    let [_, pipedrive] = both.engines();
+    pipedrive.once().await.unwrap();
+    assert_eq!(set_aside(&both.rig).await, ["malformed"]);
+    broken.store(false, Ordering::SeqCst);
+    both.rig.clock.sleep(Duration::from_secs(2 * 3_600)).await;
+    pipedrive.once().await.unwrap();
+    assert_eq!((both.ours().len(), set_aside(&both.rig).await), (0, Vec::new()));
 }

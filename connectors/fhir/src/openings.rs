@@ -6,9 +6,10 @@
 //! Source: <https://hl7.org/fhir/R4/slot.html>, <https://hl7.org/fhir/R4/schedule.html>.
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tandem_contract::{Call, ConnectorError, Opening, WantedOpenings};
+use tracing::warn;
 use url::Url;
 
 use crate::{
@@ -82,6 +83,24 @@ async fn all(
     Ok(found)
 }
 
+/// The rows that can be read: an odd one hides no other.
+fn readable<T: DeserializeOwned>(kind: &str, rows: &[Box<RawValue>]) -> Result<Vec<T>, ConnectorError> {
+    let (mut read, mut odd) = (Vec::with_capacity(rows.len()), None);
+    for raw in rows {
+        match parse(raw) {
+            Ok(row) => read.push(row),
+            Err(error) => {
+                warn!(kind, %error, "a row cannot be read, and is left out");
+                odd = Some(error);
+            }
+        }
+    }
+    match odd {
+        Some(error) if read.is_empty() => Err(error),
+        _ => Ok(read),
+    }
+}
+
 /// The schedules that may have what is looked for; `None` where the server tells of none.
 async fn schedules(fhir: &Fhir, call: Call, wanted: &WantedOpenings) -> Result<Option<Vec<Schedule>>, ConnectorError> {
     let mut actors = Vec::new();
@@ -113,13 +132,8 @@ async fn schedules(fhir: &Fhir, call: Call, wanted: &WantedOpenings) -> Result<O
     if rows.is_empty() && actors.is_empty() {
         return Ok(None);
     }
-    let mut schedules = Vec::with_capacity(rows.len());
-    for raw in &rows {
-        let schedule: Schedule = parse(raw)?;
-        if schedule.may_have(wanted, fhir.client.base_url()) {
-            schedules.push(schedule);
-        }
-    }
+    let mut schedules: Vec<Schedule> = readable("Schedule", &rows)?;
+    schedules.retain(|schedule| schedule.may_have(wanted, fhir.client.base_url()));
     // A page that was shown twice.
     schedules.sort_by(|a, b| a.id.cmp(&b.id));
     schedules.dedup_by(|a, b| a.id == b.id);
@@ -154,8 +168,7 @@ pub async fn find(fhir: &Fhir, call: Call, wanted: &WantedOpenings) -> Result<Ve
     }
     let base = fhir.client.base_url();
     let mut openings = Vec::new();
-    for raw in &rows {
-        let slot: Slot = parse(raw)?;
+    for slot in readable::<Slot>("Slot", &rows)? {
         let of = slot.schedule.id("Schedule", base);
         let whose = schedules.iter().flatten().find(|one| of.as_ref() == Some(&one.id));
         // A server that ignores a filter answers everybody's.

@@ -1,7 +1,8 @@
 //! Checkouts that carry an opportunity's id: payment links and invoices.
 //!
 //! Source: `CreatePaymentLink`, `CreateInvoice`, `PublishInvoice`. The order carries the reference; every step has a key of its
-//! own, so that asking again goes on where the last try ended and makes nothing twice.
+//! own, so that asking again goes on where the last try ended and makes nothing twice. After a refusal what is asked for may
+//! differ: then a new order is begun, and the draft stays unsent.
 
 use http::Method;
 use serde::Deserialize;
@@ -73,10 +74,10 @@ fn sale(id: String) -> Result<ExternalId, ConnectorError> {
     ExternalId::new(id).map_err(|_| ConnectorError::Malformed { path: "order.id".into() })
 }
 
-/// A body that is carried out once for this wish. What was refused may be said otherwise, and is then another request: a key that
-/// comes back with another body is refused for good.
-fn once(new: &NewCheckout, mut body: Json) -> Json {
-    body["idempotency_key"] = key_of(&json!([new.key, body])).into();
+/// A body that is carried out once for what is asked for. What was refused may be asked for otherwise, and is then another request:
+/// a key that comes back with another body is refused for good.
+fn once(new: &NewCheckout, step: &str, mut body: Json) -> Json {
+    body["idempotency_key"] = key_of(&json!([step, new])).into();
     body
 }
 
@@ -85,7 +86,7 @@ async fn link(square: &Square, call: Call, new: &NewCheckout, order: Json) -> Re
     if let Some(email) = &new.email {
         body["pre_populated_data"] = json!({ "buyer_email": email });
     }
-    let body = once(new, body);
+    let body = once(new, "link", body);
     let ask = Ask::change(Method::POST, "online-checkout/payment-links", call.lane, Some(body));
     let made: Linked = square.client.ask(&ask).await?;
     Ok(Checkout { sale: sale(made.payment_link.order_id)?, url: made.payment_link.url })
@@ -105,7 +106,7 @@ async fn invoice(
         });
     };
     let say = |path: String, body: Json| Ask::change(Method::POST, path, call.lane, Some(body));
-    let body = once(new, json!({ "order": order }));
+    let body = once(new, "order", json!({ "order": order }));
     let Ordered { order } = square.client.ask(&say("orders".into(), body)).await?;
     let due_on = new.due_on.unwrap_or_else(|| square.client.vendor_now().date_naive());
     let invoice = json!({
@@ -114,9 +115,9 @@ async fn invoice(
         "payment_requests": [{ "request_type": "BALANCE", "due_date": due_on.to_string() }],
         "accepted_payment_methods": { "card": true },
     });
-    let body = once(new, json!({ "invoice": invoice }));
+    let body = once(new, "invoice", json!({ "invoice": invoice }));
     let Invoiced { invoice } = square.client.ask(&say("invoices".into(), body)).await?;
-    let body = once(new, json!({ "version": invoice.version }));
+    let body = once(new, &format!("publish {}", invoice.id), json!({ "version": invoice.version }));
     let published = square.client.ask(&say(format!("invoices/{}/publish", invoice.id), body)).await;
     let url = match published {
         Ok(Invoiced { invoice }) => invoice.public_url,

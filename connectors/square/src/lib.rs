@@ -102,8 +102,9 @@ pub struct Square {
 }
 
 impl Square {
-    /// How long after we gave up Square may still carry a request out. Not documented; a minute is what its own clients wait.
-    pub const LATE_WINDOW: Duration = Duration::from_secs(60);
+    /// How long after we gave up Square may still carry a request out, and hide that: not documented; a minute is what its own
+    /// clients wait, and another one what its searches lag.
+    pub const LATE_WINDOW: Duration = Duration::from_secs(120);
     /// How long a push waits for budget before it gives up unsent.
     const PATIENCE: Duration = Duration::from_secs(40);
     /// Time between two polls, where the operator sets none.
