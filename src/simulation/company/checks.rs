@@ -120,7 +120,11 @@ impl Company {
                 };
                 let ids: Vec<ExternalId> = ids.into_iter().filter_map(|id| ExternalId::new(id).ok()).collect();
                 let mut seen: BTreeMap<String, ExternalId> = BTreeMap::new();
-                for fetched in connection.connector.fetch(CALL, kind, &ids).await.unwrap_or_default() {
+                let Ok(all) = connection.connector.fetch(CALL, kind, &ids).await else {
+                    wrong.push(format!("K3: {}: {kind}s cannot be read", connection.name));
+                    continue;
+                };
+                for fetched in all {
                     if let Fetched::Found(record) = fetched
                         && let Some(marker) = record.marker
                         && let Some(first) = seen.insert(marker.clone(), record.id.clone())

@@ -156,7 +156,9 @@ impl Company {
         });
         let fhir = mix[2].then(|| {
             let text = include_str!("../../../config/mappings/fhir.toml");
-            let sandbox = fhir::Sandbox::new(fhir::Settings::default(), seed, rig.clock.clone());
+            let conditional_create = StdRng::seed_from_u64(seed ^ 0x00cc_4ea7).random_bool(0.7);
+            let settings = fhir::Settings { conditional_create, ..fhir::Settings::default() };
+            let sandbox = fhir::Sandbox::new(settings, seed, rig.clock.clone());
             let token =
                 Secret::new(sandbox.with(|world| world.settings.access_tokens.first().cloned().unwrap_or_default()));
             let base = "http://fhir.example.com/fhir".parse().expect("an address");
