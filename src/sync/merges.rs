@@ -99,8 +99,8 @@ impl Reconciler {
             // One in quarantine remembers a create that nobody found. It may last for good; where that one's twin would be refused,
             // nothing is waited for.
             let intents = self.store.intents(account, name, kind, &ids).await?;
-            let is_put_by = heir.as_opportunity().is_some_and(|deal| deal.quarantined)
-                && self.connection.connector.refuses_twins();
+            let is_put_by =
+                heir.as_opportunity().is_some_and(|deal| deal.quarantined) && self.connection.connector.refuses_twins();
             let is_being_made = match is_put_by {
                 true => intents.iter().any(|intent| still_open(Some(intent), self.clock.now())),
                 false => !intents.is_empty(),

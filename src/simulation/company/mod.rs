@@ -1,4 +1,4 @@
-//! A company with several systems: HubSpot, Pipedrive or both, and any of a Square till and a clinic's FHIR server, all on one account,
+//! A company with one to four systems: any of HubSpot, Pipedrive, a Square till and a clinic's FHIR server, all on one account,
 //! one store and one gate. People edit in every CRM and here, sell and give back, book, call off and treat; the network fails; all
 //! engines are killed at once. Then everything is given time, and the checkers look at what is left.
 

@@ -180,11 +180,16 @@ impl Company {
         let Ok(contact) = self.desk(&names).create(Kind::Contact, &person, None).await else { return };
         let mut deal =
             Fields::from([("name".to_owned(), value(text)), ("contact".to_owned(), value(&contact.id().to_string()))]);
-        // In the pipeline that every CRM has.
+        // In the pipeline that every CRM has, if there is one.
         let pipelines = self.rig.store.pipelines(&self.rig.account.name).await.unwrap_or_default();
-        let Some(sales) = pipelines.iter().find(|pipeline| pipeline.label == "Sales") else { return };
-        deal.insert("pipeline".into(), value(&sales.id.to_string()));
-        deal.extend(sales.default_stage().map(|stage| ("stage".to_owned(), value(&stage.id.to_string()))));
+        let sales = pipelines.iter().find(|pipeline| pipeline.label == "Sales");
+        if sales.is_none() && (self.has_hubspot || self.pipedrive.is_some()) {
+            return;
+        }
+        if let Some(sales) = sales {
+            deal.insert("pipeline".into(), value(&sales.id.to_string()));
+            deal.extend(sales.default_stage().map(|stage| ("stage".to_owned(), value(&stage.id.to_string()))));
+        }
         if let Ok(deal) = self.desk(&names).create(Kind::Deal, &deal, None).await {
             diary.say("here", deal.id(), "name", text);
         }

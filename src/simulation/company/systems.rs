@@ -81,8 +81,9 @@ impl Company {
             .filter(|(_, is_there)| *is_there)
             .map(|(known, _)| name(known))
             .collect();
-        // Somebody has a pipeline: opportunities stand in a CRM's.
-        let has_hubspot = !mix[0] || StdRng::seed_from_u64(seed ^ 0x00ab_5e17).random_bool(0.75);
+        // A till or a clinic may be all there is: then there are no pipelines, which are a CRM's.
+        let hubspot = if mix[0] { 0.75 } else { 0.8 };
+        let has_hubspot = mix == [false; 3] || StdRng::seed_from_u64(seed ^ 0x00ab_5e17).random_bool(hubspot);
         let mut account = account("glow_clinic", Profile::Agency);
         if mix[2] {
             account.visit_rules.insert(name("clinic"), rules());
