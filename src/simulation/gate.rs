@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tandem_contract::{
     Cursor, ExternalId, HttpRequest, HttpResponse, Kind, NewCheckout, RouterTransport, Transport, TransportError,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     model::{
@@ -60,6 +60,8 @@ struct Inner {
     points: BTreeMap<String, u64>,
     trace: Sha256,
     tripped: Option<String>,
+    /// Until when nothing happens.
+    stalled: Option<Instant>,
 }
 
 /// Stands between any two steps of the engine.
@@ -133,7 +135,7 @@ impl Gate {
 
     /// Passes a point. True if the call is to fail.
     async fn look(&self, point: &str, is_step: bool) -> bool {
-        let act = {
+        let (act, stalled) = {
             let mut inner = self.inner();
             if is_step {
                 inner.steps += 1;
@@ -156,10 +158,18 @@ impl Gate {
             if act.is_some() {
                 inner.tripped = Some(point.to_owned());
             }
-            act.map(|(_, act)| act)
+            let act = act.map(|(_, act)| act);
+            if let Some(Act::Stall(time)) = &act {
+                inner.stalled = Some(Instant::now() + *time);
+            }
+            (act, inner.stalled)
         };
+        // A process that stands still does so as a whole.
+        if let Some(until) = stalled.filter(|until| *until > Instant::now()) {
+            tokio::time::sleep_until(until).await;
+        }
         match act {
-            None => false,
+            None | Some(Act::Stall(_)) => false,
             Some(Act::Error) => true,
             #[expect(clippy::panic, reason = "the fault that is asked for")]
             Some(Act::Panic) => panic!("planned, at {point}"),
@@ -168,10 +178,6 @@ impl Gate {
                 self.bell.notify_waiters();
                 // A killed process does not come back from an await.
                 std::future::pending().await
-            }
-            Some(Act::Stall(time)) => {
-                tokio::time::sleep(time).await;
-                false
             }
         }
     }

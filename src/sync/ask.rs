@@ -6,29 +6,43 @@ use std::{
     ops::Range,
 };
 
+use chrono::{DateTime, Utc};
 use tandem_contract::{
     Call, ConnectorError, ExternalId, Fetched, Kind, Record, Sought,
     planted::{self, Bug},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     lens::Lens,
     read::MOST_MERGES,
-    reconcile::{Reconciler, SyncError, Work},
+    reconcile::{Reconciler, SyncError, Work, tries},
 };
 use crate::{
     model::{IntentOp, IntentState, Key},
-    store::{By, StoreError},
+    store::{By, Op, StoreError},
 };
+
+/// After so many single records that the vendor cannot answer for, and none that it can, it is the vendor and not the records:
+/// the rest is not asked.
+const ENOUGH: usize = 3;
 
 /// A question about a batch, asked in parts: a part that is refused is halved.
 struct Halves<A> {
     waiting: Vec<Range<usize>>,
     /// By places in the batch.
     answers: Vec<(usize, A)>,
-    /// What the vendor cannot answer for.
-    culprits: Vec<(usize, ConnectorError)>,
+    /// What there is no answer for.
+    culprits: Vec<(usize, Unanswered)>,
+}
+
+/// Why there is no answer for a record.
+#[derive(Clone)]
+enum Unanswered {
+    /// The vendor was asked about it alone.
+    Alone(ConnectorError),
+    /// It was not, since the vendor could not answer for others either.
+    Unasked,
 }
 
 impl<A> Halves<A> {
@@ -52,7 +66,20 @@ impl<A> Halves<A> {
                 let middle = part.start + part.len() / 2;
                 self.waiting.extend([middle..part.end, part.start..middle]);
             }
-            Err(error) if error.may_be_of_one() => self.culprits.push((part.start, error)),
+            Err(error) if error.may_be_of_one() => {
+                let so_far = self.culprits.len() + 1;
+                if self.answers.is_empty() && so_far >= ENOUGH && !self.waiting.is_empty() {
+                    warn!(%error, "the rest of a batch is not asked about: the vendor could answer for none so far");
+                    let rest = self.waiting.drain(..).flatten();
+                    self.culprits.extend(rest.map(|index| (index, Unanswered::Unasked)));
+                }
+                self.culprits.push((part.start, Unanswered::Alone(error)));
+                if self.answers.is_empty() && !self.waiting.is_empty() {
+                    // The largest part is next: a few records side by side are not to be taken for all.
+                    let largest = self.waiting.remove(0);
+                    self.waiting.push(largest);
+                }
+            }
             Err(error) => return Err(error),
         }
         Ok(())
@@ -69,10 +96,14 @@ impl Reconciler {
         while let Some(part) = asked.next() {
             asked.take(part.clone(), connector.fetch(call, kind, &ids[part]).await)?;
         }
-        for (index, error) in asked.culprits {
-            for work in works.iter_mut().filter(|work| work.external.as_ref() == Some(&ids[index])) {
-                self.set_aside(kind, work, &error).await?;
+        let (mut put_off, together) = (Vec::new(), self.together(works));
+        for (index, why) in &asked.culprits {
+            for work in works.iter_mut().filter(|work| work.external.as_ref() == Some(&ids[*index])) {
+                put_off.extend(self.set_aside(kind, work, why, together));
             }
+        }
+        if !put_off.is_empty() {
+            self.store.commit(&self.commit_of(put_off)).await?;
         }
         let answers = asked.answers.into_iter();
         let mut fetched: BTreeMap<&ExternalId, Fetched> =
@@ -90,16 +121,26 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Shows what the vendor could not answer for, and puts it off.
-    async fn set_aside(&self, kind: Kind, work: &mut Work, error: &ConnectorError) -> Result<(), StoreError> {
-        let Some(first) = work.dirty.first().cloned() else { return Ok(()) };
-        let attempts = first.attempts;
-        let key = work.local.as_ref().map_or(first.key, |local| Key::Local(local.id()));
-        let mut ops = vec![self.failure(kind, &key, "", error.code(), format!("{error}; it is tried again by itself"))];
-        ops.extend(work.dirty.drain(..).map(|dirty| self.defer(dirty, self.later(attempts + 4), true)));
-        self.store.commit(&self.commit_of(ops)).await?;
-        self.count(|summary| summary.failed += 1);
-        Ok(())
+    /// Puts off what there is no answer for, and shows what the vendor was asked about alone. The others come again sooner, and
+    /// together.
+    fn set_aside(&self, kind: Kind, work: &mut Work, why: &Unanswered, together: DateTime<Utc>) -> Vec<Op> {
+        let Some(first) = work.dirty.first() else { return Vec::new() };
+        let (mut ops, until) = match why {
+            Unanswered::Unasked => (Vec::new(), together),
+            Unanswered::Alone(error) => {
+                let key = work.local.as_ref().map_or_else(|| first.key.clone(), |local| Key::Local(local.id()));
+                let text = format!("{error}; it is tried again by itself");
+                self.count(|summary| summary.failed += 1);
+                (vec![self.failure(kind, &key, "", error.code(), text)], self.later(first.attempts + 4))
+            }
+        };
+        ops.extend(work.dirty.drain(..).map(|dirty| self.defer(dirty, until, true)));
+        ops
+    }
+
+    /// When what was not asked about is asked about again.
+    fn together(&self, works: &[Work]) -> DateTime<Utc> {
+        self.later(works.iter().map(|work| tries(&work.dirty)).max().unwrap_or(0) + 2)
     }
 
     /// The same, where nothing may be decided about the record: it leaves the batch.
@@ -107,13 +148,23 @@ impl Reconciler {
         &self,
         kind: Kind,
         works: &mut Vec<Work>,
-        mut culprits: Vec<(usize, ConnectorError)>,
+        culprits: Vec<(usize, Unanswered)>,
     ) -> Result<(), StoreError> {
-        culprits.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
-        for (index, error) in culprits {
-            self.set_aside(kind, &mut works.remove(index), &error).await?;
+        if culprits.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let together = self.together(works);
+        let culprits: BTreeMap<usize, Unanswered> = culprits.into_iter().collect();
+        let mut ops = Vec::new();
+        let all = std::mem::take(works).into_iter().enumerate();
+        works.extend(all.filter_map(|(index, mut work)| match culprits.get(&index) {
+            None => Some(work),
+            Some(why) => {
+                ops.extend(self.set_aside(kind, &mut work, why, together));
+                None
+            }
+        }));
+        self.store.commit(&self.commit_of(ops)).await
     }
 
     /// Records that the vendor no longer has, and that we were told live on as others: believed where the other one is there.
@@ -150,7 +201,7 @@ impl Reconciler {
         while let Some(part) = asked.next() {
             asked.take(part.clone(), connector.fetch(call, kind, &survivors[part]).await)?;
         }
-        let unread: BTreeMap<&ExternalId, ConnectorError> =
+        let unread: BTreeMap<&ExternalId, Unanswered> =
             asked.culprits.into_iter().map(|(index, error)| (&survivors[index], error)).collect();
         let there: BTreeMap<&ExternalId, Record> = asked
             .answers
@@ -165,8 +216,8 @@ impl Reconciler {
             let Some(survivor) = work.external.as_ref().and_then(|id| heard.get(id)) else { continue };
             if let Some(record) = there.get(survivor) {
                 work.fetched = Some(Fetched::MergedInto(record.clone()));
-            } else if let Some(error) = unread.get(survivor) {
-                culprits.push((index, error.clone()));
+            } else if let Some(why) = unread.get(survivor) {
+                culprits.push((index, why.clone()));
             }
         }
         Ok(self.leave_out_culprits(kind, works, culprits).await?)
@@ -256,5 +307,54 @@ impl Reconciler {
         }
         let culprits = asked.culprits.into_iter().map(|(place, error)| (indexes[place], error)).collect();
         Ok(self.leave_out_culprits(kind, works, culprits).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tandem_contract::ConnectorError;
+
+    use super::{ENOUGH, Halves, Unanswered};
+
+    /// Asks about so many records, of which the vendor cannot answer for some; the calls, what it was asked about alone, and what
+    /// it was not.
+    fn ask(count: usize, bad: &BTreeSet<usize>) -> (usize, BTreeSet<usize>, usize) {
+        let (mut asked, mut calls) = (Halves::of(count), 0);
+        while let Some(part) = asked.next() {
+            calls += 1;
+            let came = match part.clone().any(|index| bad.contains(&index)) {
+                true => Err(ConnectorError::Malformed { path: "data".into() }),
+                false => Ok(part.clone().collect()),
+            };
+            asked.take(part, came).unwrap();
+        }
+        assert!(asked.answers.iter().all(|(index, answer)| index == answer && !bad.contains(index)));
+        assert_eq!(asked.answers.len() + asked.culprits.len(), count, "each is one or the other");
+        let is_alone = |one: &&(usize, Unanswered)| matches!(one.1, Unanswered::Alone(_));
+        let alone: BTreeSet<usize> = asked.culprits.iter().filter(is_alone).map(|(index, _)| *index).collect();
+        let unasked = asked.culprits.len() - alone.len();
+        (calls, alone, unasked)
+    }
+
+    #[test]
+    fn records_without_an_answer_are_found_one_by_one_and_all_others_answered() {
+        for bad in [vec![], vec![0], vec![99], vec![0, 1, 2, 3], vec![10, 50, 51, 90], (0..25).collect()] {
+            let bad = bad.into_iter().collect();
+            let (_, alone, unasked) = ask(100, &bad);
+            assert_eq!((alone, unasked), (bad, 0));
+        }
+        for count in 0..=ENOUGH {
+            let all = (0..count).collect();
+            assert_eq!(ask(count, &all), (if count < 2 { count } else { 2 * count - 1 }, all.clone(), 0));
+        }
+    }
+
+    #[test]
+    fn a_vendor_without_any_answer_is_asked_about_a_few() {
+        let (calls, alone, unasked) = ask(1_000, &(0..1_000).collect());
+        assert_eq!((alone.len(), unasked), (ENOUGH, 1_000 - ENOUGH));
+        assert!(calls <= 3 * 11, "{calls} calls");
     }
 }

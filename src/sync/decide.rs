@@ -15,7 +15,7 @@ use super::reconcile::{
 use super::{
     guard::{Class, on_hold},
     lens::{Codec, Context, Direction, Lens},
-    plan::{Clash, FieldPlan, Snapshot, overwrites, plan, remote_values},
+    plan::{Clash, FieldPlan, Snapshot, UNREAD, UNREAD_TEXT, overwrites, plan, remote_values},
     position::UNMAPPED_STAGE,
     presence::{self, Here, OnLocalDelete, Step, There},
     push::Outgoing,
@@ -551,8 +551,15 @@ impl Reconciler {
             solved.push((key.clone(), QUARANTINE.to_owned()));
         }
         for tried in whole.iter().chain((!whole.is_empty()).then_some(&key)) {
-            let free = lens.rows.iter().map(|row| row.name.clone()).filter(|row| !link.holds.contains_key(row));
+            let waits = |row: &String| link.holds.contains_key(row) || plan.unread.contains(row);
+            let free = lens.rows.iter().map(|row| row.name.clone()).filter(|row| !waits(row));
             solved.extend(free.chain([String::new()]).map(|row| (tried.clone(), row)));
+        }
+        // A row that could not be read until now.
+        if let Some(before) = &decided.work.link {
+            let never = lens.rows.iter().filter(|row| !before.base.contains_key(&row.name));
+            let shown = never.filter(|row| remote_values(row, remote).is_some());
+            solved.extend(shown.map(|row| (key.clone(), row.name.clone())));
         }
         decided.ops.extend(solved.iter().map(|(key, row)| self.solved(kind, key, Some(row))));
         for (row, code, message) in plan.failures {
@@ -560,6 +567,11 @@ impl Reconciler {
                 self.unknown_stage.store(true, std::sync::atomic::Ordering::Relaxed);
             }
             decided.ops.push(self.failure(kind, &key, &row, code, message));
+            decided.tally.failed += 1;
+        }
+        // It may be shown again in a moment; who hides it from us is to know that nothing is written.
+        for row in plan.unread.iter().filter(|_| self.writes() && tries(&decided.work.dirty) >= STUMBLES) {
+            decided.ops.push(self.failure(kind, &key, row, UNREAD, UNREAD_TEXT.into()));
             decided.tally.failed += 1;
         }
         link.state = LinkState::Linked;
@@ -574,7 +586,7 @@ impl Reconciler {
         if let Some(intent) = &settled {
             decided.ops.push(Op::DropIntent(intent.id));
         }
-        let unread = plan.unread && self.writes();
+        let unread = !plan.unread.is_empty() && self.writes();
         if (plan.unsaid && self.writes()) || (unread && !plan.pushes.is_empty()) {
             decided.ops.push(self.mark(kind, key.clone(), began));
         }

@@ -95,12 +95,18 @@ impl From<SyncError> for EngineError {
     }
 }
 
+/// A lease that is ours until it is not renewed any more.
+struct Held {
+    shard: i64,
+    epoch: i64,
+    renewed: Duration,
+}
+
 /// A started engine: it has the lease and knows the vendor.
 pub struct Running {
     reconciler: Arc<Reconciler>,
-    shard: i64,
+    held: Held,
     row: ConnectionRow,
-    renewed: Duration,
     discovered: Duration,
     polled: BTreeMap<String, Duration>,
     /// Pages of the first import that were asked for already.
@@ -163,7 +169,7 @@ impl Engine {
             return Err(EngineError::Paused(reason));
         }
         let shard = self.connection.shard(&identity.remote_account);
-        let now = self.shared.clock.now();
+        let (now, renewed) = (self.shared.clock.now(), self.shared.clock.elapsed());
         let taken =
             self.shared.store.take_lease(shard, account, name, &self.shared.owner, now, now + self.lease()).await?;
         let epoch = taken.ok_or(EngineError::Taken)?;
@@ -207,9 +213,8 @@ impl Engine {
         let elapsed = self.shared.clock.elapsed();
         Ok(Running {
             reconciler,
-            shard,
+            held: Held { shard, epoch, renewed },
             row,
-            renewed: elapsed,
             discovered: elapsed,
             polled: BTreeMap::new(),
             ahead: None,
@@ -315,7 +320,7 @@ impl Engine {
     /// [`StoreError`].
     pub async fn release(&self, running: &Running) -> Result<(), StoreError> {
         let now = self.shared.clock.now();
-        self.shared.store.renew_lease(running.shard, &self.shared.owner, running.reconciler.epoch, now).await?;
+        self.shared.store.renew_lease(running.held.shard, &self.shared.owner, running.held.epoch, now).await?;
         Ok(())
     }
 
@@ -333,8 +338,8 @@ impl Engine {
     }
 
     async fn page(&self, running: &mut Running, stream: &Stream) -> Result<Progress, EngineError> {
-        self.keep_lease(running).await?;
-        let progress = running.reconciler.poll(stream, &mut running.ahead).await?;
+        let polling = running.reconciler.poll(stream, &mut running.ahead);
+        let progress = self.holding(&mut running.held, polling).await??;
         // Pages that hold the records themselves are worked on at once.
         if progress.records > 0 {
             self.ring_siblings();
@@ -362,7 +367,7 @@ impl Engine {
 
     /// One batch of due records; false if none is due.
     async fn work(&self, running: &mut Running) -> Result<bool, EngineError> {
-        self.keep_lease(running).await?;
+        self.keep_lease(&mut running.held).await?;
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         if let Some(row) = self.shared.store.connection(account, name).await? {
             if row.state == ConnectionState::Paused {
@@ -387,12 +392,15 @@ impl Engine {
         if let Some(ahead) = &mut running.ahead {
             ahead.forget(kind, &due);
         }
-        let worked = match kind {
-            Kind::Sale => running.reconciler.sales(due.clone()).await,
-            Kind::Appointment => running.reconciler.visits(due.clone()).await,
-            kind => running.reconciler.batch(kind, due.clone(), Pageful::default(), Vec::new(), Lane::Propagate).await,
+        let reconciler = &running.reconciler;
+        let working = async {
+            match kind {
+                Kind::Sale => reconciler.sales(due.clone()).await,
+                Kind::Appointment => reconciler.visits(due.clone()).await,
+                kind => reconciler.batch(kind, due.clone(), Pageful::default(), Vec::new(), Lane::Propagate).await,
+            }
         };
-        match worked {
+        match self.holding(&mut running.held, working).await? {
             Ok(()) => {
                 self.ring_siblings();
                 Ok(true)
@@ -438,19 +446,42 @@ impl Engine {
         }
     }
 
-    async fn keep_lease(&self, running: &mut Running) -> Result<(), EngineError> {
+    /// Renews the lease if a third of it is over.
+    async fn keep_lease(&self, held: &mut Held) -> Result<(), EngineError> {
         let elapsed = self.shared.clock.elapsed();
-        if elapsed.saturating_sub(running.renewed) * 3 < self.shared.lease {
+        if elapsed.saturating_sub(held.renewed) * 3 < self.shared.lease {
             return Ok(());
         }
         let until = self.shared.clock.now() + self.lease();
-        let mine =
-            self.shared.store.renew_lease(running.shard, &self.shared.owner, running.reconciler.epoch, until).await?;
-        if !mine {
+        if !self.shared.store.renew_lease(held.shard, &self.shared.owner, held.epoch, until).await? {
             return Err(EngineError::Taken);
         }
-        running.renewed = elapsed;
+        held.renewed = elapsed;
         Ok(())
+    }
+
+    /// Does what may take longer than the lease lasts, and renews it meanwhile; what lost its lease is dropped where it stands.
+    async fn holding<T>(&self, held: &mut Held, work: impl Future<Output = T> + Send) -> Result<T, EngineError> {
+        self.keep_lease(held).await?;
+        let keep = async {
+            loop {
+                self.shared.clock.sleep(self.shared.lease / 3).await;
+                match self.keep_lease(held).await {
+                    Ok(()) => {}
+                    // A store that is away for a moment ends nothing: as long as nobody else takes the lease, it is ours.
+                    Err(EngineError::Store(error)) => {
+                        warn!(%error, "the lease could not be renewed; it is tried again")
+                    }
+                    Err(error) => return error,
+                }
+            }
+        };
+        // Side by side: the work may hold what the renewal waits for.
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            lost = keep => Err(lost),
+        }
     }
 
     /// Runs until dropped; starts again by itself after whatever passes.
@@ -549,9 +580,8 @@ impl Engine {
 
     /// One step of the audit that is under way.
     async fn audit_some(&self, running: &mut Running) -> Result<Option<Duration>, EngineError> {
-        self.keep_lease(running).await?;
         let Some(audit) = &mut running.audit else { return Ok(None) };
-        match running.reconciler.audit_step(audit).await {
+        match self.holding(&mut running.held, running.reconciler.audit_step(audit)).await? {
             Ok(true) => Ok(None),
             Ok(false) => {
                 let found = running.audit.take().map(|audit| audit.found).unwrap_or_default();
@@ -581,8 +611,7 @@ impl Engine {
     pub async fn audit(&self, running: &mut Running) -> Result<BTreeMap<Kind, Drift>, EngineError> {
         let mut audit = Audit::new(self.connection.connector.kinds(), false);
         loop {
-            self.keep_lease(running).await?;
-            if !running.reconciler.audit_step(&mut audit).await? {
+            if !self.holding(&mut running.held, running.reconciler.audit_step(&mut audit)).await?? {
                 return Ok(audit.found);
             }
         }

@@ -47,6 +47,11 @@ const SLACK: TimeDelta = TimeDelta::seconds(60);
 /// How often a row may be rewritten to the same value in a day before we stop fighting.
 const REWRITES: u32 = 3;
 
+/// A row whose value at the vendor cannot be read.
+pub(super) const UNREAD: &str = "unread";
+/// What people are told of it.
+pub(super) const UNREAD_TEXT: &str = "the vendor does not show what it has here, so ours is not written over it: let the user whose credentials Tandem has see it there, or correct it there by hand";
+
 /// Everything the plan may look at.
 pub struct Snapshot<'a> {
     /// The rows.
@@ -115,8 +120,8 @@ pub struct FieldPlan {
     pub needs_history: bool,
     /// True if something is to be written and may not be yet.
     pub waits: bool,
-    /// True if a row that was changed here could not be read there: it is looked at again.
-    pub unread: bool,
+    /// Rows that were changed here and could not be read there: they are looked at again.
+    pub unread: Vec<String>,
     /// True if what was taken in is to be answered: the record is to be planned once more.
     pub unsaid: bool,
     /// True if people at the vendor say that it is won, as a sale says here.
@@ -158,7 +163,15 @@ impl Planner<'_, '_> {
         let local = s.local.values(&row.fields);
         let Some(remote) = remote_values(row, s.remote) else {
             let base = s.link.and_then(|link| link.base.get(&row.name));
-            self.plan.unread |= row.direction != Direction::In && base.is_some_and(|base| base.0 != local);
+            match base {
+                _ if row.direction == Direction::In => {}
+                Some(base) if base.0 != local => self.plan.unread.push(row.name.clone()),
+                // Nobody changed it since the two met; once it can be read, it is a first contact.
+                None if s.link.is_some() && !local.iter().all(Value::is_blank) => {
+                    self.plan.failures.push((row.name.clone(), UNREAD, UNREAD_TEXT.to_owned()));
+                }
+                _ => {}
+            }
             return;
         };
         let mut base = s.link.and_then(|link| link.base.get(&row.name)).cloned();

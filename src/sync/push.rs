@@ -423,7 +423,7 @@ impl Reconciler {
             .collect();
         self.count(|summary| summary.failed += 1);
         let text = format!(
-            "{error}: correct the value here, or the property's options and rules at the vendor; it is tried again when either side changes"
+            "{error}: correct the value here, or the property's options and rules at the vendor; it is tried again when either side changes, or when you say so"
         );
         if let (IntentOp::Archive { external }, None) = (&one.intent.op, &one.link) {
             let text = reported(external, &format!("it cannot be removed there ({error})"));

@@ -1056,8 +1056,7 @@ async fn an_organization_that_is_not_shown_is_not_known_to_be_none() {
 async fn an_organization_is_set_by_a_name_that_only_it_has_and_none_is_made() {
     let company = with_organizations(Kind::Contact);
     let clinic = company.make_organization("Harbor Clinic");
-    company.make_organization("Twin");
-    company.make_organization("Twin");
+    let (twin, other) = (company.make_organization("Twin"), company.make_organization("Twin"));
     let body = json!({ "name": "Ana Ito" });
     let person = company.sandbox.with(|world| world.create(Kind::Contact, &body, Change::Person)).unwrap();
     let of = || company.sandbox.with(|world| world.value(Kind::Contact, person, "org_id")).unwrap();
@@ -1091,6 +1090,12 @@ async fn an_organization_is_set_by_a_name_that_only_it_has_and_none_is_made() {
     company.clock.sleep(Duration::from_secs(601)).await;
     assert!(matches!(company.update(person, &named("Nobody")).await, Pushed::Written { .. }));
     assert_eq!((company.asked("GET v2/organizations"), of()), (3, json!(nobody)));
+    // One of two is renamed: the other one is the only one, and that is seen at once.
+    assert!(matches!(company.update(person, &named("Twin")).await, Pushed::Failed(_)));
+    let body = json!({ "name": "Twin the elder" });
+    company.sandbox.with(|world| world.update(Kind::Company, twin, &body, Change::Person)).unwrap();
+    assert!(matches!(company.update(person, &named("Twin")).await, Pushed::Written { .. }));
+    assert_eq!(of(), other);
     // What was renamed goes by its old name no more.
     let body = json!({ "name": "Harbour Clinic" });
     company.sandbox.with(|world| world.update(Kind::Company, clinic, &body, Change::Person)).unwrap();

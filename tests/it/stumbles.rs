@@ -1,17 +1,29 @@
 //! A vendor that stumbles over one record: its value makes the vendor fail, or what it says of it cannot be read. The others go
 //! on, and people are told which one it is.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{Method, StatusCode},
-    middleware::{Next, from_fn_with_state},
+    http::{Method, StatusCode, header},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
-use tandem::store::SyncStore;
+use tandem::{
+    store::SyncStore,
+    sync::{
+        engine::{Engine, EngineError, Shared},
+        guard::Limits,
+    },
+};
 use tandem_contract::Kind;
 use tandem_hubspot::sandbox as hubspot;
 use tandem_pipedrive::sandbox::{Change, Faults};
@@ -144,4 +156,124 @@ async fn one_record_of_which_the_history_cannot_be_read_holds_up_no_other() {
     *rule.lock().unwrap() = never();
     both.minutes(45).await;
     assert_eq!(both.codes().await, [""; 0]);
+}
+
+/// Something between us and the vendor answers in its place, for every record: that is seen after a few, and not asked of each.
+#[tokio::test(start_paused = true)]
+async fn a_vendor_that_can_answer_for_no_record_is_not_asked_about_each() {
+    const DEALS: usize = 40;
+    let (both, rule) = two_crms(44);
+    both.minutes(1).await;
+    let deals: Vec<u64> = (0..DEALS).map(|n| both.told(&format!("deal {n:02}"))).collect();
+    both.minutes(2).await;
+    assert_eq!(both.titles().len(), DEALS);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    *rule.lock().unwrap() = Box::new(move |method, path, _| {
+        let is_read = method == Method::GET && path.contains("/deals");
+        counter.fetch_add(usize::from(is_read), Ordering::Relaxed);
+
+        is_read.then_some((200, "<html>Please sign in to the network</html>"))
+    });
+    deals.iter().enumerate().for_each(|(n, deal)| both.renamed(*deal, &format!("again {n:02}")));
+    both.minutes(1).await;
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((1..DEALS).contains(&asked), "{asked} calls for {DEALS} deals");
+    let shown = both.rig.store.failures(&both.rig.account.name, 2 * DEALS).await.unwrap();
+    assert!((1..DEALS / 2).contains(&shown.len()), "{} are shown", shown.len());
+    *rule.lock().unwrap() = never();
+    both.minutes(60).await;
+    assert!(both.titles().iter().all(|title| title.starts_with("again")), "{:?}", both.titles());
+    assert_eq!(both.codes().await, [""; 0]);
+}
+
+/// As a member that this user may not see: what has parts is no text.
+async fn hide(State(hidden): State<Arc<Mutex<&'static str>>>, request: Request, next: Next) -> Response {
+    let (parts, body) = next.run(request).await.into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap();
+    let hidden = format!("\"{}\":", hidden.lock().unwrap());
+    let text = String::from_utf8_lossy(&body).replace(&hidden, &format!("{hidden}{{}},\"was\":"));
+    let mut response = Response::from_parts(parts, Body::from(text));
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    response
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_where_the_vendor_does_not_show_what_it_has_is_not_written_and_not_kept_silent() {
+    let hidden = Arc::new(Mutex::new("nothing"));
+    let both = Both::watched(45, |router| router.layer(from_fn_with_state(hidden.clone(), hide)));
+    both.have_one_pipeline();
+    both.minutes(1).await;
+    let deal = both.told("Peel");
+    both.minutes(2).await;
+    assert_eq!(both.titles(), ["Peel"]);
+    *hidden.lock().unwrap() = "title";
+    both.renamed(deal, "Deep peel");
+    both.minutes(5).await;
+    assert_eq!((both.titles(), both.codes().await), (vec!["Peel".to_owned()], vec!["unread".to_owned()]));
+    *hidden.lock().unwrap() = "nothing";
+    both.minutes(45).await;
+    assert_eq!((both.titles(), both.codes().await), (vec!["Deep peel".to_owned()], vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_was_never_shown_is_not_written_over_and_not_kept_silent() {
+    let hidden = Arc::new(Mutex::new("phones"));
+    let both = Both::watched(46, |router| router.layer(from_fn_with_state(hidden.clone(), hide)));
+    let phone = |number: &str| json!([{ "value": number, "primary": true, "label": "work" }]);
+    let address = json!([{ "value": "ana@example.com", "primary": true, "label": "work" }]);
+    let person = json!({ "name": "Ana Ito", "emails": address, "phones": phone("+1 212 555 0100") });
+    let person = both.pipedrive.with(|world| world.create(Kind::Contact, &person, Change::Person)).unwrap();
+    let contact = [("firstname", "Ana"), ("lastname", "Ito"), ("email", "ana@example.com"), ("phone", "+12125550101")];
+    let contact = properties(&contact);
+    let contact =
+        both.rig.sandbox.with(|world| world.create(Kind::Contact, &contact, hubspot::Change::Person)).unwrap();
+    both.minutes(5).await;
+    assert_eq!(both.codes().await, ["unread"]);
+    *hidden.lock().unwrap() = "nothing";
+    // It is looked at when something changes, and then the two numbers meet.
+    let edit = properties(&[("lastname", "Ito-Berg")]);
+    both.rig.sandbox.with(|world| world.update(Kind::Contact, contact, &edit, hubspot::Change::Person)).unwrap();
+    both.minutes(5).await;
+    assert_eq!(both.codes().await, [""; 0]);
+    let there = both.pipedrive.with(|world| world.value(Kind::Contact, person, "phones")).unwrap();
+    let here = both.rig.sandbox.with(|world| world.value(Kind::Contact, contact, "phone")).unwrap();
+    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    assert_eq!(digits(there[0]["value"].as_str().unwrap()), digits(&here), "one of the two won, on both sides");
+}
+
+/// Every write takes almost as long as is waited for an answer.
+async fn slowly(request: Request, next: Next) -> Response {
+    if request.method() != Method::GET {
+        tokio::time::sleep(Duration::from_secs(18)).await;
+    }
+    next.run(request).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_slow_vendor_is_written_to_no_other_process_takes_the_connection_over() {
+    const TITLES: [&str; 3] = ["first", "second", "third"];
+    let both = Both::watched(47, |router| router.layer(from_fn(slowly)));
+    both.have_one_pipeline();
+    both.told("before");
+    both.minutes(2).await;
+    for title in TITLES {
+        both.told(title);
+    }
+    let [here, there] = both.engines();
+    here.once().await.unwrap();
+    let other = Shared { owner: "another process".into(), ..both.rig.shared(Limits::default()) };
+    let other = Engine::new(other, both.second.clone());
+    let asking = async {
+        // Longer than a lease lasts.
+        for second in (10..=50).step_by(10) {
+            both.rig.clock.sleep(Duration::from_secs(10)).await;
+            let started = other.start().await.err();
+            assert!(matches!(started, Some(EngineError::Taken)), "after {second} s: {started:?}");
+        }
+    };
+    let (done, ()) = tokio::join!(there.once(), asking);
+    done.unwrap();
+    assert_eq!(both.titles()[1..], TITLES);
+    assert!(other.start().await.is_ok(), "it is given back at the end");
 }

@@ -284,7 +284,8 @@ pub fn read_system(name: &str, item: &Item) -> Value {
 
 /// The primary one of a person's addresses or numbers, else the first.
 fn primary(item: &Item, list: &str) -> Value {
-    if item.raw(list).is_none() {
+    // What is no list says nothing of what is in it.
+    if item.raw(list).is_none_or(|raw| raw != "null" && !raw.starts_with('[')) {
         return Value::Absent;
     }
     let all = item.items(list);

@@ -150,18 +150,7 @@ impl Pipedrive {
     pub(crate) async fn organization_called(&self, call: Call, name: &str) -> Result<String, ConnectorError> {
         let name = name.trim();
         let names = &self.organizations;
-        let mut ids = names.called(name);
-        if let [one] = ids.as_slice() {
-            // Since it was listed it may have got another name, or have gone.
-            let ask = Ask::get(Api::V2, format!("organizations/{one}"), 1, call.lane);
-            let called = match self.client.data::<Item>(ask).await {
-                Ok(item) => name_of(&item),
-                Err(ConnectorError::Gone | ConnectorError::Forbidden(_)) => None,
-                Err(error) => return Err(error),
-            };
-            names.put(one, called, self.client.clock.elapsed());
-            ids = names.called(name);
-        }
+        let mut ids = self.still_called(call, name).await?;
         if ids.is_empty() {
             self.list_organizations(call).await?;
             ids = names.called(name);
@@ -182,6 +171,30 @@ impl Pipedrive {
                 "Pipedrive has several organizations of this name: merge them there, or rename all but one",
             )),
         }
+    }
+
+    /// Those of a name, two at most, looked at now: since they were listed they may have got another name, or have gone, and
+    /// one that was merged away tells nobody.
+    async fn still_called(&self, call: Call, name: &str) -> Result<Vec<String>, ConnectorError> {
+        let names = &self.organizations;
+        let mut ids = Vec::new();
+        for id in names.called(name) {
+            let ask = Ask::get(Api::V2, format!("organizations/{id}"), 1, call.lane);
+            let called = match self.client.data::<Item>(ask).await {
+                Ok(item) => name_of(&item),
+                Err(ConnectorError::Gone | ConnectorError::Forbidden(_)) => None,
+                Err(error) => return Err(error),
+            };
+            let is_it = called.as_deref() == Some(name);
+            names.put(&id, called, self.client.clock.elapsed());
+            if is_it {
+                ids.push(id);
+            }
+            if ids.len() == 2 {
+                break;
+            }
+        }
+        Ok(ids)
     }
 
     /// Lists all organizations, or what was made or changed since that was done; not more often than every ten minutes.
