@@ -1,6 +1,10 @@
 //! Each connector passes the contract's suite against its sandbox.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use axum::Router;
@@ -61,6 +65,10 @@ impl conformance::Vendor for Account {
         }
     }
 
+    fn selected(&self) -> BTreeSet<String> {
+        selection(&lenses()).remove(&self.kind).unwrap_or_default().into_keys().collect()
+    }
+
     async fn make(&self, text: &str) -> ExternalId {
         let mut properties = BTreeMap::from([(self.text_property(), text.to_owned())]);
         if self.kind == Kind::Deal {
@@ -95,6 +103,9 @@ async fn hubspot_conforms_in_every_generation_of_its_api_and_under_both_answers_
     let versions = ["2026-09", "2026-03", "v3"].map(|version| version.parse::<ApiVersion>().unwrap());
     let dialects = [
         Settings::default(),
+        // Ten minutes behind ours, and ten before.
+        Settings { clock_ahead_ms: -600_000, ..Settings::default() },
+        Settings { clock_ahead_ms: 600_000, ..Settings::default() },
         Settings {
             omit_empty: true,
             normalise_numbers: true,

@@ -1,6 +1,10 @@
 //! The FHIR connector against its sandbox, in every dialect: the contract's suite, tokens, pages, versions, what servers do wrong.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use axum::Router;
@@ -52,6 +56,11 @@ pub fn options(dialect: Dialect) -> Options {
     let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "fhir").unwrap();
     options.select = mapping::selection(&mapping::parse(text).unwrap());
     options
+}
+
+/// The properties of patients that the connector is told to read.
+pub fn selected() -> BTreeSet<String> {
+    options(Dialect::FullR4).select.remove(&Kind::Contact).unwrap_or_default().into_keys().collect()
 }
 
 pub struct Clinic {
@@ -130,6 +139,10 @@ impl conformance::Vendor for Clinic {
         BTreeMap::from([("given".into(), Value::text("Ada"))])
     }
 
+    fn selected(&self) -> BTreeSet<String> {
+        selected()
+    }
+
     async fn make(&self, text: &str) -> ExternalId {
         id(&self.sandbox.with(|world| world.register("Ada", text, "", "")))
     }
@@ -173,6 +186,9 @@ async fn fhir_conforms_where_the_standard_is_followed_and_where_it_is_not() {
             ..Settings::default()
         },
         Settings { versioning: Versioning::NoVersion, conditional_create: false, ..Settings::default() },
+        // Ten minutes behind ours, and ten before.
+        Settings { clock_ahead_ms: -600_000, ..Settings::default() },
+        Settings { clock_ahead_ms: 600_000, ..Settings::default() },
     ];
     for settings in dialects {
         let mut options = options(Dialect::FullR4);

@@ -1,7 +1,11 @@
 //! A FHIR R4 server that nobody here wrote must work with the connector unchanged. Outside the default run: `make test-fhir-server`
 //! builds and starts one, and says in `FHIR_SERVER` where it is.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,7 +17,7 @@ use tandem_contract::{
 };
 use tandem_fhir::{Dialect, Fhir, Options};
 
-use crate::fhir::{CALL, id, options};
+use crate::fhir::{CALL, id, options, selected};
 
 struct Server {
     base: String,
@@ -66,6 +70,10 @@ impl conformance::Vendor for Server {
 
     fn needed(&self) -> BTreeMap<String, Value> {
         BTreeMap::from([("given".into(), Value::text("Ada"))])
+    }
+
+    fn selected(&self) -> BTreeSet<String> {
+        selected()
     }
 
     async fn make(&self, text: &str) -> ExternalId {

@@ -1,6 +1,10 @@
 //! Square: the contract's suite under both answers to what is not documented, and what is Square's own.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use axum::Router;
@@ -8,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value as Json, json};
 use tandem::{sync::mapping, vendors::CONNECTORS};
 use tandem_contract::{
-    Call, Clock, Connector, ConnectorError, Credentials, Cursor, ExternalId, Fetched, Kind, Lane, Pushed,
+    Call, Clock, Connector, ConnectorError, Credentials, Cursor, ExternalId, Fetched, Kind, Lane, PropertyType, Pushed,
     RouterTransport, SaleRead, SaleState, Secret, Seen, TokioClock, Value, Version, WebhookRequest, Write, WriteOp,
     conformance,
 };
@@ -26,14 +30,18 @@ pub struct Seller {
     pub clock: Arc<dyn Clock>,
 }
 
+fn default_selection() -> BTreeMap<Kind, BTreeMap<String, PropertyType>> {
+    let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "square").unwrap();
+    mapping::selection(&mapping::parse(text).unwrap())
+}
+
 /// A seller with a sandbox behind it; `watch` stands between the two, `change` has the last word on the options.
 pub fn seller(settings: Settings, watch: impl FnOnce(Router) -> Router, change: impl FnOnce(&mut Options)) -> Seller {
     let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(DateTime::from_timestamp(1_795_000_000, 0).unwrap()));
     let token = Credentials::Token(Secret::new(settings.access_tokens.first().cloned().unwrap_or_default()));
     let sandbox = Sandbox::new(settings, 3, clock.clone());
     let mut options = Options::new("http://square.example.com".parse().unwrap(), token);
-    let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "square").unwrap();
-    options.select = mapping::selection(&mapping::parse(text).unwrap());
+    options.select = default_selection();
     change(&mut options);
     let transport = Arc::new(RouterTransport::new(watch(sandbox.router())));
     Seller { connector: Square::new(options, transport, clock.clone()), sandbox, clock }
@@ -104,6 +112,10 @@ impl conformance::Vendor for Seller {
         BTreeMap::from([("given_name".into(), Value::text("Ada"))])
     }
 
+    fn selected(&self) -> BTreeSet<String> {
+        default_selection().remove(&Kind::Contact).unwrap_or_default().into_keys().collect()
+    }
+
     async fn make(&self, text: &str) -> ExternalId {
         id(&self.customer(json!({ "family_name": text })))
     }
@@ -140,7 +152,10 @@ async fn square_conforms_under_both_answers_to_what_is_not_documented() {
         page_rows: 2,
         ..prompt()
     };
-    for settings in [prompt(), other] {
+    // Ten minutes behind ours, and ten before.
+    let behind = Settings { clock_ahead_ms: -600_000, ..prompt() };
+    let ahead = Settings { clock_ahead_ms: 600_000, ..prompt() };
+    for settings in [prompt(), other, behind, ahead] {
         let broken = conformance::run(&seller(settings, |router| router, |_| {})).await;
         assert!(broken.is_empty(), "{}", broken.join("\n"));
     }
