@@ -132,12 +132,18 @@ impl Reconciler {
         let locals: Vec<RecordId> = links.values().map(|link| link.local).collect();
         let locals: BTreeMap<RecordId, LocalRecord> =
             self.store.records(account, kind, &locals).await?.into_iter().map(|record| (record.id(), record)).collect();
-        let mut keys = Vec::new();
+        let (mut keys, mut strangers) = (Vec::new(), Vec::new());
         for (id, record) in records {
             let Some(link) = links.get(id) else {
-                if self.connection.filter.admits(kind, lens, record) {
+                if !self.connection.filter.admits(kind, lens, record) {
+                    continue;
+                }
+                if self.connection.connector.introduces(kind) {
                     drift.not_taken_in += 1;
                     keys.push(Key::External(id.clone()));
+                } else {
+                    // Nobody unknown is taken in, so this is no drift; but who it is may be known here by now.
+                    strangers.push(Key::External(id.clone()));
                 }
                 continue;
             };
@@ -161,7 +167,8 @@ impl Reconciler {
                 keys.push(Key::Local(link.local));
             }
         }
-        self.mark_drift(kind, keys, mark, drift).await
+        self.mark_drift(kind, keys, mark, drift).await?;
+        self.mark_all(kind, strangers, mark).await
     }
 
     /// A page of links, of which some record was not listed: each is looked at by id before anything is believed.
@@ -189,6 +196,10 @@ impl Reconciler {
 
     async fn mark_drift(&self, kind: Kind, keys: Vec<Key>, mark: bool, drift: &mut Drift) -> Result<(), SyncError> {
         drift.sample.extend(keys.iter().take(10_usize.saturating_sub(drift.sample.len())).map(Key::to_string));
+        self.mark_all(kind, keys, mark).await
+    }
+
+    async fn mark_all(&self, kind: Kind, keys: Vec<Key>, mark: bool) -> Result<(), SyncError> {
         if !mark || keys.is_empty() {
             return Ok(());
         }

@@ -228,6 +228,10 @@ async fn list_is_complete(vendor: &dyn Vendor) -> Verdict {
     let seen = listed(vendor).await?;
     for id in &made {
         is_shown_as_it_is(vendor, &seen, id).await?;
+        if !shown(&seen, id).any(|one| matches!(one, Seen::Record(_))) {
+            let why = "what can be read is a `Seen::Record`, since the audit compares nothing else";
+            return Err(format!("of record {id} `list` has a hint alone: {why}"));
+        }
     }
     // The audit looks by id at what is linked and not listed: what is listed for ever is never found to be gone.
     match shown(&seen, &gone).next() {

@@ -271,8 +271,8 @@ pub trait Connector: Send + Sync {
         stream.backfills && cursor.0.is_empty()
     }
 
-    /// One page of a full listing, for the audit: every record, by id. An empty cursor starts; the last page has
-    /// `more == false`.
+    /// One page of a full listing, for the audit: every record that is there, as a [`Seen::Record`] to be compared; a hint
+    /// says only that one is there which could not be read. An empty cursor starts; the last page has `more == false`.
     ///
     /// # Errors
     /// [`ConnectorError`]; the cursor stays where it was.

@@ -291,10 +291,10 @@ async fn days_page(
     Ok(Page { seen, next: cursor(&place), more: true, total: None })
 }
 
-/// One page of all patients, for the audit.
+/// One page of all patients, whole, for the audit.
 pub async fn list(fhir: &Fhir, call: Call, at: &Cursor) -> Result<Page, ConnectorError> {
     let next = Some(at.0.as_str()).filter(|next| !next.is_empty());
     let rows = search(fhir, call.lane, "Patient", &[], next).await?;
-    let seen = seen(fhir, "Patient", &rows.found, false);
+    let seen = seen(fhir, "Patient", &rows.found, true);
     Ok(Page { seen, more: rows.next.is_some(), next: Cursor(rows.next.unwrap_or_default()), total: None })
 }

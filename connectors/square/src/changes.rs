@@ -125,7 +125,7 @@ async fn listing_page(
     since: DateTime<Utc>,
     after: Option<String>,
 ) -> Result<Page, ConnectorError> {
-    let page = customers::page(square, call, after.as_deref(), true).await;
+    let page = customers::page(square, call, after.as_deref()).await;
     let Some((seen, next)) = refused_cursor(page, after.as_deref())? else {
         return Ok(Page { next: cursor(&Place::Listing { since, after: None }), more: true, ..Page::default() });
     };

@@ -199,12 +199,11 @@ pub async fn find(square: &Square, call: Call, sought: &[Sought]) -> Result<Vec<
     Ok(found)
 }
 
-/// A page of all customers, in the order they were made.
+/// A page of all customers, whole, in the order they were made.
 pub async fn page(
     square: &Square,
     call: Call,
     after: Option<&str>,
-    whole: bool,
 ) -> Result<(Vec<Seen>, Option<String>), ConnectorError> {
     let ask = Ask::get("customers", call.lane)
         .query("limit", PAGE.to_string())
@@ -212,13 +211,13 @@ pub async fn page(
         .query("sort_order", "ASC")
         .after(after);
     let mut rows: Rows = square.client.ask(&ask).await?;
-    Ok((square.seen(&rows.customers(), whole), rows.cursor))
+    Ok((square.seen(&rows.customers(), true), rows.cursor))
 }
 
 /// One page of everything, for the audit.
 pub async fn list(square: &Square, call: Call, at: &Cursor) -> Result<Page, ConnectorError> {
     let after = Some(at.0.as_str()).filter(|after| !after.is_empty());
-    let (seen, next) = page(square, call, after, false).await?;
+    let (seen, next) = page(square, call, after).await?;
     let next = next.filter(|next| Some(next.as_str()) != after);
     Ok(Page { seen, more: next.is_some(), next: Cursor(next.unwrap_or_default()), total: None })
 }
