@@ -15,7 +15,7 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EvidenceState {
-    /// Not paid yet, or not to be read yet.
+    /// Not paid yet, or not to be read yet, or not told yet what was sold.
     Waiting,
     /// Paid, and no one opportunity is known to be meant: a person may say which.
     Unmatched,

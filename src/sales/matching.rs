@@ -87,7 +87,7 @@ pub enum Verdict {
         /// Those that may be meant.
         candidates: Vec<RecordId>,
     },
-    /// Not paid yet.
+    /// Not paid yet, or the till does not tell yet what was sold.
     NotYet(&'static str),
     /// No sale of an opportunity.
     PassedOver(&'static str),

@@ -14,7 +14,7 @@ use crate::model::{Currency, Money, Name, Trigger, WonOn, Worth};
 pub enum Standing {
     /// It does.
     Counts,
-    /// It may, once it is paid; the reason is for people.
+    /// It may, once it is paid, or once the till tells what was sold; the reason is for people.
     NotYet(&'static str),
     /// It does not, and will not.
     Never(&'static str),
@@ -47,8 +47,9 @@ pub fn standing(sale: &Sale, trigger: &Trigger) -> Standing {
         SaleState::PartlyPaid if trigger.won_on == WonOn::FullPayment => Standing::NotYet("it is not paid in full"),
         _ if for_nothing && !trigger.for_nothing => Standing::Never("it came to nothing"),
         SaleState::PartlyPaid | SaleState::Paid => match meets(sale, trigger) {
-            true => Standing::Counts,
-            false => Standing::Never("no trigger names what was sold, where, or for how much"),
+            Some(true) => Standing::Counts,
+            Some(false) => Standing::Never("no trigger names what was sold, where, or for how much"),
+            None => Standing::NotYet("the till does not tell yet what was sold"),
         },
     }
 }
@@ -61,8 +62,13 @@ fn matches(line: &SaleLine, trigger: &Trigger) -> bool {
     line.kind == LineKind::Goods && named(&trigger.items, &line.names) && named(&trigger.categories, &line.categories)
 }
 
-fn meets(sale: &Sale, trigger: &Trigger) -> bool {
+/// Whether a trigger names what was sold, where and for how much; `None` while that hangs on what the till does not
+/// tell of yet.
+fn meets(sale: &Sale, trigger: &Trigger) -> Option<bool> {
     let place = [sale.location.id.clone(), sale.location.name.clone()];
+    if !named(&trigger.locations, &place) {
+        return Some(false);
+    }
     let about_lines = !trigger.items.is_empty() || !trigger.categories.is_empty();
     let lines = !about_lines || sale.lines.iter().any(|line| matches(line, trigger));
     let in_range = match worth(sale, trigger) {
@@ -73,7 +79,15 @@ fn meets(sale: &Sale, trigger: &Trigger) -> bool {
         }
         None => trigger.at_least.is_none() && trigger.at_most.is_none(),
     };
-    lines && in_range && named(&trigger.locations, &place)
+    if lines && in_range {
+        return Some(true);
+    }
+    let may_be_named = |line: &SaleLine| line.kind == LineKind::Goods && !line.is_known && !matches(line, trigger);
+    let hangs_on_lines = about_lines && (in_range || trigger.worth == Worth::MatchedLines);
+    match hangs_on_lines && sale.lines.iter().any(may_be_named) {
+        true => None,
+        false => Some(false),
+    }
 }
 
 /// What a sale is worth to an opportunity, before anything was given back: without the tip and, unless asked for, without

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,6 +24,8 @@ use tandem_square::{
     sandbox::{Change, Faults, Line, Part, Sandbox, Settings, Ticket},
     sign,
 };
+
+use crate::unreadable::refusing;
 
 pub const CALL: Call = Call { lane: Lane::Interactive };
 
@@ -285,34 +290,71 @@ async fn whom_an_invoice_is_addressed_to_is_looked_for_where_nothing_else_tells_
     }
 }
 
+/// Where Square's news of the next tests arrive.
+const HOOK: &str = "https://tandem.example.com/webhooks/square";
+
+/// A seller whose news are believed.
+fn told(watch: impl FnOnce(Router) -> Router) -> Seller {
+    seller(prompt(), watch, |options| {
+        options.signature_keys = vec![Secret::new("signature-key")];
+        options.notification_url = Some(HOOK.into());
+    })
+}
+
+impl Seller {
+    /// Square tells that its catalog changed.
+    fn hears_of_the_catalog(&self) {
+        let body = r#"{"merchant_id":"MLSANDBOX0001","type":"catalog.version.updated","event_id":"e1","data":{"type":"catalog_version",
+            "id":"c1","object":{"catalog_version":{"updated_at":"2026-11-20T10:00:00Z"}}}}"#;
+        let signature = sign(&Secret::new("signature-key"), HOOK, body.as_bytes());
+        let mut headers = http::HeaderMap::new();
+        headers.insert("x-square-hmacsha256-signature", signature.parse().unwrap());
+        let (body, received_at) = (body.as_bytes(), self.clock.now());
+        let told = WebhookRequest { method: "POST", uri: HOOK, headers: &headers, body, received_at };
+        assert!(self.connector.hints(&told).unwrap().is_empty(), "it names no record");
+    }
+
+    fn sells_serum(&self) -> String {
+        let ticket = Ticket { location: "Downtown".into(), lines: vec![Line::of("Serum")], ..Ticket::default() };
+        self.sandbox.with(|world| world.sell(&ticket)).unwrap()
+    }
+
+    /// Whether what was sold is a treatment, as far as the catalog that was read tells.
+    async fn sold_a_treatment(&self, order: &str) -> bool {
+        self.found(order).await.lines[0].categories.iter().any(|name| name == "Treatments")
+    }
+}
+
 /// What was read of the catalog is kept for five minutes; once Square tells that it changed, for one.
 #[tokio::test(start_paused = true)]
 async fn a_word_that_the_catalog_changed_has_it_read_again() {
-    const HOOK: &str = "https://tandem.example.com/webhooks/square";
-    let seller = seller(
-        prompt(),
-        |router| router,
-        |options| {
-            options.signature_keys = vec![Secret::new("signature-key")];
-            options.notification_url = Some(HOOK.into());
-        },
-    );
-    let ticket = Ticket { location: "Downtown".into(), lines: vec![Line::of("Serum")], ..Ticket::default() };
-    let order = seller.sandbox.with(|world| world.sell(&ticket)).unwrap();
-    let is_treatment = async || seller.found(&order).await.lines[0].categories.iter().any(|name| name == "Treatments");
-    assert!(!is_treatment().await);
+    let seller = told(|router| router);
+    let order = seller.sells_serum();
+    assert!(!seller.sold_a_treatment(&order).await);
     seller.sandbox.with(|world| world.move_item("Serum", "Treatments"));
     seller.clock.sleep(Duration::from_secs(70)).await;
-    assert!(!is_treatment().await, "nobody told");
-    let body = r#"{"merchant_id":"MLSANDBOX0001","type":"catalog.version.updated","event_id":"e1","data":{"type":"catalog_version",
-        "id":"c1","object":{"catalog_version":{"updated_at":"2026-11-20T10:00:00Z"}}}}"#;
-    let signature = sign(&Secret::new("signature-key"), HOOK, body.as_bytes());
-    let mut headers = http::HeaderMap::new();
-    headers.insert("x-square-hmacsha256-signature", signature.parse().unwrap());
-    let (body, received_at) = (body.as_bytes(), seller.clock.now());
-    let told = WebhookRequest { method: "POST", uri: HOOK, headers: &headers, body, received_at };
-    assert!(seller.connector.hints(&told).unwrap().is_empty(), "it names no record");
-    assert!(is_treatment().await);
+    assert!(!seller.sold_a_treatment(&order).await, "nobody told");
+    seller.hears_of_the_catalog();
+    assert!(seller.sold_a_treatment(&order).await);
+}
+
+/// A sale that is read after a failure is held against the catalog as it is, and not as it was before the word.
+#[tokio::test(start_paused = true)]
+async fn a_word_that_the_catalog_changed_is_not_forgotten_with_a_read_that_fails() {
+    let is_refused = Arc::new(AtomicBool::new(false));
+    let seller = told(refusing({
+        let is_refused = is_refused.clone();
+        move |path, _| path.ends_with("/catalog/list") && is_refused.load(Ordering::SeqCst)
+    }));
+    let order = seller.sells_serum();
+    assert!(!seller.sold_a_treatment(&order).await);
+    seller.sandbox.with(|world| world.move_item("Serum", "Treatments"));
+    seller.clock.sleep(Duration::from_secs(70)).await;
+    seller.hears_of_the_catalog();
+    is_refused.store(true, Ordering::SeqCst);
+    assert!(seller.connector.sales(CALL, &[id(&order)]).await.is_err());
+    is_refused.store(false, Ordering::SeqCst);
+    assert!(seller.sold_a_treatment(&order).await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -642,6 +642,33 @@ async fn what_was_taken_out_of_the_catalog_before_its_sale_was_read_counts_by_na
     }
 }
 
+/// CB-14: what the till does not tell of yet may be what a trigger names. Its sale waits for that, and is not passed over for good.
+#[tokio::test(start_paused = true)]
+async fn a_sale_of_what_the_catalog_does_not_tell_of_yet_waits_until_it_does() {
+    let is_refused = Arc::new(AtomicBool::new(true));
+    let watch = refusing({
+        let is_refused = is_refused.clone();
+        move |path, _| path.ends_with("/catalog/batch-retrieve") && is_refused.load(Ordering::SeqCst)
+    });
+    let retail = Trigger { categories: ["Retail".to_owned()].into(), ..Trigger::default() };
+    let shop = Shop::watched(Profile::Agency, &[("retail", retail)], watch);
+    let (ana, ben) = (shop.person("Ana").await, shop.person("Ben").await);
+    let order = shop.sell_to(&ana.customer, ticket("Serum"));
+    let other = shop.sell_to(&ben.customer, ticket("Consultation"));
+    // Of what is not in the catalog any more it is asked by id.
+    shop.square.with(|world| world.delete_variations("Serum"));
+    shop.settle().await;
+    let waits = shop.evidence(&order).await;
+    assert_eq!((waits.state, waits.why.as_str()), (EvidenceState::Waiting, "the till does not tell yet what was sold"));
+    assert_eq!(shop.evidence(&other).await.state, EvidenceState::PassedOver, "of that one all is known");
+    is_refused.store(false, Ordering::SeqCst);
+    // Nobody tells: it is looked at again by itself.
+    shop.rig.clock.sleep(Duration::from_secs(16 * 60)).await;
+    shop.settle().await;
+    assert_eq!(shop.evidence(&order).await.state, EvidenceState::Live);
+    assert_eq!([shop.stage(ana.deal), shop.stage(ben.deal)], ["closedwon", "qualifiedtobuy"]);
+}
+
 /// CB-14: a service charge is part of what a sale comes to, unlike tip and tax. It stands on no line, so a trigger that counts
 /// lines leaves it out. Source: <https://developer.squareup.com/reference/square/objects/OrderServiceCharge>.
 #[tokio::test(start_paused = true)]

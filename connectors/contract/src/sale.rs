@@ -38,6 +38,9 @@ pub struct SaleLine {
     pub names: Vec<String>,
     /// The categories it is in, and those above them, by name and by id.
     pub categories: Vec<String>,
+    /// False where the till names something of its catalog and does not tell, or not yet, all of what that is: it may
+    /// go by more names and be in more categories than these.
+    pub is_known: bool,
     /// With tax, after discounts.
     pub total: i64,
     /// Tax in it.

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,16 +39,25 @@ const MOST_ROUNDS: usize = 4;
 /// What was read, and when.
 #[derive(Default)]
 pub struct Books {
-    catalog: Mutex<Option<(Duration, Arc<Catalog>)>>,
-    /// Square told that the catalog changed since it was read.
-    is_changed: AtomicBool,
+    catalog: Mutex<Option<Kept>>,
+    /// How often Square told that the catalog changed.
+    told: AtomicU64,
     locations: Mutex<Option<(Duration, Arc<Vec<Location>>)>>,
+}
+
+/// A catalog that was read.
+#[derive(Clone)]
+struct Kept {
+    at: Duration,
+    /// How often Square had told of changes when the read began: what it told since may not be in it.
+    told: u64,
+    catalog: Arc<Catalog>,
 }
 
 impl Books {
     /// Square told that the catalog changed.
     pub(crate) fn note_change(&self) {
-        self.is_changed.store(true, Ordering::Relaxed);
+        self.told.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -86,6 +95,12 @@ impl Catalog {
             }
         }
         Some((names, all))
+    }
+
+    /// Whether all is known of a variation: what it is of, and the categories that is in.
+    #[must_use]
+    pub fn tells_of(&self, variation: &str) -> bool {
+        self.missing(variation).iter().all(String::is_empty)
     }
 
     /// The ids that are to be asked for next, before all is known of a variation.
@@ -208,24 +223,26 @@ impl Square {
     ///
     /// # Errors
     /// [`ConnectorError`]; without the right to read it, it is empty, and triggers that name what is sold meet nothing but
-    /// what the order itself says.
+    /// what the order itself says. What else it may meet waits, in case the right is granted.
     pub(crate) async fn catalog(&self, call: Call) -> Result<Arc<Catalog>, ConnectorError> {
         let now = self.client.clock.elapsed();
+        // A word that comes while it is read counts for the next read, and one that came before a read that fails still
+        // does.
+        let told = self.books.told.load(Ordering::Relaxed);
         let known = self.books.catalog.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let age = if self.books.is_changed.load(Ordering::Relaxed) { CHANGED_AGE } else { CATALOG_AGE };
-        if let Some((at, catalog)) = known
-            && now.saturating_sub(at) < age
-        {
-            return Ok(catalog);
+        if let Some(known) = known {
+            let age = if known.told == told { CATALOG_AGE } else { CHANGED_AGE };
+            if now.saturating_sub(known.at) < age {
+                return Ok(known.catalog);
+            }
         }
-        // What changes while it is read is told again.
-        self.books.is_changed.store(false, Ordering::Relaxed);
         let read = match read_catalog(self, call).await {
             Err(ConnectorError::Forbidden(_)) => Catalog::default(),
             read => read?,
         };
         let catalog = Arc::new(read);
-        *self.books.catalog.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, catalog.clone()));
+        let kept = Kept { at: now, told, catalog: catalog.clone() };
+        *self.books.catalog.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
         Ok(catalog)
     }
 
@@ -264,10 +281,10 @@ impl Square {
             let unknown: Vec<String> = asked.into_iter().filter(|id| !next.knows(id)).collect();
             next.absent.extend(unknown);
             let next = Arc::new(next);
-            if let Some((_, known)) = &mut *self.books.catalog.lock().unwrap_or_else(PoisonError::into_inner)
-                && Arc::ptr_eq(known, &catalog)
+            if let Some(kept) = &mut *self.books.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+                && Arc::ptr_eq(&kept.catalog, &catalog)
             {
-                *known = next.clone();
+                kept.catalog = next.clone();
             }
             catalog = next;
         }

@@ -429,7 +429,8 @@ fn state(order: &Order, payments: &[Payment], paid: i64, returned: i64) -> SaleS
 }
 
 fn sale_line(line: &LineItem, catalog: &Catalog) -> SaleLine {
-    let known = line.catalog_object_id.as_deref().and_then(|id| catalog.of(id));
+    let named = line.catalog_object_id.as_deref().filter(|id| !id.is_empty());
+    let known = named.and_then(|id| catalog.of(id));
     let (mut names, categories) = known.unwrap_or_default();
     // The order keeps the names of what the catalog has no more.
     for name in [&line.name, &line.variation_name, &line.catalog_object_id].into_iter().flatten() {
@@ -444,6 +445,7 @@ fn sale_line(line: &LineItem, catalog: &Catalog) -> SaleLine {
         },
         names,
         categories,
+        is_known: named.is_none_or(|id| catalog.tells_of(id)),
         total: amount(line.total_money.as_ref()),
         tax: amount(line.total_tax_money.as_ref()),
     }
