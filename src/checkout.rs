@@ -96,7 +96,9 @@ pub async fn start(
     // What it says may change meanwhile; asked for again it says what it said first, or the till takes it for another.
     let connection = till.name.clone();
     let keep = Op::KeepCheckout { connection, new: new.clone(), asked_at: now };
-    store.commit(&Commit { account: account.clone(), fence: None, ops: vec![keep] }).await?;
+    // One that is dropped as too old is kept anew as it is asked for now.
+    let ops = vec![Op::DropOldCheckouts { now }, keep];
+    store.commit(&Commit { account: account.clone(), fence: None, ops }).await?;
     let new = store.checkout(account, &till.name, &new.key).await?.unwrap_or(new);
     let started = till.connector.checkout(Call { lane: Lane::Interactive }, &new).await;
     if let Err(ConnectorError::Rejected { .. } | ConnectorError::Forbidden(_)) = &started {

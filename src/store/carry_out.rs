@@ -2,18 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use chrono::TimeDelta;
 use sqlx::QueryBuilder;
 use tandem_contract::Kind;
 
 use super::{
-    Op, StoreError, link_row,
+    CHECKOUTS_KEPT, Op, StoreError, link_row,
     sql::{ROWS, Tx, json, on_tx, parse, refused},
 };
 use crate::model::{Failure, LocalRecord, ids::IntentId};
-
-/// How long what a checkout was asked for as is kept.
-const CHECKOUTS: TimeDelta = TimeDelta::days(90);
 
 /// What makes two operations of one kind touch the same row; `None` for operations that are carried out one by one.
 fn row_of(op: &Op) -> Option<(u8, String)> {
@@ -486,12 +482,6 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), S
                 asked_at,
                 json(new)?
             )?;
-            // Nobody pays by it any more.
-            run!(
-                "DELETE FROM checkout WHERE account = $1 AND connection = $2 AND asked_at < $3",
-                connection.as_str(),
-                *asked_at - CHECKOUTS
-            )?;
         }
         Op::DropCheckout { connection, key } => {
             run!(
@@ -499,6 +489,9 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), S
                 connection.as_str(),
                 key.as_str()
             )?;
+        }
+        Op::DropOldCheckouts { now } => {
+            run!("DELETE FROM checkout WHERE account = $1 AND asked_at < $2", *now - CHECKOUTS_KEPT)?;
         }
         Op::BeginBooking { opportunity, now, until } => {
             let hit = run!(

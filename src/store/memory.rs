@@ -13,7 +13,7 @@ use tandem_contract::{
     planted::{self, Bug},
 };
 
-use super::{By, Commit, GuardEvent, Op, StoreError, SyncStore, Taken};
+use super::{By, CHECKOUTS_KEPT, Commit, GuardEvent, Op, StoreError, SyncStore, Taken};
 use crate::model::{
     Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, Key, Link, LocalRecord,
     Name, Pipeline, RecordId, StageMap, Visit,
@@ -49,7 +49,7 @@ struct State {
     guards: BTreeMap<(Owned, String), GuardEvent>,
     evidence: BTreeMap<(Owned, ExternalId), Evidence>,
     visits: BTreeMap<(Owned, ExternalId), Visit>,
-    checkouts: BTreeMap<(Owned, String), NewCheckout>,
+    checkouts: BTreeMap<(Owned, String), (DateTime<Utc>, NewCheckout)>,
     bookings: BTreeMap<(Name, RecordId), DateTime<Utc>>,
     leases: BTreeMap<i64, (String, i64, DateTime<Utc>)>,
 }
@@ -282,10 +282,18 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
             }
             put!(state, undo, visits, key, visit);
         }
-        Op::KeepCheckout { connection, new, .. } => {
+        Op::KeepCheckout { connection, new, asked_at } => {
             let key = (owned(&connection), new.key.clone());
             if !state.checkouts.contains_key(&key) {
-                put!(state, undo, checkouts, key, new);
+                put!(state, undo, checkouts, key, (asked_at, new));
+            }
+        }
+        Op::DropOldCheckouts { now } => {
+            let is_old = |asked_at: &DateTime<Utc>| *asked_at < now - CHECKOUTS_KEPT;
+            let mine = state.checkouts.iter().filter(|(((of, _), _), (asked_at, _))| of == account && is_old(asked_at));
+            let old: Vec<_> = mine.map(|(key, _)| key.clone()).collect();
+            for key in old {
+                take!(state, undo, checkouts, key);
             }
         }
         Op::BeginBooking { opportunity, now, until } => {
@@ -533,7 +541,7 @@ impl SyncStore for MemoryStore {
 
     async fn checkout(&self, account: &Name, connection: &Name, key: &str) -> Result<Option<NewCheckout>, StoreError> {
         let owned = (account.clone(), connection.clone());
-        Ok(self.lock().checkouts.get(&(owned, key.to_owned())).cloned())
+        Ok(self.lock().checkouts.get(&(owned, key.to_owned())).map(|(_, new)| new.clone()))
     }
 
     async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Result<Vec<Visit>, StoreError> {

@@ -18,7 +18,7 @@ pub mod sql;
 pub use connection::change_connection;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tandem_contract::{Cursor, ExternalId, Kind, NewCheckout};
 
@@ -27,6 +27,9 @@ use crate::model::{
     Mark, Name, Pipeline, RecordId, StageMap, Visit,
     ids::{ConflictId, IntentId},
 };
+
+/// How long what a checkout was asked for as is kept: nobody pays by it any more then.
+pub const CHECKOUTS_KEPT: TimeDelta = TimeDelta::days(90);
 
 /// The store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -229,6 +232,11 @@ pub enum Op {
         connection: Name,
         /// Its key.
         key: String,
+    },
+    /// Drops what was kept for longer than [`CHECKOUTS_KEPT`], at every till of the account.
+    DropOldCheckouts {
+        /// When.
+        now: DateTime<Utc>,
     },
 }
 

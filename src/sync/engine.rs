@@ -224,10 +224,11 @@ impl Engine {
         })
     }
 
+    /// Everything was compared: that is remembered, and what nobody needs any more is dropped.
     async fn audited(&self, reconciler: &Reconciler, at: DateTime<Utc>) -> Result<(), StoreError> {
         let cursor = Cursor(at.to_rfc3339());
         let op = Op::PutCursor { connection: self.connection.name.clone(), stream: AUDITED.into(), cursor };
-        self.shared.store.commit(&reconciler.commit_of(vec![op])).await
+        self.shared.store.commit(&reconciler.commit_of(vec![op, Op::DropOldCheckouts { now: at }])).await
     }
 
     fn has_till(&self) -> bool {

@@ -12,8 +12,8 @@ use tandem::{
         link::Unanswered,
     },
     store::{
-        By, Commit, Fence, Op, StoreError, SyncStore, Taken, change_connection, memory::MemoryStore, seal::Sealer,
-        sql::SqlStore,
+        By, CHECKOUTS_KEPT, Commit, Fence, Op, StoreError, SyncStore, Taken, change_connection, memory::MemoryStore,
+        seal::Sealer, sql::SqlStore,
     },
 };
 use tandem_contract::{CheckoutBy, Cursor, ExternalId, Kind, NewCheckout, Value, Version};
@@ -82,6 +82,21 @@ fn intent(n: u128, local: u128) -> Intent {
     }
 }
 
+fn checkout(key: &str, title: &str) -> NewCheckout {
+    NewCheckout {
+        by: CheckoutBy::Invoice,
+        key: key.into(),
+        reference: record(1).to_string(),
+        title: title.into(),
+        minor: 12_500,
+        currency: "USD".into(),
+        location: None,
+        buyer: Some(ExternalId::new("C1").unwrap()),
+        email: Some("ana@example.com".into()),
+        due_on: at(0).date_naive().into(),
+    }
+}
+
 fn commit(ops: Vec<Op>) -> Commit {
     Commit { account: name("a"), fence: None, ops }
 }
@@ -138,6 +153,7 @@ behaviours!(
     the_same_conflict_is_recorded_once,
     a_failure_is_counted_not_repeated,
     what_a_checkout_was_asked_for_as_first_is_kept,
+    old_checkouts_are_dropped,
     one_appointment_is_made_at_a_time,
     accounts_do_not_see_each_other,
 );
@@ -172,34 +188,44 @@ mod behaviour {
     }
 
     pub async fn what_a_checkout_was_asked_for_as_first_is_kept(store: Store) {
-        let new = |key: &str, title: &str| NewCheckout {
-            by: CheckoutBy::Invoice,
-            key: key.into(),
-            reference: record(1).to_string(),
-            title: title.into(),
-            minor: 12_500,
-            currency: "USD".into(),
-            location: None,
-            buyer: Some(ExternalId::new("C1").unwrap()),
-            email: Some("ana@example.com".into()),
-            due_on: at(0).date_naive().into(),
-        };
         let keep = async |new: NewCheckout, asked_at| {
             let keep = Op::KeepCheckout { connection: name("square"), new, asked_at };
             store.commit(&commit(vec![keep])).await.unwrap();
         };
         let kept = async |key: &str| store.checkout(&name("a"), &name("square"), key).await.unwrap();
-        keep(new("k1", "first"), at(1)).await;
-        keep(new("k1", "second"), at(2)).await;
-        keep(new("k2", "another"), at(2)).await;
-        assert_eq!((kept("k1").await, kept("k3").await), (Some(new("k1", "first")), None));
+        keep(checkout("k1", "first"), at(1)).await;
+        keep(checkout("k1", "second"), at(2)).await;
+        keep(checkout("k2", "another"), at(2)).await;
+        assert_eq!((kept("k1").await, kept("k3").await), (Some(checkout("k1", "first")), None));
         let elsewhere = store.checkout(&name("b"), &name("square"), "k1").await.unwrap();
         assert_eq!(elsewhere, None);
         let forget = Op::DropCheckout { connection: name("square"), key: "k1".into() };
         store.commit(&commit(vec![forget])).await.unwrap();
-        assert_eq!((kept("k1").await, kept("k2").await), (None, Some(new("k2", "another"))));
-        keep(new("k1", "second"), at(3)).await;
-        assert_eq!(kept("k1").await, Some(new("k1", "second")));
+        assert_eq!((kept("k1").await, kept("k2").await), (None, Some(checkout("k2", "another"))));
+        keep(checkout("k1", "second"), at(3)).await;
+        assert_eq!(kept("k1").await, Some(checkout("k1", "second")));
+    }
+
+    pub async fn old_checkouts_are_dropped(store: Store) {
+        let keep = async |account: &str, till: &str, key: &str, asked_at| {
+            let keep = Op::KeepCheckout { connection: name(till), new: checkout(key, "a course"), asked_at };
+            store.commit(&Commit { account: name(account), ..commit(vec![keep]) }).await.unwrap();
+        };
+        for (account, till, key, asked) in
+            [("a", "square", "old", 0), ("a", "square", "young", 9), ("a", "gone", "old", 0), ("b", "square", "old", 0)]
+        {
+            keep(account, till, key, at(asked)).await;
+        }
+        let is_kept = async |account: &str, till: &str, key: &str| {
+            store.checkout(&name(account), &name(till), key).await.unwrap().is_some()
+        };
+        let drop_at = async |now| store.commit(&commit(vec![Op::DropOldCheckouts { now }])).await.unwrap();
+        drop_at(at(0) + CHECKOUTS_KEPT).await;
+        assert!(is_kept("a", "square", "old").await, "as long as it is kept");
+        // A till that is configured no more has nobody else to drop its own.
+        drop_at(at(5) + CHECKOUTS_KEPT).await;
+        assert!(!is_kept("a", "square", "old").await && !is_kept("a", "gone", "old").await);
+        assert!(is_kept("a", "square", "young").await && is_kept("b", "square", "old").await);
     }
 
     pub async fn one_appointment_is_made_at_a_time(store: Store) {

@@ -21,11 +21,11 @@ use tandem::{
         Trigger, WonOn, Worth,
     },
     simulation::Rig,
-    store::{Commit, SyncStore},
+    store::{CHECKOUTS_KEPT, Commit, Op, SyncStore},
     sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{CheckoutBy, ConnectorError, Credentials, Hint, Kind, RouterTransport, Secret};
+use tandem_contract::{CheckoutBy, ConnectorError, Credentials, Hint, Kind, NewCheckout, RouterTransport, Secret};
 use tandem_hubspot::sandbox as hubspot;
 use tandem_square::{
     Options, Square,
@@ -853,6 +853,64 @@ async fn a_checkout_that_was_refused_half_way_goes_out_as_the_opportunity_is_by_
     shop.square.with(|world| world.pay_invoice(url.unwrap().rsplit('/').next().unwrap(), None).unwrap());
     shop.settle().await;
     assert_eq!((shop.stage(ana.deal), shop.square.with(|world| world.stats.keys_reused)), ("closedwon".into(), 0));
+}
+
+/// What is asked for again after the first word of it was dropped is kept anew: it is the same checkout from then on.
+#[tokio::test(start_paused = true)]
+async fn a_checkout_that_is_asked_for_after_months_is_another_and_that_one_is_kept_in_its_turn() {
+    let shop = Shop::new(&[]);
+    let ana = shop.person("Ana").await;
+    let ours = shop.ours("Ana's course").id;
+    let wish = Wish { by: CheckoutBy::Link, price: None, location: None, due_on: None, key: None };
+    let start = async || {
+        let now = shop.rig.clock.now();
+        checkout::start(&*shop.rig.store, &shop.till, ours, wish.clone(), now).await.unwrap().0.sale
+    };
+    let rename = async |title: &str| {
+        shop.edit_in_hubspot(ana.deal, &[("dealname", title)]);
+        shop.settle().await;
+        assert_eq!(shop.ours(title).id, ours);
+    };
+    let first = start().await;
+    rename("Ana's course, deep").await;
+    assert_eq!(start().await, first);
+    shop.rig.clock.sleep((CHECKOUTS_KEPT + TimeDelta::days(1)).to_std().unwrap()).await;
+    let second = start().await;
+    assert_ne!(second, first);
+    rename("Ana's course, deeper").await;
+    assert_eq!(start().await, second);
+}
+
+/// Where nobody starts a checkout any more, the audit drops what is kept of those that were.
+#[tokio::test(start_paused = true)]
+async fn what_checkouts_were_asked_for_as_goes_with_the_audit_when_it_is_old() {
+    let shop = Shop::new(&[]);
+    shop.settle().await;
+    let (account, now) = (shop.rig.account.name.clone(), shop.rig.clock.now());
+    let keep = |key: &str, asked_at: DateTime<Utc>| {
+        let new = NewCheckout {
+            by: CheckoutBy::Link,
+            key: key.into(),
+            reference: "an opportunity".into(),
+            title: "Ana's course".into(),
+            minor: 12_500,
+            currency: "USD".into(),
+            location: None,
+            buyer: None,
+            email: Some("ana@example.com".into()),
+            due_on: None,
+        };
+        Op::KeepCheckout { connection: name("square"), new, asked_at }
+    };
+    let ops = vec![keep("old", now - CHECKOUTS_KEPT - TimeDelta::days(1)), keep("young", now)];
+    shop.rig.store.commit(&Commit { account: account.clone(), fence: None, ops }).await.unwrap();
+    let [_, till] = shop.engines();
+    tokio::select! {
+        () = till.run() => unreachable!("an engine runs until it is dropped"),
+        () = shop.rig.clock.sleep(shop.rig.audit_every * 2) => {}
+    }
+    let kept = async |key: &str| shop.rig.store.checkout(&account, &name("square"), key).await.unwrap().is_some();
+    assert_eq!((kept("old").await, kept("young").await), (false, true));
 }
 
 #[tokio::test(start_paused = true)]
