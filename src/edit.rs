@@ -127,7 +127,8 @@ impl Desk<'_> {
         let theirs = self.store.opportunities_of(&self.account.name, &[contact]).await?;
         let theirs = self.store.records(&self.account.name, Kind::Deal, &theirs).await?;
         let is_open_here = |other: &Opportunity| {
-            !other.position.status.is_closed() && other.position.pipeline == deal.position.pipeline
+            let is_open = other.id != deal.id && !other.position.status.is_closed();
+            is_open && other.position.pipeline == deal.position.pipeline
         };
         match theirs.iter().filter_map(LocalRecord::as_opportunity).any(is_open_here) {
             true => Err(EditError::Unconfirmed),
@@ -168,7 +169,14 @@ impl Desk<'_> {
             return Ok(before);
         }
         record.touch(self.now);
+        let had = slot(self.account.uniqueness(), &before);
         let slot = slot(self.account.uniqueness(), &record);
+        // Moved, reopened or given to somebody else: what makes it a second one is asked about as a new one is.
+        if let LocalRecord::Deal(deal) = &record
+            && slot != had
+        {
+            self.ask_about_a_second(deal).await?;
+        }
         if let LocalRecord::Deal(deal) = &mut record {
             deal.end_quarantine();
             // What takes no place waits for none: a second that is meant.

@@ -278,8 +278,9 @@ pub async fn create(
     Ok(versioned(StatusCode::CREATED, deal.version, detail(&door, &account.name, &deal).await?))
 }
 
-/// Changes the fields named (a merge patch); `If-Match` names the version it was made on.
-#[utoipa::path(patch, path = "/api/v1/opportunities/{id}", params(("id" = String, Path), ("If-Match" = String, Header)), request_body = Object, responses((status = 200, body = OpportunityDetail), (status = 412), (status = 428)), security(("token" = [])))]
+/// Changes the fields named (a merge patch); `If-Match` names the version it was made on. What makes it a second open
+/// one of its contact is refused, or asked about, as making one is.
+#[utoipa::path(patch, path = "/api/v1/opportunities/{id}", params(("id" = String, Path), ("If-Match" = String, Header)), request_body = Object, responses((status = 200, body = OpportunityDetail), (status = 409), (status = 412), (status = 422), (status = 428)), security(("token" = [])))]
 pub async fn change(
     State(door): State<Door>,
     Caller(account): Caller,

@@ -95,6 +95,53 @@ async fn row_1_where_a_second_is_made_on_purpose_one_that_a_crm_sends_waits_for_
     assert!(matches!(shop.open_another("a third", false).await, Err(EditError::Unconfirmed)));
 }
 
+/// GYM-30: an edit that makes a second open one is asked about as making one is, also where the first was meant and so
+/// takes no place.
+#[tokio::test(start_paused = true)]
+async fn row_1_an_edit_that_makes_a_second_open_one_is_asked_about_as_making_one_is() {
+    let shop = Shop::of(Profile::Gym, &[]);
+    shop.rig.sandbox.with(|world| {
+        world.add_pipeline("courses", "Courses", &[("begun", "Begun", 0.2), ("done", "Done", 1.0)]);
+    });
+    shop.person("Ana").await;
+    shop.person("Ben").await;
+    let says = async |title: &str, said: &[(&str, Value)]| {
+        let fields: Fields = said.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        match shop.rig.desk().update(Kind::Deal, shop.ours(title).id, None, &fields, None).await {
+            Ok(_) => "done",
+            Err(EditError::Unconfirmed) => "asked",
+            Err(error) => panic!("{title} {fields:?}: {error}"),
+        }
+    };
+    let pipelines = shop.rig.store.pipelines(&shop.rig.account.name).await.unwrap();
+    let called = |label: &str| Value::text(&pipelines.iter().find(|one| one.label == label).unwrap().id.to_string());
+    let (sales, courses) = (shop.ours("Ana's course").get("pipeline"), called("Courses"));
+    let ana = shop.ours("Ana's course").get("contact");
+    let meant = || ("deliberate", Value::Flag(true));
+    assert_eq!(says("Ana's course", &[meant()]).await, "done");
+    // Given to somebody who has one.
+    assert_eq!(says("Ben's course", &[("contact", ana.clone())]).await, "asked");
+    assert_ne!(shop.ours("Ben's course").get("contact"), ana, "nothing of it is stored");
+    // Whatever else is said of it is not about that.
+    assert_eq!(says("Ana's course", &[("description", Value::text("six sessions"))]).await, "done");
+    // Moved to where she has one.
+    shop.open_another("in between", true).await.unwrap();
+    assert_eq!(says("in between", &[("pipeline", courses)]).await, "done");
+    assert_eq!(says("in between", &[("deliberate", Value::Flag(false))]).await, "done", "it is the only one there");
+    assert_eq!(says("in between", &[("pipeline", sales.clone())]).await, "asked");
+    // Reopened beside it.
+    assert_eq!(says("in between", &[("status", Value::text("lost"))]).await, "done");
+    assert_eq!(says("in between", &[("pipeline", sales), ("status", Value::text("lost"))]).await, "done");
+    assert_eq!(says("in between", &[("status", Value::text("open"))]).await, "asked");
+    assert_eq!(says("in between", &[("status", Value::text("open")), meant()]).await, "done");
+    assert_eq!(says("Ben's course", &[("contact", ana), meant()]).await, "done");
+    let account = &shop.rig.account.name;
+    assert!(
+        shop.rig.store.quarantined(account, false, 10).await.unwrap().is_empty(),
+        "what is meant waits for nothing"
+    );
+}
+
 /// GYM-31: a value that a till said is the till's; before that it is anybody's, and elsewhere it is always.
 #[tokio::test(start_paused = true)]
 async fn row_9_in_a_gym_nobody_but_the_till_changes_what_the_till_said() {
