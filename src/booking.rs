@@ -20,7 +20,7 @@ use crate::{
 pub struct Wish {
     /// Which kind of appointment: `meeting`, `service` or `rental`, as the connection's visit_types name them (AX-32).
     pub kind: String,
-    /// When it begins.
+    /// When it begins: a day ago at the earliest.
     pub starts_at: DateTime<Utc>,
     /// When it ends.
     pub ends_at: DateTime<Utc>,
@@ -62,6 +62,8 @@ impl From<StoreError> for BookingError {
 }
 
 const CALL: Call = Call { lane: Lane::Interactive };
+/// The furthest back an appointment begins: who walked in is written down afterwards, on the same day.
+const BACK: TimeDelta = TimeDelta::days(1);
 /// The furthest ahead an appointment is.
 const FAR: TimeDelta = TimeDelta::days(3_650);
 /// The longest an appointment is.
@@ -79,8 +81,8 @@ fn check(starts_at: DateTime<Utc>, ends_at: DateTime<Utc>, now: DateTime<Utc>) -
     if ends_at <= starts_at || ends_at - starts_at > LONGEST {
         return wrong("ends_at", "is not after starts_at, or more than a day later");
     }
-    if starts_at < now - TimeDelta::days(1) || starts_at > now + FAR {
-        return wrong("starts_at", "is in the past, or years ahead");
+    if starts_at < now - BACK || starts_at > now + FAR {
+        return wrong("starts_at", "is more than a day ago, or years ahead");
     }
     Ok(())
 }
@@ -133,8 +135,9 @@ async fn current(store: &dyn SyncStore, clinic: &Connection, id: RecordId) -> Re
     all.into_iter().rfind(mine).ok_or(BookingError::None)
 }
 
-/// Makes the opportunity's appointment, and the clinic's record of the contact if there is none. One at a time: a second wish is
-/// refused while the first one is under way, and as long as it may still land at a clinic that cannot tell the two to be one.
+/// Makes the opportunity's appointment, and the clinic's record of the contact if there is none, after whatever can be
+/// refused before it. One at a time: a second wish is refused while the first one is under way, and as long as it may
+/// still land at a clinic that cannot tell the two to be one.
 ///
 /// # Errors
 /// [`BookingError`].

@@ -36,6 +36,7 @@ pub struct NewAppointment {
     connection: String,
     /// `meeting`, `service` or `rental`: a kind of the connection's visit_types.
     kind: String,
+    /// A day ago at the earliest: who walked in is written down afterwards.
     starts_at: DateTime<Utc>,
     /// Half an hour later if left out.
     ends_at: Option<DateTime<Utc>>,
@@ -53,6 +54,7 @@ pub struct NewAppointment {
 pub struct NewTime {
     /// Which clinic: a connection's name.
     connection: String,
+    /// A day ago at the earliest.
     starts_at: DateTime<Utc>,
     /// Half an hour later if left out.
     ends_at: Option<DateTime<Utc>>,

@@ -613,6 +613,33 @@ async fn ax_32_a_rental_that_was_heard_of_before_its_booking_was_answered_can_be
     assert_eq!((rental.status, rental.opportunity), (VisitStatus::Cancelled, Some(ours)));
 }
 
+/// Who walked in is written down afterwards: within a day, and not later.
+#[tokio::test(start_paused = true)]
+async fn an_appointment_that_began_within_a_day_is_still_made_and_moved() {
+    let practice = Practice::new(rules(), Settings::default());
+    practice.ana().await;
+    let ours = practice.deals().remove(0).id;
+    let (store, clinic) = (&*practice.rig.store, &practice.calendar);
+    let at = |hours: i64| {
+        let starts_at = practice.now() + TimeDelta::hours(hours);
+        (starts_at, starts_at + TimeDelta::minutes(30))
+    };
+    let wish = |hours: i64| {
+        let (starts_at, ends_at) = at(hours);
+        Wish { starts_at, ends_at, ..practice.wish(0, "meeting") }
+    };
+    let refused = booking::book(store, clinic, ours, wish(-25), practice.now()).await.unwrap_err();
+    assert!(refused.to_string().contains("more than a day ago"), "{refused}");
+    booking::book(store, clinic, ours, wish(-23), practice.now()).await.unwrap();
+    let to = |hours: i64| {
+        let (starts_at, ends_at) = at(hours);
+        VisitChange::Move { starts_at, ends_at }
+    };
+    let refused = booking::change(store, clinic, ours, to(-25), practice.now()).await.unwrap_err();
+    assert!(refused.to_string().contains("more than a day ago"), "{refused}");
+    booking::change(store, clinic, ours, to(-1), practice.now()).await.unwrap();
+}
+
 /// AX-34: somebody presses twice, at a clinic whose server would take both.
 #[tokio::test(start_paused = true)]
 async fn of_two_bookings_at_once_one_is_made_also_where_the_server_would_take_both() {

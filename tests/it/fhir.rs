@@ -820,6 +820,32 @@ async fn somebody_whom_the_clinic_knows_is_not_made_again_and_of_two_it_is_not_g
     assert!(matches!(&error, ConnectorError::Rejected { field: Some(field), .. } if field == "birthDate"), "{error}");
 }
 
+/// Who was made stays at the clinic, so nobody is before it is known whether the opening that is wanted may be had.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_made_for_an_opening_that_cannot_be_had() {
+    for dialect in [Dialect::FullR4, Dialect::ModmedEma] {
+        let clinic = Clinic::of(dialect);
+        clinic.connector.identify().await.unwrap();
+        let start = clinic.now() + TimeDelta::days(2);
+        let slot = clinic.sandbox.with(|world| world.open_slot(start));
+        let set = |status: &str| clinic.sandbox.with(|world| world.set_status("Slot", &slot, status));
+        let there = || clinic.sandbox.with(|world| (world.ids("Patient").len(), world.ids("Appointment").len()));
+        let book = async |slot: &str| clinic.connector.book(CALL, &booking("r1", start, Some(slot.to_owned()))).await;
+        for status in ["busy", "busy-tentative", "entered-in-error"] {
+            set(status);
+            let refused = book(&slot).await.unwrap_err();
+            assert!(matches!(refused, ConnectorError::Conflict(_)), "{dialect:?}, {status}: {refused}");
+        }
+        let refused = book("never").await.unwrap_err();
+        assert!(matches!(refused, ConnectorError::Conflict(_)), "{dialect:?}: {refused}");
+        assert_eq!(there(), (0, 0), "{dialect:?}");
+        set("free");
+        let booked = book(&slot).await.unwrap();
+        // What takes the opening now is their own appointment.
+        assert_eq!((book(&slot).await.unwrap(), there()), (booked, (1, 1)), "{dialect:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_treatment_came_to_is_the_invoices_total_else_the_charges() {
     let clinic = Clinic::of(Dialect::FullR4);

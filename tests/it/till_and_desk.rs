@@ -250,6 +250,7 @@ fn ax_31_an_appointment_is_made_moved_and_called_off_over_the_api_and_so_it_is_a
     let to = |hours: i64| json!({ "connection": "emr", "starts_at": at(hours) });
     house.refuses("PATCH", &appointment, &to(72), 404, "no_appointment");
     assert_eq!(there("/Appointment?_summary=count")["total"], 0);
+    assert_eq!(there("/Patient?_summary=count")["total"], 0, "nobody is made for what is refused");
     // Booked.
     let (status, booked) = house.place.ask("POST", &appointment, &wish);
     assert_eq!(status, 201, "{booked}");

@@ -339,8 +339,9 @@ pub trait Connector: Send + Sync {
         Ok(ids.iter().map(|_| VisitRead::Missing).collect())
     }
 
-    /// Makes an appointment, and the vendor's record of who comes if there is none; answers both ids. Asked for again under the
-    /// same reference it is the same appointment.
+    /// Makes an appointment, and the vendor's record of who comes if there is none; answers both ids. That record
+    /// stays, so it is made after whatever can be refused before it. Asked for again under the same reference it is the
+    /// same appointment.
     ///
     /// # Errors
     /// [`ConnectorError`]; a [`ConnectorError::Conflict`] where the time is taken. A vendor without a calendar rejects it.

@@ -91,6 +91,36 @@ async fn made_before(
     Ok(None)
 }
 
+/// The opening that is wanted.
+#[derive(Deserialize)]
+struct Offer {
+    #[serde(default)]
+    status: String,
+}
+
+/// Refuses an opening that is taken, before somebody is made for it: whoever was made stays at the clinic. What the
+/// server does not tell of is left to the booking.
+async fn offered(fhir: &Fhir, call: Call, slot: &str) -> Result<(), ConnectorError> {
+    if !fhir.profile().slots {
+        return Ok(());
+    }
+    let offer: Offer = match fhir.client.look(&Ask::get(&["Slot", slot], call.lane)).await {
+        Ok(Look::Found(answer)) => match answer.json() {
+            Ok(offer) => offer,
+            Err(_) => return Ok(()),
+        },
+        Ok(Look::Deleted | Look::Missing) => {
+            return Err(ConnectorError::Conflict("that opening is not there any more: choose another".into()));
+        }
+        Err(ConnectorError::Forbidden(_) | ConnectorError::Rejected { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    match offer.status.as_str() {
+        "" | "free" => Ok(()),
+        _ => Err(ConnectorError::Conflict("that time is taken: choose another opening".into())),
+    }
+}
+
 /// Makes an appointment, and its patient if need be; or finds the one that was made under the same reference.
 pub async fn book(fhir: &Fhir, call: Call, new: &NewVisit) -> Result<(ExternalId, ExternalId), ConnectorError> {
     writable(fhir)?;
@@ -100,8 +130,20 @@ pub async fn book(fhir: &Fhir, call: Call, new: &NewVisit) -> Result<(ExternalId
         field: Some("kind".into()),
         reason: "no row of the connection's visit_types has this kind".into(),
     })?;
-    let patient = match &new.visitor.id {
-        Some(id) => id.clone(),
+    let known = match (&new.visitor.id, &new.slot) {
+        (Some(id), _) => Some(id.clone()),
+        (None, Some(slot)) => {
+            let known = patients::known(fhir, call.lane, &new.visitor).await?;
+            // What takes the opening of somebody who is there may be their own appointment, made by an earlier try.
+            if known.is_none() {
+                offered(fhir, call, slot).await?;
+            }
+            known
+        }
+        (None, None) => None,
+    };
+    let patient = match known {
+        Some(id) => id,
         None => match patients::create(fhir, call.lane, &new.visitor).await? {
             Pushed::Written { id, .. } | Pushed::Exists { id, .. } => id,
             Pushed::Failed(error) => return Err(error),

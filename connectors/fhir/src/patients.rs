@@ -354,11 +354,10 @@ async fn one(fhir: &Fhir, lane: Lane, op: &WriteOp) -> Outcome {
 pub async fn create(fhir: &Fhir, lane: Lane, new: &NewVisitor) -> Outcome {
     let profile = fhir.profile();
     let ours = token(&fhir.options.contact_system, &new.marker);
-    if !profile.conditional_create {
-        let sought = Sought { marker: new.marker.clone(), since: fhir.client.vendor_now() };
-        if let Some(Some(known)) = find(fhir, Call { lane }, &[sought]).await?.into_iter().next() {
-            return Ok(Pushed::Exists { id: known.id, ours: true });
-        }
+    if !profile.conditional_create
+        && let Some(known) = marked(fhir, lane, new).await?
+    {
+        return Ok(Pushed::Exists { id: known, ours: true });
     }
     if let Some(known) = somebody(fhir, lane, new).await? {
         return Ok(Pushed::Exists { id: known, ours: false });
@@ -398,6 +397,21 @@ pub async fn create(fhir: &Fhir, lane: Lane, new: &NewVisitor) -> Outcome {
     let selected = fhir.options.select.get(&Kind::Contact).into_iter().flatten();
     let properties = selected.map(|(name, _)| (name.clone(), patient.property(name))).collect();
     Ok(Pushed::Written { id: made, properties, version: Version { token: answer.version(), updated_at: None } })
+}
+
+/// Whom [`create`] would find, and not make.
+pub async fn known(fhir: &Fhir, lane: Lane, new: &NewVisitor) -> Result<Option<ExternalId>, ConnectorError> {
+    match marked(fhir, lane, new).await? {
+        Some(known) => Ok(Some(known)),
+        None => somebody(fhir, lane, new).await,
+    }
+}
+
+/// Who carries our marker.
+async fn marked(fhir: &Fhir, lane: Lane, new: &NewVisitor) -> Result<Option<ExternalId>, ConnectorError> {
+    let sought = Sought { marker: new.marker.clone(), since: fhir.client.vendor_now() };
+    let found = find(fhir, Call { lane }, &[sought]).await?.into_iter().next().flatten();
+    Ok(found.map(|known| known.id))
 }
 
 /// A value within a query that is a header.
