@@ -193,6 +193,14 @@ fn whatever_is_sent_to_the_doors_of_webhooks_is_answered_with_a_refusal_and_stop
             assert_eq!(knock(door, &[], body), refused, "{what} at {door}, unsigned");
         }
     }
+    // A refusal says what is to be compared by the name that it has in this connection's credentials.
+    for ((door, login), named) in
+        doors.iter().zip(logins(false, b"{}")).zip(["`signature_key`", "`hook_token`", "`webhook_password`"])
+    {
+        let (status, said) = curl("POST", door, &["-d", "{}", &login[0], &login[1]]).unwrap();
+        assert_eq!(status, 401, "{door}: {said}");
+        assert!(said.contains(named) && !said.contains("client secret"), "{door}: {said}");
+    }
     let root = format!("http://127.0.0.1:{}/webhooks", place.port);
     for (path, status) in [("nobody", 404), ("No%20Name", 404), ("%ff%fe", 400), ("emr/Appointment/never", 401)] {
         assert_eq!(curl("POST", &format!("{root}/{path}"), &["-d", "{}"]).unwrap().0, status, "{path}");

@@ -33,17 +33,18 @@ pub struct Hint {
     pub merged_into: Option<ExternalId>,
 }
 
-/// A webhook is refused. None of these say anything of the body.
+/// A webhook is refused. None of these say anything of the body. What webhooks are verified with is named as people
+/// find it in the connection's credentials: the signature key, `signature_key`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WebhookError {
-    /// No signature, or one of a scheme this connection does not accept.
-    #[error("the webhook carries no signature that this connection accepts: {0}")]
+    /// Nothing that says who sent it, or nothing of a kind that this connection accepts.
+    #[error("the webhook carries nothing that this connection would believe it by: {0}")]
     Unsigned(&'static str),
-    /// The signature is not of these bytes and this secret.
+    /// It was not made of these bytes and this secret, which is named.
     #[error(
-        "the webhook's signature is wrong: the client secret configured here is not the one the sender used, or the message was altered"
+        "the webhook was not made with the {0} that is configured here, or was altered: compare it with the vendor's settings"
     )]
-    BadSignature,
+    BadSignature(&'static str),
     /// Signed too long ago, or in the future: a replay, or a clock far off.
     #[error("the webhook was signed {0} seconds from now; more than 300 is refused")]
     Expired(i64),
@@ -53,9 +54,7 @@ pub enum WebhookError {
         /// Where in the body.
         path: String,
     },
-    /// The connection has no secret to check with.
-    #[error(
-        "this connection has no client secret, so its webhooks cannot be verified: add `client_secret` to its credentials"
-    )]
-    NoSecret,
+    /// The connection has no secret to check with: this one.
+    #[error("the credentials of this connection have no {0}: add that, or its webhooks cannot be verified")]
+    NoSecret(&'static str),
 }

@@ -20,6 +20,13 @@ use url::Url;
 
 use crate::{Options, reference::Reference, visits::Type};
 
+/// What a subscription carries, as the clinic's server was told.
+const TOKEN: &str = "hook token (`hook_token`)";
+/// What webhooks are signed with, where the vendor signs them.
+const SECRET: &str = "hook secret (`hook_secret`)";
+/// What is missing where neither is there.
+const EITHER: &str = "hook token (`hook_token`) and no hook secret (`hook_secret`)";
+
 /// The header of Medplum's signature.
 pub const MEDPLUM: &str = "x-signature";
 /// The header of athenahealth's.
@@ -75,18 +82,22 @@ fn is_believed(options: &Options, request: &WebhookRequest<'_>) -> Result<(), We
     let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
     let same = |a: &str, b: &str| bool::from(a.as_bytes().ct_eq(b.as_bytes()));
     if options.hook_token.is_none() && options.hook_secret.is_none() {
-        return Err(WebhookError::NoSecret);
+        return Err(WebhookError::NoSecret(EITHER));
     }
     if let Some(secret) = &options.hook_secret {
         let given = header(MEDPLUM).or_else(|| header(ATHENA).and_then(|text| text.strip_prefix("sha256=")));
         if let Some(given) = given {
-            return if same(&sign(secret, request.body), given) { Ok(()) } else { Err(WebhookError::BadSignature) };
+            return if same(&sign(secret, request.body), given) {
+                Ok(())
+            } else {
+                Err(WebhookError::BadSignature(SECRET))
+            };
         }
     }
     match (&options.hook_token, header("authorization")) {
         (Some(token), Some(given)) => match same(&format!("Bearer {}", token.expose()), given) {
             true => Ok(()),
-            false => Err(WebhookError::BadSignature),
+            false => Err(WebhookError::BadSignature(TOKEN)),
         },
         _ => Err(WebhookError::Unsigned("neither the bearer token of the subscription nor a signature")),
     }
@@ -180,7 +191,10 @@ mod tests {
     #[test]
     fn only_who_knows_the_token_is_believed() {
         assert!(matches!(ask(&[], "/webhooks/emr", ""), Err(WebhookError::Unsigned(_))));
-        assert_eq!(ask(&[("authorization", "Bearer wrong")], "/webhooks/emr", ""), Err(WebhookError::BadSignature));
+        assert_eq!(
+            ask(&[("authorization", "Bearer wrong")], "/webhooks/emr", ""),
+            Err(WebhookError::BadSignature(TOKEN))
+        );
         assert_eq!(ask(&[RIGHT], "/webhooks/emr", ""), Ok(Vec::new()), "an empty hook says that something changed");
     }
 
@@ -226,6 +240,7 @@ mod tests {
 
     #[test]
     fn a_wrong_signature_is_not_helped_by_anything() {
-        assert_eq!(ask(&[("x-signature", "00"), RIGHT], "/webhooks/emr", "{}"), Err(WebhookError::BadSignature));
+        let refused = ask(&[("x-signature", "00"), RIGHT], "/webhooks/emr", "{}");
+        assert_eq!(refused, Err(WebhookError::BadSignature(SECRET)));
     }
 }

@@ -12,6 +12,9 @@ use tandem_contract::{ExternalId, Hint, Kind, Secret, WebhookError, WebhookReque
 
 use crate::wire::{Event, Loose};
 
+/// What webhooks are signed with.
+const SIGNED_WITH: &str = "client secret (`client_secret`)";
+
 /// How old, or how far in the future, a signature may be.
 const TOLERANCE_MS: i64 = 300_000;
 
@@ -37,7 +40,7 @@ pub fn hints(
     accept_v1: bool,
     request: &WebhookRequest<'_>,
 ) -> Result<Vec<Hint>, WebhookError> {
-    verify(secret.ok_or(WebhookError::NoSecret)?, accept_v1, request)?;
+    verify(secret.ok_or(WebhookError::NoSecret(SIGNED_WITH))?, accept_v1, request)?;
     let mut json = serde_json::Deserializer::from_slice(request.body);
     let events: Vec<serde_json::Value> = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| WebhookError::Malformed { path: error.path().to_string() })?;
@@ -56,12 +59,12 @@ fn verify(secret: &Secret, accept_v1: bool, request: &WebhookRequest<'_>) -> Res
         if age.saturating_abs() > TOLERANCE_MS {
             return Err(WebhookError::Expired(age / 1_000));
         }
-        let given = STANDARD.decode(signature).map_err(|_| WebhookError::BadSignature)?;
+        let given = STANDARD.decode(signature).map_err(|_| WebhookError::BadSignature(SIGNED_WITH))?;
         // HubSpot's text says to decode some escapes, its own libraries do not: both are accepted.
         let right = [decoded(request.uri), request.uri.to_owned()]
             .iter()
             .any(|uri| bool::from(v3(secret, request.method, uri, request.body, stamp).ct_eq(&given)));
-        return if right { Ok(()) } else { Err(WebhookError::BadSignature) };
+        return if right { Ok(()) } else { Err(WebhookError::BadSignature(SIGNED_WITH)) };
     }
     let Some(signature) = header(request.headers, "x-hubspot-signature") else {
         return Err(WebhookError::Unsigned("no X-HubSpot-Signature-v3 header"));
@@ -78,7 +81,7 @@ fn verify(secret: &Secret, accept_v1: bool, request: &WebhookRequest<'_>) -> Res
     if bool::from(right.as_bytes().ct_eq(signature.to_ascii_lowercase().as_bytes())) {
         Ok(())
     } else {
-        Err(WebhookError::BadSignature)
+        Err(WebhookError::BadSignature(SIGNED_WITH))
     }
 }
 
@@ -246,7 +249,7 @@ mod tests {
         let altered = B1.replace("closedwon", "closedwoN");
         assert_eq!(
             verify(&secret, true, &request(&headers, uri, altered.as_bytes(), stamp)),
-            Err(WebhookError::BadSignature)
+            Err(WebhookError::BadSignature(SIGNED_WITH))
         );
         let mut twice = headers.clone();
         twice.append("x-hubspot-signature-v3", "AAAA".parse().unwrap());

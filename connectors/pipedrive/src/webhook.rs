@@ -19,6 +19,9 @@ use crate::{
     singular,
 };
 
+/// What webhooks carry, since they are not signed.
+const LOGIN: &str = "webhook user and password (`webhook_user`, `webhook_password`)";
+
 /// What a delivery says of itself.
 #[derive(Debug, Deserialize)]
 struct Delivery {
@@ -36,16 +39,16 @@ fn kind_of(word: &str) -> Option<Kind> {
 /// Compares the login in constant time and reads which records the delivery names: the one that changed, and where it was
 /// merged, the other one.
 pub fn hints(login: Option<&(String, Secret)>, request: &WebhookRequest<'_>) -> Result<Vec<Hint>, WebhookError> {
-    let (user, password) = login.ok_or(WebhookError::NoSecret)?;
+    let (user, password) = login.ok_or(WebhookError::NoSecret(LOGIN))?;
     let mut given = request.headers.get_all(header::AUTHORIZATION).iter();
     let Some(first) = given.next() else { return Err(WebhookError::Unsigned("no user and password")) };
     // Two are as good as none: which one was checked would depend on the proxy in front.
     let basic = first.to_str().ok().filter(|_| given.next().is_none()).and_then(|text| text.strip_prefix("Basic "));
     let Some(basic) = basic else { return Err(WebhookError::Unsigned("no user and password")) };
     let want = Sha256::digest(format!("{user}:{}", password.expose()));
-    let given = Sha256::digest(STANDARD.decode(basic.trim()).map_err(|_| WebhookError::BadSignature)?);
+    let given = Sha256::digest(STANDARD.decode(basic.trim()).map_err(|_| WebhookError::BadSignature(LOGIN))?);
     if !bool::from(want.as_slice().ct_eq(given.as_slice())) {
-        return Err(WebhookError::BadSignature);
+        return Err(WebhookError::BadSignature(LOGIN));
     }
     let mut json = serde_json::Deserializer::from_slice(request.body);
     let delivery: Delivery = serde_path_to_error::deserialize(&mut json)
@@ -184,8 +187,8 @@ mod tests {
         let basic = |login: &str| format!("Basic {}", STANDARD.encode(login));
         assert_eq!(ask(None, MERGED), Err(WebhookError::Unsigned("no user and password")));
         assert_eq!(ask(Some("Bearer x"), MERGED), Err(WebhookError::Unsigned("no user and password")));
-        assert_eq!(ask(Some(&basic("pd-91f0:guess")), MERGED), Err(WebhookError::BadSignature));
-        assert_eq!(ask(Some(&basic("pd-91f0long-random-secret:")), MERGED), Err(WebhookError::BadSignature));
+        assert_eq!(ask(Some(&basic("pd-91f0:guess")), MERGED), Err(WebhookError::BadSignature(LOGIN)));
+        assert_eq!(ask(Some(&basic("pd-91f0long-random-secret:")), MERGED), Err(WebhookError::BadSignature(LOGIN)));
         let hints = ask(Some(&basic("pd-91f0:long-random-secret")), MERGED).expect("hints");
         let ids: Vec<&str> = hints.iter().map(|hint| hint.id.as_str()).collect();
         assert_eq!(ids, ["4411", "4400"], "both of a merge are looked at");

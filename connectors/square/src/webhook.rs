@@ -13,6 +13,9 @@ use tandem_contract::{ExternalId, Hint, Kind, Secret, WebhookError, WebhookReque
 
 use crate::Options;
 
+/// What webhooks are signed with.
+const KEY: &str = "signature key (`signature_key`)";
+
 /// The header that carries the signature.
 pub const SIGNATURE: &str = "x-square-hmacsha256-signature";
 
@@ -53,7 +56,7 @@ pub struct News {
 /// What a webhook tells, if it is to be believed.
 pub fn news(options: &Options, request: &WebhookRequest<'_>) -> Result<News, WebhookError> {
     if options.signature_keys.is_empty() {
-        return Err(WebhookError::NoSecret);
+        return Err(WebhookError::NoSecret(KEY));
     }
     let given = request.headers.get(SIGNATURE).and_then(|value| value.to_str().ok());
     let given = given.ok_or(WebhookError::Unsigned("no x-square-hmacsha256-signature"))?;
@@ -61,7 +64,7 @@ pub fn news(options: &Options, request: &WebhookRequest<'_>) -> Result<News, Web
     let address = options.notification_url.as_deref().unwrap_or(request.uri);
     let is_right = |key: &Secret| bool::from(sign(key, address, request.body).as_bytes().ct_eq(given.as_bytes()));
     if !options.signature_keys.iter().any(is_right) {
-        return Err(WebhookError::BadSignature);
+        return Err(WebhookError::BadSignature(KEY));
     }
     let mut json = serde_json::Deserializer::from_slice(request.body);
     let event: Event = serde_path_to_error::deserialize(&mut json)
@@ -140,7 +143,7 @@ mod tests {
         let address = "https://tandem.example.com/webhooks/square";
         assert_eq!(ask(&options, None, PAID), Err(WebhookError::Unsigned("no x-square-hmacsha256-signature")));
         let elsewhere = sign(&Secret::new("new-key"), "https://tandem.example.com/webhooks/square/", PAID.as_bytes());
-        assert_eq!(ask(&options, Some(&elsewhere), PAID), Err(WebhookError::BadSignature));
+        assert_eq!(ask(&options, Some(&elsewhere), PAID), Err(WebhookError::BadSignature(KEY)));
         for key in ["new-key", "old-key"] {
             let right = sign(&Secret::new(key), address, PAID.as_bytes());
             let hints = ask(&options, Some(&right), PAID).expect("hints");
