@@ -6,7 +6,7 @@ use tandem_contract::{Call, CheckoutBy, ConnectorError, Kind, Lane, NewCheckout}
 
 use crate::{
     edit::EditError,
-    model::{Evidence, Invalid, LocalRecord, Money, RecordId},
+    model::{Evidence, Invalid, LocalRecord, Money, RecordId, Status},
     sales::{closing, matching::FoundBy},
     store::{By, Commit, Op, StoreError, SyncStore},
     sync::connection::Connection,
@@ -17,7 +17,7 @@ use crate::{
 pub struct Wish {
     /// How it is to be paid.
     pub by: CheckoutBy,
-    /// What it costs; the opportunity's value if left out.
+    /// What it costs; the opportunity's value if left out, which is not asked for a second time once it is won.
     pub price: Option<Money>,
     /// Where, by the till's id.
     pub location: Option<String>,
@@ -33,6 +33,11 @@ pub enum CheckoutError {
     /// The opportunity is not there, or a value does not fit.
     #[error(transparent)]
     Edit(#[from] EditError),
+    /// It is won, and nobody says what is to be paid besides.
+    #[error(
+        "the opportunity is won already: name a price for what is to be paid besides, or reopen it if it is not won"
+    )]
+    Won,
     /// The till refuses, or cannot be asked now: asking again makes nothing twice.
     #[error(transparent)]
     Till(#[from] ConnectorError),
@@ -48,8 +53,9 @@ fn today(till: &Connection, now: DateTime<Utc>) -> NaiveDate {
     now.with_timezone(&till.account.timezone).date_naive()
 }
 
-/// Starts a checkout, and remembers whose it is before anybody can pay it unnoticed: the sale names the opportunity itself as
-/// well. Asked for again with the same wish it is the same checkout.
+/// Starts a checkout, and remembers whose it is before anybody can pay it unnoticed: the sale names the opportunity
+/// itself as well. Asked for again with the same wish it is the same checkout. Of a lost opportunity it is one like any
+/// other: whoever pays has bought, and it is won.
 ///
 /// # Errors
 /// [`CheckoutError`].
@@ -65,6 +71,9 @@ pub async fn start(
     let Some(LocalRecord::Deal(deal)) = found.filter(|record| !record.is_deleted()) else {
         return Err(EditError::NotFound("opportunity").into());
     };
+    if deal.position.status == Status::Won && wish.price.is_none() {
+        return Err(CheckoutError::Won);
+    }
     let price = match (wish.price, deal.value) {
         (Some(price), _) | (None, Some(price)) if price.minor > 0 => price,
         (Some(_), _) => return Err(EditError::from(Invalid::new("price", "must be more than nothing")).into()),

@@ -48,7 +48,7 @@ pub struct CheckoutRequest {
     /// Which till: a connection's name.
     connection: String,
     by: By,
-    /// The opportunity's value if left out.
+    /// The opportunity's value if left out; what is to be paid besides, where it is won.
     price: Option<Price>,
     /// The till's id of a location; its first if left out.
     location: Option<String>,
@@ -67,8 +67,9 @@ pub struct CheckoutView {
     url: Option<String>,
 }
 
-/// Starts a checkout that carries the opportunity's id; paying it wins the opportunity.
-#[utoipa::path(post, path = "/api/v1/opportunities/{id}/checkout", params(("id" = String, Path)), request_body = CheckoutRequest, responses((status = 201, body = CheckoutView), (status = 404), (status = 422), (status = 502)), security(("token" = [])))]
+/// Starts a checkout that carries the opportunity's id; paying it wins the opportunity, also one that is lost. One that
+/// is won is refused without a price; what is paid with one counts besides its other sales.
+#[utoipa::path(post, path = "/api/v1/opportunities/{id}/checkout", params(("id" = String, Path)), request_body = CheckoutRequest, responses((status = 201, body = CheckoutView), (status = 404), (status = 409), (status = 422), (status = 502)), security(("token" = [])))]
 pub async fn checkout(
     State(door): State<Door>,
     Caller(account): Caller,
@@ -103,6 +104,7 @@ impl From<CheckoutError> for Problem {
     fn from(error: CheckoutError) -> Self {
         match error {
             CheckoutError::Edit(error) => error.into(),
+            CheckoutError::Won => Self::new(StatusCode::CONFLICT, "won", error.to_string()),
             CheckoutError::Till(ConnectorError::Rejected { field: Some(field), reason }) => {
                 Self::invalid(&field, format!("is refused by the till: {reason}"))
             }

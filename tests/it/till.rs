@@ -642,7 +642,8 @@ async fn what_was_taken_out_of_the_catalog_before_its_sale_was_read_counts_by_na
     }
 }
 
-/// CB-14: what the till does not tell of yet may be what a trigger names. Its sale waits for that, and is not passed over for good.
+/// CB-14: what the till does not tell of yet may be what a trigger names. Its sale waits for that, and is not passed
+/// over for good.
 #[tokio::test(start_paused = true)]
 async fn a_sale_of_what_the_catalog_does_not_tell_of_yet_waits_until_it_does() {
     let is_refused = Arc::new(AtomicBool::new(true));
@@ -853,6 +854,38 @@ async fn a_checkout_that_was_refused_half_way_goes_out_as_the_opportunity_is_by_
     shop.square.with(|world| world.pay_invoice(url.unwrap().rsplit('/').next().unwrap(), None).unwrap());
     shop.settle().await;
     assert_eq!((shop.stage(ana.deal), shop.square.with(|world| world.stats.keys_reused)), ("closedwon".into(), 0));
+}
+
+/// Whoever pays has bought, whatever somebody gave up; what is won is not paid a second time unless somebody says for
+/// what.
+#[tokio::test(start_paused = true)]
+async fn a_checkout_of_what_is_lost_wins_it_when_it_is_paid_and_what_is_won_asks_for_nothing_twice() {
+    for closed in ["closedlost", "closedwon"] {
+        let shop = Shop::new(&[]);
+        let ana = shop.person("Ana").await;
+        let ours = shop.ours("Ana's course").id;
+        shop.edit_in_hubspot(ana.deal, &[("dealstage", closed)]);
+        shop.rig.clock.sleep(Duration::from_secs(2)).await;
+        shop.settle().await;
+        let start = async |price: Option<Money>| {
+            let wish = Wish { by: CheckoutBy::Link, price, location: None, due_on: None, key: None };
+            checkout::start(&*shop.rig.store, &shop.till, ours, wish, shop.rig.clock.now()).await
+        };
+        let is_won = shop.ours("Ana's course").position.status == Status::Won;
+        assert_eq!(is_won, closed == "closedwon");
+        let (price, paid) = if is_won {
+            assert!(matches!(start(None).await, Err(CheckoutError::Won)));
+            let waiting = shop.rig.store.evidence_in(&shop.rig.account.name, EvidenceState::Waiting, 10).await.unwrap();
+            assert!(waiting.is_empty(), "nothing was begun at the till: {waiting:?}");
+            (usd(2_500), Decimal::new(2_500, 2))
+        } else {
+            (None, Decimal::new(10_000, 2))
+        };
+        let (_, url) = start(price).await.unwrap();
+        shop.square.with(|world| world.pay_link(&url.unwrap(), "somebody@example.com")).unwrap();
+        shop.settle().await;
+        assert_eq!((shop.stage(ana.deal).as_str(), shop.amount(ana.deal)), ("closedwon", paid), "{closed}");
+    }
 }
 
 /// What is asked for again after the first word of it was dropped is kept anew: it is the same checkout from then on.

@@ -101,10 +101,10 @@ fn gym_20_a_checkout_that_was_started_over_the_api_wins_its_very_opportunity_whe
         let by = json!({ "order_id": order, "buyer_email_address": "somebody@example.com" });
         assert_eq!(house.paid(minor, &by), sale);
     };
-    let wish = json!({ "connection": "square", "by": "link" });
-    let (sale, url) = start(&by_link, &wish);
+    let plain = json!({ "connection": "square", "by": "link" });
+    let (sale, url) = start(&by_link, &plain);
     assert!(url.starts_with("https://sandbox.square.link/u/"), "{url}");
-    assert_eq!(start(&by_link, &wish), (sale.clone(), url), "asked for again it is the same one");
+    assert_eq!(start(&by_link, &plain), (sale.clone(), url), "asked for again it is the same one");
     let another = start(&by_link, &json!({ "connection": "square", "by": "link", "key": "another" }));
     assert_ne!(another.0, sale);
     house.place.until("what is not paid waits", || {
@@ -120,7 +120,8 @@ fn gym_20_a_checkout_that_was_started_over_the_api_wins_its_very_opportunity_whe
     assert_eq!(house.shown(&by_invoice)["status"], "open");
     pays(&invoice, 9_900);
     house.until_won(&by_invoice, 9_900);
-    // What is paid on top of what won it is added.
+    // Nothing is asked for twice; what is paid on top of what won it is added.
+    house.refuses("POST", &format!("/api/v1/opportunities/{by_link}/checkout"), &plain, 409, "won");
     let price = json!({ "minor": 2_500, "currency": "USD" });
     let (more, _) = start(&by_link, &json!({ "connection": "square", "by": "link", "price": price }));
     pays(&more, 2_500);
