@@ -69,6 +69,15 @@ const FAR: TimeDelta = TimeDelta::days(3_650);
 /// The longest an appointment is.
 const LONGEST: TimeDelta = TimeDelta::hours(24);
 
+/// How long an appointment is that does not say when it ends.
+const USUAL: TimeDelta = TimeDelta::minutes(30);
+
+/// When an appointment ends that need not say so.
+#[must_use]
+pub fn end(starts_at: DateTime<Utc>, ends_at: Option<DateTime<Utc>>) -> DateTime<Utc> {
+    ends_at.or_else(|| starts_at.checked_add_signed(USUAL)).unwrap_or(starts_at)
+}
+
 fn wait(left: &TimeDelta) -> String {
     match left.num_seconds() {
         seconds @ ..=90 => format!("{} s", seconds.max(1)),

@@ -78,6 +78,11 @@ enum Command {
     /// Sales at the till.
     #[command(subcommand)]
     Sales(SalesCommand),
+    /// Continue an opportunity at the till: whoever pays wins it.
+    Checkout(command::checkout::Checkout),
+    /// An opportunity's appointment at a clinic.
+    #[command(subcommand)]
+    Appointment(command::appointment::Appointment),
     /// What the mass-change guard holds.
     #[command(subcommand)]
     Guard(GuardCommand),
@@ -329,6 +334,8 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Sales(SalesCommand::Link { sale, opportunity }) => {
             command::sales::link(global, &sale, &opportunity).await
         }
+        Command::Checkout(asked) => command::checkout::start(global, asked).await,
+        Command::Appointment(what) => command::appointment::run(global, what).await,
         Command::Failures(FailureCommand::List) => command::desk::failures(global).await,
         Command::Failures(FailureCommand::Retry { id }) => command::desk::retry(global, &id).await,
         Command::Guard(GuardCommand::List) => command::desk::guard_list(global).await,

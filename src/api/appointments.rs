@@ -25,9 +25,6 @@ use crate::{
     sync::connection::Connection,
 };
 
-/// Minutes of an appointment that says neither how long it is nor when it ends.
-const HALF_AN_HOUR: i64 = 30;
-
 /// An appointment to make.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -120,11 +117,6 @@ fn clinic<'a>(door: &'a Door, account: &Account, name: &str) -> Result<&'a Conne
     found.map(AsRef::as_ref).ok_or_else(|| Problem::not_found("connection"))
 }
 
-fn end(starts_at: DateTime<Utc>, ends_at: Option<DateTime<Utc>>) -> DateTime<Utc> {
-    let usual = || starts_at.checked_add_signed(TimeDelta::minutes(HALF_AN_HOUR)).unwrap_or(starts_at);
-    ends_at.unwrap_or_else(usual)
-}
-
 /// Books an appointment for the opportunity's contact; it has one at a time.
 #[utoipa::path(post, path = "/api/v1/opportunities/{id}/appointment", params(("id" = String, Path)), request_body = NewAppointment, responses((status = 201, body = VisitView), (status = 404), (status = 409), (status = 422), (status = 502)), security(("token" = [])))]
 pub async fn book(
@@ -136,7 +128,7 @@ pub async fn book(
     let asked = parsed(body)?;
     let opportunity = id(&text, "opportunity")?;
     let clinic = clinic(&door, &account, &asked.connection)?;
-    let ends_at = end(asked.starts_at, asked.ends_at);
+    let ends_at = booking::end(asked.starts_at, asked.ends_at);
     let NewAppointment { kind, starts_at, slot, site, practitioner, .. } = asked;
     let wish = Wish { kind, starts_at, ends_at, slot, site, practitioner };
     let installation = &door.0.installation;
@@ -154,7 +146,7 @@ pub async fn shift(
     body: Result<JsonBody<NewTime>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let asked = parsed(body)?;
-    let to = VisitChange::Move { starts_at: asked.starts_at, ends_at: end(asked.starts_at, asked.ends_at) };
+    let to = VisitChange::Move { starts_at: asked.starts_at, ends_at: booking::end(asked.starts_at, asked.ends_at) };
     change(&door, &account, &text, &asked.connection, to).await
 }
 

@@ -48,7 +48,15 @@ impl Daemon {
     /// # Errors
     /// The daemon's own words, if it refuses.
     pub async fn post(&self, account: &Name, path: &str, body: &Json) -> anyhow::Result<Json> {
-        let (status, text) = self.ask("POST", path, Some(account), body, Duration::from_secs(30)).await?;
+        self.call("POST", account, path, body).await
+    }
+
+    /// The same by another method; without a body where that is null.
+    ///
+    /// # Errors
+    /// The daemon's own words, if it refuses.
+    pub async fn call(&self, method: &str, account: &Name, path: &str, body: &Json) -> anyhow::Result<Json> {
+        let (status, text) = self.ask(method, path, Some(account), body, Duration::from_secs(30)).await?;
         let answer: Json = serde_json::from_str(&text).unwrap_or_default();
         anyhow::ensure!(
             (200..300).contains(&status),

@@ -1,5 +1,7 @@
 //! The commands: what each does, what it prints, how it ends.
 
+pub mod appointment;
+pub mod checkout;
 pub mod connection;
 mod daemon;
 pub mod demo;

@@ -98,6 +98,11 @@ impl House {
         house
     }
 
+    /// Ends the daemon.
+    pub fn leave(self) -> Place {
+        self.place
+    }
+
     pub fn list(&self, path: &str) -> Vec<Json> {
         let (status, page) = self.place.ask("GET", path, &Json::Null);
         assert_eq!(status, 200, "{path}: {page}");

@@ -306,6 +306,70 @@ fn ax_31_an_appointment_is_made_moved_and_called_off_over_the_api_and_so_it_is_a
     house.refuses("GET", &format!("/api/v1/opportunities/{NOBODY}/visits"), &Json::Null, 404, "not_found");
 }
 
+/// GYM-20, AX-31: what the API's doors start the commands start as well: by the daemon where one runs, else by
+/// themselves.
+#[test]
+fn a_checkout_and_an_appointment_are_started_by_commands_with_a_daemon_and_without() {
+    let house = House::open("info", |place| format!("{}{}", till(place), emr(place, 2)));
+    let ana = house.person("Ana");
+    let course = house.deal("Ana's course", Some(&ana), Some(12_500));
+    let told = |place: &Place, words: &[&str]| -> Json {
+        serde_json::from_str(&place.run_ok(&[words, &["--format", "json"][..]].concat())).unwrap()
+    };
+    let refused = |place: &Place, words: &[&str], why: &str| {
+        let output = place.run(words);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(why), "{said}");
+    };
+    let at = |hours: i64| iso(now() + TimeDelta::hours(hours));
+    let (first, later) = (at(48), at(72));
+    let checkout = ["checkout", course.as_str(), "--connection", "square"];
+    let appointment = |what: &'static str| ["appointment", what, course.as_str(), "--connection", "emr"];
+    let begins = |what: &'static str, at: &str| -> Vec<String> {
+        appointment(what).into_iter().chain(["--starts-at", at]).map(str::to_owned).collect()
+    };
+    let words = |all: &[String], more: &[&'static str]| -> Vec<String> {
+        all.iter().cloned().chain(more.iter().map(|word| (*word).to_owned())).collect()
+    };
+    let run = |place: &Place, all: Vec<String>| told(place, &all.iter().map(String::as_str).collect::<Vec<_>>());
+    let started = told(&house.place, &checkout);
+    assert!(started["url"].as_str().unwrap().starts_with("https://sandbox.square.link/u/"), "{started}");
+    refused(&house.place, &["checkout", NOBODY, "--connection", "square"], "there is no such opportunity");
+    refused(&house.place, &appointment("cancel"), "the opportunity has no appointment");
+    let booked = run(&house.place, words(&begins("book", &first), &["--kind", "meeting"]));
+    house.until_visit(&course, "status", "booked");
+    let place = house.leave();
+    assert_eq!(told(&place, &checkout), started, "asked for again it is the same one");
+    let dearer = told(&place, &[&checkout[..], &["--price", "140.50"][..]].concat());
+    assert_ne!(dearer["sale"], started["sale"]);
+    refused(&place, &["checkout", NOBODY, "--connection", "square"], "there is no such opportunity");
+    refused(&place, &["checkout", &course, "--connection", "nobody"], "there is no connection nobody");
+    let again: Vec<String> = words(&begins("book", &later), &["--kind", "meeting"]);
+    let again: Vec<&str> = again.iter().map(String::as_str).collect();
+    refused(&place, &again, "the opportunity has an appointment already");
+    let there = || {
+        let id = booked["visit"].as_str().unwrap().strip_prefix("emr:").unwrap();
+        let (status, shown) = place.there("fhir", "GET", &format!("/{id}"), &Json::Null);
+        assert_eq!(status, 200, "{shown}");
+        shown
+    };
+    assert_eq!(there()["start"], first.as_str());
+    assert_eq!(run(&place, begins("move", &later)), booked);
+    assert_eq!(there()["start"], later.as_str());
+    assert_eq!(told(&place, &appointment("cancel")), booked);
+    assert_eq!(there()["status"], "cancelled");
+    let schedule = json!({ "reference": "Schedule/simsch01" });
+    let slot = json!({
+        "resourceType": "Slot", "status": "free", "schedule": schedule, "start": at(96), "end": at(97),
+    });
+    let (status, slot) = place.there("fhir", "POST", "/Slot", &slot);
+    assert_eq!(status, 201, "{slot}");
+    let free = told(&place, &["appointment", "openings", "--connection", "emr"]);
+    assert_eq!(free["openings"].as_array().unwrap().len(), 1, "{free}");
+    assert_eq!(free["openings"][0]["slot"], slot["id"]);
+}
+
 /// A patient whom nobody here knows.
 const STRANGER: &str = "stranger@example.com";
 
