@@ -241,6 +241,9 @@ fn whatever_is_sent_to_the_doors_of_webhooks_is_answered_with_a_refusal_and_stop
     });
     make("Appointment", visit);
     house.until_visit(&course, "status", "booked");
+    // Whoever gives nothing but an address for the receipt is known by it.
+    house.paid(4_500, &json!({ "buyer_email_address": "ana@example.com" }));
+    house.until_won(&course, 4_500);
 }
 
 fn is_linked(opportunity: &Json, connection: &str, id: &str) -> bool {
