@@ -33,7 +33,8 @@ if (!BASE || !TOKEN) {
 }
 
 const RUN = Date.now().toString(16);
-const KEY = 'sdk_key';
+// As Tandem's own property is called.
+const KEY = 'tandem_id';
 const numberOfApiCallRetries = Number(process.env.SDK_RETRIES ?? 3);
 const connect = (accessToken = TOKEN) => new Client({ accessToken, basePath: BASE, numberOfApiCallRetries });
 const hub = connect();

@@ -39,7 +39,8 @@ if not BASE or not TOKEN:
     sys.exit("set BASE_URL and TOKEN")
 
 RUN = format(int(time.time() * 1000), "x")
-KEY = "sdk_key"
+# As Tandem's own property is called.
+KEY = "tandem_id"
 passed = skipped = 0
 
 

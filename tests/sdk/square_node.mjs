@@ -1,5 +1,6 @@
 // Drive a Square-shaped server with the official npm package `square`, unchanged: what a till's own applications do.
-// BASE_URL, TOKEN: where and with what. SDK_DIR: the folder whose node_modules holds the package.
+// BASE_URL, TOKEN: where and with what. CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN: an application and its grant.
+// SDK_DIR: the folder whose node_modules holds the package.
 // One line is printed for each check; the first failure ends the run with exit code 1.
 
 import assert from 'node:assert/strict';
@@ -7,18 +8,33 @@ import { createRequire } from 'node:module';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const { SquareClient, SquareError, WebhooksHelper } = createRequire(path.join(path.resolve(process.env.SDK_DIR), 'x.js'))('square');
-const client = new SquareClient({ token: process.env.TOKEN, baseUrl: process.env.BASE_URL, maxRetries: 4 });
+const { BASE_URL, CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, SDK_DIR, TOKEN } = process.env;
+const { SquareClient, SquareError, WebhooksHelper } = createRequire(path.join(path.resolve(SDK_DIR), 'x.js'))('square');
+const connect = (token, maxRetries = 4) => new SquareClient({ token, baseUrl: BASE_URL, maxRetries });
+const client = connect(TOKEN);
 const check = async (name, work) => {
   await work();
   console.log(`ok   square npm: ${name}`);
 };
 const run = Date.now().toString(16);
 const usd = (amount) => ({ amount: BigInt(amount), currency: 'USD' });
+let merchant;
 let location;
 let customer;
 
-await check('locations', async () => {
+/** Asks until something truthy comes, or time is up: what was written a moment ago is in no list yet. */
+const later = async (ask, seconds = 60) => {
+  const end = Date.now() + seconds * 1000;
+  for (;;) {
+    const got = await ask();
+    if (got || Date.now() > end) return got;
+    await sleep(1000);
+  }
+};
+
+await check('the merchant and its locations', async () => {
+  ({ merchant } = await client.merchants.get({ merchantId: 'me' }));
+  assert.ok(merchant.id && merchant.currency);
   const { locations } = await client.locations.list();
   assert.equal(locations.length, 2);
   location = locations[0].id;
@@ -33,10 +49,40 @@ await check('a customer is made once under one key, read, changed by version, an
   await assert.rejects(stale, (error) => error instanceof SquareError && error.errors[0].code === 'VERSION_MISMATCH');
   assert.equal((await client.customers.get({ customerId: customer.id })).customer.familyName, 'Ito');
 });
-await check('the catalog', async () => {
-  const names = [];
-  for await (const object of await client.catalog.list({ types: 'ITEM,CATEGORY' })) names.push(object.type);
-  assert.ok(names.includes('ITEM') && names.includes('CATEGORY'));
+let crowd;
+await check('customers in bulk: made once under their keys, changed by version, read, and a stale version fails alone', async () => {
+  const named = (name) => ({ givenName: name, emailAddress: `${name}.${run}@example.com`, referenceId: `pd:${name}.${run}` });
+  const customers = { [`b${run}`]: named('ben'), [`c${run}`]: named('cleo') };
+  const made = (await client.customers.batchCreate({ customers })).responses;
+  crowd = Object.keys(customers).map((key) => made[key].customer);
+  assert.deepEqual(crowd.map((one) => one.givenName), ['ben', 'cleo']);
+  const again = (await client.customers.batchCreate({ customers })).responses;
+  assert.deepEqual(Object.keys(customers).map((key) => again[key].customer.id), crowd.map((one) => one.id));
+  const change = (familyName) => client.customers.bulkUpdateCustomers({
+    customers: {
+      [crowd[0].id]: { familyName, version: crowd[0].version }, [crowd[1].id]: { familyName },
+    },
+  });
+  const changed = (await change('Ito')).responses;
+  assert.deepEqual(crowd.map((one) => changed[one.id].customer.familyName), ['Ito', 'Ito']);
+  const stale = (await change('Kaya')).responses;
+  assert.equal(stale[crowd[0].id].errors[0].code, 'VERSION_MISMATCH');
+  assert.equal(stale[crowd[1].id].customer.familyName, 'Kaya');
+  const read = (await client.customers.bulkRetrieveCustomers({ customerIds: crowd.map((one) => one.id) })).responses;
+  assert.deepEqual(crowd.map((one) => read[one.id].customer.familyName), ['Ito', 'Kaya']);
+});
+await check('the catalog, as a list and by id', async () => {
+  const objects = [];
+  for await (const object of await client.catalog.list({ types: 'ITEM,CATEGORY' })) objects.push(object);
+  const types = objects.map((object) => object.type);
+  assert.ok(types.includes('ITEM') && types.includes('CATEGORY'));
+  const item = objects.find((object) => object.itemData?.variations?.length);
+  const [variation] = item.itemData.variations;
+  const asked = { objectIds: [variation.id, 'nobody'], includeDeletedObjects: true, includeRelatedObjects: true };
+  const got = await client.catalog.batchGet(asked);
+  assert.deepEqual(got.objects.map((object) => object.id), [variation.id]);
+  assert.equal(got.objects[0].itemVariationData.itemId, item.id);
+  assert.ok(got.relatedObjects.some((object) => object.id === item.id));
 });
 let order;
 let payment;
@@ -54,6 +100,8 @@ await check('an order, its payment, and a refund of part of it', async () => {
   assert.equal(refund.status, 'COMPLETED');
   const { orders } = await client.orders.batchGet({ orderIds: [order.id, refund.orderId, 'nobody'] });
   assert.equal(orders.length, 2);
+  const read = await client.payments.get({ paymentId: payment.id });
+  assert.deepEqual([read.payment.orderId, read.payment.refundedMoney.amount], [order.id, 1000n]);
 });
 await check('orders, payments and refunds by time of change', async () => {
   await sleep(3500);
@@ -78,6 +126,65 @@ await check('a payment link carries its reference', async () => {
   });
   assert.equal((await client.orders.get({ orderId: paymentLink.orderId })).order.referenceId, 'opp_1');
 });
+await check('an invoice is made for an order, published once, read, listed and searched', async () => {
+  const lineItems = [{ name: 'Laser course', quantity: '1', basePriceMoney: usd(120000) }];
+  const made = await client.orders.create({
+    idempotencyKey: `io${run}`, order: { locationId: location, customerId: customer.id, lineItems },
+  });
+  const { invoice } = await client.invoices.create({
+    idempotencyKey: `i${run}`,
+    invoice: {
+      locationId: location, orderId: made.order.id, title: 'Laser course', deliveryMethod: 'EMAIL',
+      primaryRecipient: { customerId: customer.id }, acceptedPaymentMethods: { card: true },
+      paymentRequests: [{ requestType: 'BALANCE', dueDate: new Date().toISOString().slice(0, 10) }],
+    },
+  });
+  assert.deepEqual([invoice.status, invoice.orderId], ['DRAFT', made.order.id]);
+  const publish = (idempotencyKey) => client.invoices.publish({ invoiceId: invoice.id, version: invoice.version, idempotencyKey });
+  const published = await publish(`ip${run}`);
+  assert.equal(published.invoice.status, 'UNPAID');
+  assert.ok(published.invoice.publicUrl);
+  assert.equal((await publish(`ip${run}`)).invoice.version, published.invoice.version);
+  await assert.rejects(publish(`iq${run}`), (error) => error.errors[0].code === 'VERSION_MISMATCH');
+  const read = await client.invoices.get({ invoiceId: invoice.id });
+  assert.deepEqual([read.invoice.status, read.invoice.primaryRecipient.customerId], ['UNPAID', customer.id]);
+  const listed = [];
+  for await (const one of await client.invoices.list({ locationId: location })) listed.push(one.id);
+  assert.ok(listed.includes(invoice.id));
+  const found = await client.invoices.search({
+    query: { filter: { locationIds: [location] }, sort: { field: 'INVOICE_SORT_DATE', order: 'DESC' } },
+  });
+  assert.equal(found.invoices.find((one) => one.id === invoice.id).orderId, made.order.id);
+});
+await check('customers in a list, and searched by address, reference and time of change, once lists have caught up', async () => {
+  const search = async (filter) => {
+    const { customers } = await client.customers.search({ query: { filter, sort: { field: 'CREATED_AT', order: 'ASC' } } });
+    return (customers ?? []).map((one) => one.id);
+  };
+  const [ben, cleo] = crowd;
+  assert.ok(await later(async () => (await search({ emailAddress: { exact: cleo.emailAddress } })).length > 0));
+  assert.deepEqual(await search({ emailAddress: { exact: ben.emailAddress } }), [ben.id]);
+  assert.deepEqual(await search({ referenceId: { exact: ben.referenceId } }), [ben.id]);
+  const changed = await search({ updatedAt: { startAt: ben.createdAt, endAt: new Date(Date.now() + 60_000).toISOString() } });
+  assert.ok(changed.includes(ben.id) && changed.includes(cleo.id));
+  assert.deepEqual(await search({ updatedAt: { endAt: '2000-01-01T00:00:00Z' } }), []);
+  const listed = [];
+  for await (const one of await client.customers.list({ sortField: 'CREATED_AT', sortOrder: 'ASC', limit: 2 })) listed.push(one.id);
+  assert.ok([customer, ben, cleo].every((one) => listed.includes(one.id)));
+  assert.equal(new Set(listed).size, listed.length);
+});
+await check('a customer is deleted', async () => {
+  await client.customers.delete({ customerId: crowd[1].id });
+  await assert.rejects(client.customers.get({ customerId: crowd[1].id }), (error) => error.statusCode === 404);
+});
+await check('a grant is exchanged for a token that works, and a wrong one is not', async () => {
+  const ask = { clientId: CLIENT_ID, clientSecret: CLIENT_SECRET, grantType: 'refresh_token' };
+  const token = await client.oAuth.obtainToken({ ...ask, refreshToken: REFRESH_TOKEN });
+  assert.equal(token.merchantId, merchant.id);
+  assert.ok(token.refreshToken && new Date(token.expiresAt) > new Date());
+  assert.equal((await connect(token.accessToken).merchants.get({ merchantId: 'me' })).merchant.id, merchant.id);
+  await assert.rejects(client.oAuth.obtainToken({ ...ask, refreshToken: 'wrong' }), (error) => error.statusCode === 401);
+});
 await check('a subscription to webhooks, and the helper that verifies them', async () => {
   const { subscription } = await client.webhooks.subscriptions.create({
     idempotencyKey: `w${run}`,
@@ -91,6 +198,5 @@ await check('a subscription to webhooks, and the helper that verifies them', asy
   await client.webhooks.subscriptions.delete({ subscriptionId: subscription.id });
 });
 await check('a wrong token', async () => {
-  const stranger = new SquareClient({ token: 'nobody', baseUrl: process.env.BASE_URL, maxRetries: 0 });
-  await assert.rejects(stranger.locations.list(), (error) => error.statusCode === 401);
+  await assert.rejects(connect('nobody', 0).locations.list(), (error) => error.statusCode === 401);
 });
