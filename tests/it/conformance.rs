@@ -18,7 +18,7 @@ use tandem_hubspot::{
 
 pub struct Account {
     connector: HubSpot,
-    sandbox: Sandbox,
+    pub sandbox: Sandbox,
     clock: Arc<dyn Clock>,
     kind: Kind,
 }

@@ -6,6 +6,7 @@
 mod conformance;
 mod disk;
 mod doors;
+mod driven;
 mod emr;
 mod failpoints;
 mod fhir;
