@@ -56,8 +56,12 @@ fn rules() -> VisitRules {
 
 impl Practice {
     fn new(rules: VisitRules, settings: Settings) -> Self {
+        Self::of(Dialect::FullR4, rules, settings)
+    }
+
+    fn of(dialect: Dialect, rules: VisitRules, settings: Settings) -> Self {
         let crm = hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
-        let mut options = options(Dialect::FullR4);
+        let mut options = options(dialect);
         options.plans = rules.plan_accepted.is_some();
         let rules = BTreeMap::from([(name("clinic"), rules)]);
         let rig = Rig::new(5, crm, Profile::Agency, |connection| {
@@ -289,6 +293,18 @@ async fn every_sequence_of_visits_brings_the_opportunity_where_the_table_says() 
             assert_eq!(ours.position.status, Status::Won, "row {number}");
         }
     }
+}
+
+/// At a clinic whose server knows changes by the day alone, encounters are not waited for until the day is over.
+#[tokio::test(start_paused = true)]
+async fn where_changes_are_known_by_the_day_a_treatment_that_took_place_wins_on_that_day() {
+    let practice = Practice::of(Dialect::ModmedEma, rules(), Settings::of(Dialect::ModmedEma));
+    let (deal, patient) = practice.ana().await;
+    let day = practice.now().date_naive();
+    let steps = [Book("TREAT"), Wait(1), Meet("TREAT", Some(0)), Wait(1), SayMet(1, "finished")];
+    practice.walk(deal, &patient, &steps).await;
+    practice.settle().await;
+    assert_eq!((practice.rung(deal), practice.now().date_naive()), (5, day));
 }
 
 /// The stages where plans of treatment have one of their own.

@@ -205,35 +205,43 @@ async fn in_every_dialect_a_changed_visit_is_found_or_the_test_of_the_connection
     for dialect in DIALECTS {
         let clinic = Clinic::of(dialect);
         let identity = clinic.connector.check().await.unwrap();
-        let patient = clinic.sandbox.with(|world| world.register("Ana", "Rivera", "ana@example.com", ""));
+        let is_told = |of: &str| identity.items.iter().find(|item| item.name == of).unwrap().ok;
         let start = clinic.now() + TimeDelta::days(1);
+        let (visit, met) = clinic.sandbox.with(|world| {
+            let ana = world.register("Ana", "Rivera", "ana@example.com", "");
+            (world.appoint(&ana, "CONSULT", "booked", start), world.encounter(&ana, "TREAT", "in-progress", None))
+        });
+        let wanted = [("appointments", format!("Appointment/{visit}")), ("encounters", format!("Encounter/{met}"))];
         let streams = clinic.connector.streams();
-        let feeds: Vec<_> = streams
-            .iter()
-            .filter(|one| one.kind == Kind::Appointment && one.name != "appointment.encounters")
-            .collect();
-        if feeds.is_empty() {
-            let item = identity.items.iter().find(|item| item.name == "appointments").unwrap();
-            assert!(!item.ok, "{dialect:?}: {item:?}");
-            continue;
-        }
-        let visit = clinic.sandbox.with(|world| world.appoint(&patient, "CONSULT", "booked", start));
+        let feeds: Vec<_> = streams.iter().filter(|one| one.kind == Kind::Appointment).collect();
         let mut cursors = vec![Cursor::start(); feeds.len()];
         clinic.wait(10).await;
-        let wanted = format!("Appointment/{visit}");
         for round in ["made", "changed"] {
             let mut seen = Vec::new();
             for (stream, cursor) in feeds.iter().zip(&mut cursors) {
                 seen.extend(clinic.feed(&stream.name, cursor).await);
             }
-            assert!(seen.contains(&wanted), "{dialect:?}, when it was {round}: {seen:?}");
-            clinic.sandbox.with(|world| world.set_status("Appointment", &visit, "arrived"));
+            for (of, wanted) in &wanted {
+                assert_eq!(seen.contains(wanted), is_told(*of), "{dialect:?}, {of}, when it was {round}: {seen:?}");
+            }
+            clinic.sandbox.with(|world| {
+                world.set_status("Appointment", &visit, "arrived");
+                world.set_status("Encounter", &met, "finished");
+            });
             clinic.wait(300).await;
         }
-        let VisitRead::Found(read) = clinic.visit(&wanted).await else { panic!("{dialect:?}") };
-        assert_eq!((read.status, read.class), (VisitStatus::Arrived, VisitClass::Consult), "{dialect:?}");
-        assert_eq!(read.visitors[0].email.as_deref(), Some("ana@example.com"), "{dialect:?}");
-        assert_eq!(read.starts_at, Some(start), "{dialect:?}");
+        for (of, wanted) in &wanted {
+            if !is_told(*of) {
+                continue;
+            }
+            let VisitRead::Found(read) = clinic.visit(wanted).await else { panic!("{dialect:?}") };
+            let expected = match *of {
+                "appointments" => (VisitStatus::Arrived, VisitClass::Consult, Some(start)),
+                _ => (VisitStatus::Finished, VisitClass::Treatment, read.starts_at),
+            };
+            assert_eq!((read.status, read.class, read.starts_at), expected, "{dialect:?}, {of}");
+            assert_eq!(read.visitors[0].email.as_deref(), Some("ana@example.com"), "{dialect:?}, {of}");
+        }
     }
 }
 
@@ -365,6 +373,36 @@ async fn days_on_which_nobody_read_are_read_afterwards() {
     let missed = clinic.sandbox.with(|world| world.appoint(&patient, "CONSULT", "booked", world.now));
     clinic.wait(4 * 86_400).await;
     assert_eq!(clinic.feed("appointment.today", &mut cursor).await, [format!("Appointment/{missed}")]);
+}
+
+/// The same holds for encounters and patients; and what changes is told on the day itself, by requests that such a server takes.
+#[tokio::test(start_paused = true)]
+async fn where_changes_are_known_by_the_day_encounters_and_patients_are_found_on_that_day() {
+    let options = Options { patients: true, ..options(Dialect::ModmedEma) };
+    let clinic = Clinic::new(Settings::of(Dialect::ModmedEma), options);
+    let identity = clinic.connector.check().await.unwrap();
+    let probe = identity.items.iter().find(|item| item.name == "Appointment?_lastUpdated").unwrap();
+    assert!(probe.ok, "{probe:?}");
+    let feeds = ["appointment.today", "appointment.encounters", "contact.changes"];
+    let mut cursors = vec![Cursor::start(); feeds.len()];
+    for (feed, cursor) in feeds.iter().zip(&mut cursors) {
+        assert_eq!(clinic.feed(feed, cursor).await, Vec::<String>::new(), "{feed}");
+    }
+    for days in [0, 4] {
+        let day = clinic.now().date_naive();
+        let made = clinic.sandbox.with(|world| {
+            let ben = world.register("Ben", "Ito", "", "");
+            let visit = world.appoint(&ben, "CONSULT", "booked", world.now);
+            let met = world.encounter(&ben, "TREAT", "finished", None);
+            [format!("Appointment/{visit}"), format!("Encounter/{met}"), ben]
+        });
+        clinic.wait(600 + days * 86_400).await;
+        assert_eq!((clinic.now().date_naive() - day).num_days(), i64::try_from(days).unwrap());
+        for ((feed, cursor), made) in feeds.iter().zip(&mut cursors).zip(&made) {
+            let seen = clinic.feed(feed, cursor).await;
+            assert!(seen.contains(made), "{feed}, {days} days later: {seen:?}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

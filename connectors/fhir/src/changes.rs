@@ -1,7 +1,8 @@
 //! What changed, and how far we have read. Each way of finding out that a profile knows is a feed here.
 //!
 //! `_lastUpdated` to the second: windows that overlap by two minutes, up to the server's own time less five seconds. By day: the
-//! days around today. Without it: windows of appointment dates. What was read before is told by its version, or by what it says.
+//! days around today, of appointments, encounters and patients alike: such servers know no time of day and no `ge`. Without it:
+//! windows of appointment dates. What was read before is told by its version, or by what it says.
 //! Deleted records vanish from searches: every visit that is held as open is read by id once a day, whatever feeds say.
 //!
 //! Source: <https://hl7.org/fhir/R4/search.html>.
@@ -18,7 +19,7 @@ use crate::{
     booking::iso,
     bundle::search,
     patients,
-    profile::Feed,
+    profile::{Feed, Profile},
     visits::{self, Type},
 };
 
@@ -90,10 +91,14 @@ pub fn streams(fhir: &Fhir) -> Vec<Stream> {
     let poll = fhir.options.poll.unwrap_or(MINUTE);
     let visits = Kind::Appointment;
     let mut all = Vec::new();
-    if fhir.options.patients {
-        all.push(stream(Kind::Contact, "changes", poll, true));
-    }
     let profile = fhir.profile();
+    if fhir.options.patients {
+        let is_by_day = profile.patients == Feed::Day;
+        all.push(stream(Kind::Contact, "changes", if is_by_day { poll.max(5 * MINUTE) } else { poll }, true));
+        if is_by_day {
+            all.push(stream(Kind::Contact, "around", 30 * MINUTE, false));
+        }
+    }
     match profile.feed {
         Feed::Instant => {
             all.push(stream(visits, "changes", poll, false));
@@ -111,8 +116,14 @@ pub fn streams(fhir: &Fhir) -> Vec<Stream> {
         }
         Feed::None => {}
     }
-    if profile.encounters {
-        all.push(stream(visits, "encounters", poll, false));
+    match profile.encounters {
+        Feed::Instant => all.push(stream(visits, "encounters", poll, false)),
+        Feed::Day => {
+            all.push(stream(visits, "encounters", poll.max(5 * MINUTE), false));
+            all.push(stream(visits, "encounters_around", 30 * MINUTE, false));
+            all.push(stream(visits, "encounters_far", 1_440 * MINUTE, false));
+        }
+        Feed::Dates | Feed::None => {}
     }
     if fhir.options.plans && profile.plans {
         all.push(stream(visits, "plans", poll, false));
@@ -129,21 +140,33 @@ fn cursor(place: &Place) -> Cursor {
     Cursor(serde_json::to_string(place).unwrap_or_default())
 }
 
+/// The type that a stream looks for, and how: by windows of time (`changes`, `late`), or by days and dates.
+fn sought<'a>(stream: &'a Stream, profile: &Profile, place: Option<&Place>) -> (&'static str, &'a str) {
+    let is_listed = place.is_some_and(|place| !matches!(place, Place::Listing { .. }));
+    match (stream.kind, stream.name.rsplit('.').next().unwrap_or_default()) {
+        // Patients are listed once, whatever the server knows of changes.
+        (Kind::Contact, "changes") if is_listed && profile.patients == Feed::Day => ("Patient", "today"),
+        (Kind::Contact, name) => ("Patient", name),
+        (_, "encounters") if profile.encounters == Feed::Day => ("Encounter", "today"),
+        (_, "encounters") => ("Encounter", "changes"),
+        (_, "encounters_around") => ("Encounter", "around"),
+        (_, "encounters_far") => ("Encounter", "far"),
+        (_, "plans") => ("ServiceRequest", "changes"),
+        (_, name) => ("Appointment", name),
+    }
+}
+
 /// The next page of a stream.
 pub async fn next_page(fhir: &Fhir, call: Call, stream: &Stream, at: &Cursor) -> Result<Page, ConnectorError> {
     let now = fhir.client.vendor_now();
     // A cursor that cannot be read is treated as lost: reading again is safe, skipping is not.
     let place: Option<Place> = serde_json::from_str(&at.0).ok().filter(Place::is_possible);
-    let name = stream.name.rsplit('.').next().unwrap_or_default();
+    let (kind, name) = sought(stream, &fhir.profile(), place.as_ref());
     match name {
-        "today" | "around" | "near" | "soon" | "far" => days_page(fhir, call, name, now.date_naive(), place).await,
+        "today" | "around" | "near" | "soon" | "far" => {
+            days_page(fhir, call, kind, name, now.date_naive(), place).await
+        }
         _ => {
-            let kind = match (stream.kind, name) {
-                (Kind::Contact, _) => "Patient",
-                (_, "encounters") => "Encounter",
-                (_, "plans") => "ServiceRequest",
-                _ => "Appointment",
-            };
             let place = place.filter(|place| !matches!(place, Place::Days { .. } | Place::Read { .. }));
             let now = if name == "late" { now - LATE } else { now };
             let first = match name {
@@ -155,7 +178,7 @@ pub async fn next_page(fhir: &Fhir, call: Call, stream: &Stream, at: &Cursor) ->
     }
 }
 
-/// Rows of a search as what was seen: patients of a listing whole, everything else as hints.
+/// Rows of a search as what was seen: patients of listings and days whole, everything else as hints.
 fn seen(fhir: &Fhir, kind: &str, rows: &[Box<serde_json::value::RawValue>], whole: bool) -> Vec<Seen> {
     let mut seen = Vec::with_capacity(rows.len());
     for raw in rows {
@@ -255,12 +278,20 @@ fn span(name: &str, today: NaiveDate) -> (NaiveDate, NaiveDate) {
 async fn days_page(
     fhir: &Fhir,
     call: Call,
+    kind: &str,
     name: &str,
     today: NaiveDate,
     place: Option<Place>,
 ) -> Result<Page, ConnectorError> {
     let (first, last) = span(name, today);
-    let by_day = fhir.profile().feed == Feed::Day && name != "far";
+    let by_day = matches!(name, "today" | "around");
+    let place = match place {
+        // What came since a listing, or since a window, is on the days since.
+        Some(Place::Listing { since, .. } | Place::Window { since, .. } | Place::Waiting { since }) => {
+            Some(Place::Read { until: since.date_naive() })
+        }
+        place => place,
+    };
     let (day, until, next, again) = match place {
         Some(Place::Days { day, until, next, again }) if day <= until => (day, until, next, again),
         // Days that passed while nobody read them are read now.
@@ -271,14 +302,15 @@ async fn days_page(
         true => vec![("_lastUpdated", format!("eq{day}"))],
         false => vec![("date", format!("ge{day}")), ("date", format!("le{until}"))],
     };
-    let rows = match search(fhir, call.lane, "Appointment", &filters, next.as_deref()).await {
+    let rows = match search(fhir, call.lane, kind, &filters, next.as_deref()).await {
         Err(ConnectorError::Gone | ConnectorError::Rejected { .. }) if next.is_some() && !again => {
             let place = Place::Days { day, until, next: None, again: true };
             return Ok(Page { next: cursor(&place), more: true, ..Page::default() });
         }
         rows => rows?,
     };
-    let seen = seen(fhir, "Appointment", &rows.found, false);
+    // The days of patients are read again and again: whole rows spare a read of each by its id.
+    let seen = seen(fhir, kind, &rows.found, kind == "Patient");
     let place = match (rows.next, by_day && day < until) {
         (Some(next), _) => Place::Days { day, until, next: Some(next), again },
         (None, true) => Place::Days { day: day + Days::new(1), until, next: None, again: false },

@@ -225,7 +225,7 @@ impl Connector for Fhir {
     }
 
     fn is_backfill(&self, stream: &Stream, cursor: &Cursor) -> bool {
-        stream.kind == Kind::Contact && (cursor.0.is_empty() || changes::is_listing(cursor))
+        stream.backfills && (cursor.0.is_empty() || changes::is_listing(cursor))
     }
 
     async fn list(&self, call: Call, _: Kind, cursor: &Cursor) -> Result<Page, ConnectorError> {

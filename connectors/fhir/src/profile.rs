@@ -8,14 +8,14 @@ use std::{collections::BTreeMap, str::FromStr, time::Duration};
 use serde::Deserialize;
 use tandem_contract::Limit;
 
-/// How changes of appointments are found.
+/// How changes are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feed {
     /// `_lastUpdated` to the second.
     Instant,
     /// `_lastUpdated` by day: the days around today are read again and again.
     Day,
-    /// No `_lastUpdated`: windows of appointment dates are read again and again.
+    /// No `_lastUpdated`: windows of appointment dates are read again and again. Of appointments only.
     Dates,
     /// Not at all.
     None,
@@ -78,8 +78,10 @@ pub struct Profile {
     pub numbered_pages: bool,
     /// Rows of a page, at most.
     pub page: usize,
-    /// Whether encounters are found by `_lastUpdated`.
-    pub encounters: bool,
+    /// How changes of encounters are found.
+    pub encounters: Feed,
+    /// How changes of patients are found.
+    pub patients: Feed,
     /// Whether plans of treatment are found by `_lastUpdated`, and by when they were made.
     pub plans: bool,
     /// Whether several records are read by their ids in one search.
@@ -117,7 +119,8 @@ impl Profile {
             feed: Feed::Instant,
             numbered_pages: false,
             page: 100,
-            encounters: true,
+            encounters: Feed::Instant,
+            patients: Feed::Instant,
             plans: true,
             by_ids: true,
             by_contact: true,
@@ -138,6 +141,8 @@ impl Profile {
             Dialect::FullR4 => full,
             Dialect::ModmedEma => Self {
                 feed: Feed::Day,
+                encounters: Feed::Day,
+                patients: Feed::Day,
                 numbered_pages: true,
                 page: 50,
                 by_ids: false,
@@ -149,7 +154,8 @@ impl Profile {
             Dialect::NextechStu3 => Self {
                 feed: Feed::Dates,
                 page: 50,
-                encounters: false,
+                encounters: Feed::None,
+                patients: Feed::None,
                 by_ids: false,
                 invoices: false,
                 charges: false,
@@ -195,7 +201,11 @@ impl Profile {
         } else if self.feed == Feed::Instant && !searches("Appointment", "_lastUpdated") {
             self.feed = if searches("Appointment", "date") { Feed::Dates } else { Feed::None };
         }
-        self.encounters &= searches("Encounter", "_lastUpdated");
+        for (feed, kind) in [(&mut self.encounters, "Encounter"), (&mut self.patients, "Patient")] {
+            if !searches(kind, "_lastUpdated") {
+                *feed = Feed::None;
+            }
+        }
         self.plans &= searches("ServiceRequest", "_lastUpdated") && searches("ServiceRequest", "authored");
         self.by_contact &= searches("Patient", "email") && searches("Patient", "phone");
         self.books &= does("Appointment", "create") && does("Appointment", "update");
@@ -294,6 +304,7 @@ mod tests {
         assert_eq!(full.feed, Feed::Dates, "no `_lastUpdated` is promised");
         assert!(!full.books && !full.if_match && !full.invoices && !full.subscriptions);
         assert!(!full.plans && !full.slots && !full.schedules);
+        assert_eq!((full.encounters, full.patients), (Feed::None, Feed::None));
         let us_core = Profile::of(Dialect::UsCoreOnly).narrowed(&all);
         assert_eq!(us_core.feed, Feed::None, "what is promised and not known of the vendor is not believed");
     }

@@ -55,11 +55,12 @@ pub async fn check(fhir: &Fhir) -> Result<Identity, ConnectorError> {
     };
     item("appointments", feed.0, feed.1.into());
     let yes = |can: bool, good: &str, bad: &str| if can { good.to_owned() } else { bad.to_owned() };
-    item(
-        "encounters",
-        profile.encounters,
-        yes(profile.encounters, "found as they change", "cannot be found by polling"),
-    );
+    let encounters = match profile.encounters {
+        Feed::Instant => (true, "found as they change"),
+        Feed::Day => (true, "found by the day they changed: those around today are read every five minutes"),
+        Feed::Dates | Feed::None => (false, "cannot be found by polling"),
+    };
+    item("encounters", encounters.0, encounters.1.into());
     if fhir.options.plans {
         item("plans", profile.plans, yes(profile.plans, "found as they change", "cannot be found by polling"));
     }
@@ -75,9 +76,9 @@ pub async fn check(fhir: &Fhir) -> Result<Identity, ConnectorError> {
         profile.if_match,
         yes(profile.if_match, "If-Match is heeded", "this server has none: what is written is read right before"),
     );
-    for name in probes(&profile) {
+    for (name, value) in probes(&profile) {
         let ask = Ask::get(&["Appointment"], CALL.lane)
-            .query(name, if name == "date" { "ge2000-01-01" } else { "ge2000-01-01T00:00:00Z" })
+            .query(name, value)
             .query("_count", "1")
             .header(http::HeaderName::from_static("prefer"), "handling=strict");
         match fhir.client.read::<serde_json::Value>(&ask).await {
@@ -134,11 +135,13 @@ pub async fn check(fhir: &Fhir) -> Result<Identity, ConnectorError> {
     Ok(identity)
 }
 
-fn probes(profile: &Profile) -> Vec<&'static str> {
+fn probes(profile: &Profile) -> Vec<(&'static str, &'static str)> {
+    let date = ("date", "ge2000-01-01");
     match profile.feed {
-        Feed::Instant => vec!["_lastUpdated", "date"],
-        Feed::Day => vec!["_lastUpdated"],
-        Feed::Dates => vec!["date"],
+        Feed::Instant => vec![("_lastUpdated", "ge2000-01-01T00:00:00Z"), date],
+        // Such a server knows neither `ge` nor a time of day.
+        Feed::Day => vec![("_lastUpdated", "gt2000-01-01")],
+        Feed::Dates => vec![date],
         Feed::None => Vec::new(),
     }
 }

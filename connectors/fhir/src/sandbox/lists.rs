@@ -54,6 +54,12 @@ fn fits_date(value: &str, asked: &str) -> Option<bool> {
     })
 }
 
+/// Whether a server that knows changes by the day understands this: a day, and no other prefix than these three.
+fn is_day(asked: &str) -> bool {
+    let day = ["eq", "gt", "le"].into_iter().find_map(|prefix| asked.strip_prefix(prefix)).unwrap_or(asked);
+    day.parse::<NaiveDate>().is_ok()
+}
+
 /// A value between two commas that are not escaped, unescaped.
 fn alternatives(text: &str) -> Vec<String> {
     let (mut all, mut one, mut escaped) = (Vec::new(), String::new(), false);
@@ -112,14 +118,7 @@ impl World {
                 match self.settings.last_updated {
                     LastUpdated::None => return None,
                     LastUpdated::Instant => date(at),
-                    LastUpdated::Day => {
-                        let day = |text: &str| text.get(..10).unwrap_or(text).to_owned();
-                        let (prefix, rest) = match asked.get(..2) {
-                            Some(prefix) if prefix.bytes().all(|b| b.is_ascii_alphabetic()) => (prefix, &asked[2..]),
-                            _ => ("eq", asked),
-                        };
-                        at.is_some_and(|at| fits_date(&day(at), &format!("{prefix}{}", day(rest))).unwrap_or(false))
-                    }
+                    LastUpdated::Day => date(at.map(|at| at.get(..10).unwrap_or(at))),
                 }
             }
             ("identifier", _) => {
@@ -234,6 +233,11 @@ impl World {
                 if is_date && fits_date("2020", &value).is_none() {
                     return Err(Refusal::at(400, "value", "The date cannot be read.", Some(&format!("{kind}.{name}"))));
                 }
+                let by_day = name == "_lastUpdated" && self.settings.last_updated == LastUpdated::Day;
+                if by_day && !is_day(&value) {
+                    let text = "A day is asked for, with eq, gt or le.";
+                    return Err(Refusal::at(400, "value", text, Some(&format!("{kind}.{name}"))));
+                }
                 heeded.push((name.clone(), value.clone()));
                 filters.push((name, value));
             } else if strict || !self.settings.lenient {
@@ -343,6 +347,17 @@ mod tests {
             assert_eq!(fits_date(value, asked), Some(fits), "{value} {asked}");
         }
         assert_eq!(fits_date("2026-05-14", "ge tomorrow"), None);
+        for (asked, is_one) in [
+            ("2026-05-14", true),
+            ("eq2026-05-14", true),
+            ("gt2026-05-14", true),
+            ("le2026-05-14", true),
+            ("ge2026-05-14", false),
+            ("lt2026-05-14", false),
+            ("eq2026-05-14T19:31:07Z", false),
+        ] {
+            assert_eq!(is_day(asked), is_one, "{asked}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::Dialect;
 pub enum LastUpdated {
     /// To the second.
     Instant,
-    /// By day.
+    /// By day: with `eq`, `gt` or `le`, and without a time.
     Day,
     /// Not at all.
     None,
