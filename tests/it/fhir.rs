@@ -174,9 +174,12 @@ impl conformance::Vendor for Clinic {
 
 #[tokio::test(start_paused = true)]
 async fn fhir_conforms_where_the_standard_is_followed_and_where_it_is_not() {
-    let dialects = [
-        Settings::default(),
-        Settings {
+    let full = |settings: Settings| (Dialect::FullR4, settings);
+    let without_versions =
+        Settings { versioning: Versioning::NoVersion, conditional_create: false, ..Settings::default() };
+    let servers = [
+        full(Settings::default()),
+        full(Settings {
             conflict_status: 409,
             lenient: false,
             remembers_deleted: false,
@@ -184,19 +187,22 @@ async fn fhir_conforms_where_the_standard_is_followed_and_where_it_is_not() {
             page_rows: 2,
             versioning: Versioning::Versioned,
             ..Settings::default()
-        },
-        Settings { versioning: Versioning::NoVersion, conditional_create: false, ..Settings::default() },
+        }),
+        full(without_versions),
         // Ten minutes behind ours, and ten before.
-        Settings { clock_ahead_ms: -600_000, ..Settings::default() },
-        Settings { clock_ahead_ms: 600_000, ..Settings::default() },
+        full(Settings { clock_ahead_ms: -600_000, ..Settings::default() }),
+        full(Settings { clock_ahead_ms: 600_000, ..Settings::default() }),
+        (Dialect::ModmedEma, Settings::of(Dialect::ModmedEma)),
+        (Dialect::NextechStu3, Settings::of(Dialect::NextechStu3)),
+        (Dialect::Canvas, Settings::of(Dialect::Canvas)),
     ];
-    for settings in dialects {
-        let mut options = options(Dialect::FullR4);
+    for (dialect, settings) in servers {
+        let mut options = options(dialect);
         options.patients = true;
         let clinic = Clinic::new(settings.clone(), options);
         clinic.connector.identify().await.unwrap();
         let broken = conformance::run(&clinic).await;
-        assert!(broken.is_empty(), "{settings:?}:\n{}", broken.join("\n"));
+        assert!(broken.is_empty(), "{dialect:?}, {settings:?}:\n{}", broken.join("\n"));
     }
 }
 
@@ -783,6 +789,33 @@ async fn a_server_without_schedules_tells_what_is_free_and_refuses_to_say_with_w
     for (practitioner, site, named) in [(Some("simprac01"), None, "practitioner"), (None, Some("simloc01"), "site")] {
         let error = clinic.connector.openings(CALL, &around(start, practitioner, site)).await.unwrap_err();
         assert!(matches!(&error, ConnectorError::Rejected { field: Some(field), .. } if field == named), "{error}");
+    }
+}
+
+/// Where no server's word tells who changed, everybody is listed again once a day, also after windows that were asked for before.
+#[tokio::test(start_paused = true)]
+async fn where_nothing_tells_who_changed_all_patients_are_listed_once_a_day() {
+    for dialect in [Dialect::NextechStu3, Dialect::Canvas] {
+        let options = Options { patients: true, ..options(dialect) };
+        let clinic = Clinic::new(Settings { page_rows: 2, ..Settings::of(dialect) }, options);
+        let identity = clinic.connector.check().await.unwrap();
+        let item = identity.items.iter().find(|item| item.name == "patients").unwrap();
+        assert!(item.ok && item.detail.contains("once a day"), "{dialect:?}: {item:?}");
+        let streams = clinic.connector.streams();
+        let feeds: Vec<_> = streams.iter().filter(|stream| stream.kind == Kind::Contact).collect();
+        let [feed] = feeds.as_slice() else { panic!("{dialect:?}: {feeds:?}") };
+        assert_eq!((feed.period, feed.backfills), (Duration::from_secs(86_400), true), "{dialect:?}");
+        let mut cursor = Cursor::start();
+        let mut everybody = Vec::new();
+        for first in ["Ana", "Ben", "Gia"] {
+            everybody.push(clinic.sandbox.with(|world| world.register(first, "Ito", "", "")));
+            everybody.sort();
+            assert_eq!(clinic.feed(&feed.name, &mut cursor).await, everybody, "{dialect:?}");
+            assert!(!clinic.connector.is_backfill(feed, &cursor), "{dialect:?}: only the first listing is the import");
+            clinic.wait(86_400).await;
+        }
+        let window = r#"{"at":"window","since":"2026-11-18T00:00:00Z","until":"2026-11-18T01:00:00Z","next":null}"#;
+        assert_eq!(clinic.feed(&feed.name, &mut Cursor(window.into())).await, everybody, "{dialect:?}");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `_lastUpdated` to the second: windows that overlap by two minutes, up to the server's own time less five seconds. By day: the
 //! days around today, of appointments, encounters and patients alike: such servers know no time of day and no `ge`. Without it:
-//! windows of appointment dates. What was read before is told by its version, or by what it says.
+//! windows of appointment dates, and all patients once a day. What was read before is told by its version, or by what it says.
 //! Deleted records vanish from searches: every visit that is held as open is read by id once a day, whatever feeds say.
 //!
 //! Source: <https://hl7.org/fhir/R4/search.html>.
@@ -93,10 +93,15 @@ pub fn streams(fhir: &Fhir) -> Vec<Stream> {
     let mut all = Vec::new();
     let profile = fhir.profile();
     if fhir.options.patients {
-        let is_by_day = profile.patients == Feed::Day;
-        all.push(stream(Kind::Contact, "changes", if is_by_day { poll.max(5 * MINUTE) } else { poll }, true));
-        if is_by_day {
-            all.push(stream(Kind::Contact, "around", 30 * MINUTE, false));
+        let patients = Kind::Contact;
+        match profile.patients {
+            Feed::Instant => all.push(stream(patients, "changes", poll, true)),
+            Feed::Day => {
+                all.push(stream(patients, "changes", poll.max(5 * MINUTE), true));
+                all.push(stream(patients, "around", 30 * MINUTE, false));
+            }
+            // Nothing tells who changed: everybody is listed again.
+            Feed::Dates | Feed::None => all.push(stream(patients, "changes", 1_440 * MINUTE, true)),
         }
     }
     match profile.feed {
@@ -161,13 +166,19 @@ pub async fn next_page(fhir: &Fhir, call: Call, stream: &Stream, at: &Cursor) ->
     let now = fhir.client.vendor_now();
     // A cursor that cannot be read is treated as lost: reading again is safe, skipping is not.
     let place: Option<Place> = serde_json::from_str(&at.0).ok().filter(Place::is_possible);
-    let (kind, name) = sought(stream, &fhir.profile(), place.as_ref());
+    let profile = fhir.profile();
+    let (kind, name) = sought(stream, &profile, place.as_ref());
     match name {
         "today" | "around" | "near" | "soon" | "far" => {
             days_page(fhir, call, kind, name, now.date_naive(), place).await
         }
         _ => {
-            let place = place.filter(|place| !matches!(place, Place::Days { .. } | Place::Read { .. }));
+            let has_windows = kind != "Patient" || profile.patients == Feed::Instant;
+            let place = place.filter(|place| match place {
+                Place::Listing { .. } => true,
+                Place::Window { .. } | Place::Waiting { .. } => has_windows,
+                Place::Days { .. } | Place::Read { .. } => false,
+            });
             let now = if name == "late" { now - LATE } else { now };
             let first = match name {
                 "late" => Place::Waiting { since: now - LATE },

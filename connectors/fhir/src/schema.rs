@@ -61,6 +61,14 @@ pub async fn check(fhir: &Fhir) -> Result<Identity, ConnectorError> {
         Feed::Dates | Feed::None => (false, "cannot be found by polling"),
     };
     item("encounters", encounters.0, encounters.1.into());
+    if fhir.options.patients {
+        let patients = match profile.patients {
+            Feed::Instant => "found as they change",
+            Feed::Day => "found by the day they changed: those around today are read every five minutes",
+            Feed::Dates | Feed::None => "not told by the server: all of them are read once a day",
+        };
+        item("patients", true, patients.into());
+    }
     if fhir.options.plans {
         item("plans", profile.plans, yes(profile.plans, "found as they change", "cannot be found by polling"));
     }
