@@ -917,6 +917,38 @@ async fn nobody_is_made_for_an_opening_that_cannot_be_had() {
     }
 }
 
+/// A server may take no searches by POST: it says so once, and who is booked is found, or made, all the same. Any other failure
+/// brings nothing personal into an address.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_no_searches_by_form_is_asked_by_address_from_then_on() {
+    let searches = |clinic: &Clinic, of: &str| -> u64 {
+        let by_route = clinic.sandbox.with(|world| world.stats.by_route.clone());
+        by_route.iter().filter(|(route, _)| route.ends_with(of)).map(|(_, count)| count).sum()
+    };
+    for post_search in [405, 501] {
+        let clinic = Clinic::new(Settings { post_search, ..Settings::default() }, options(Dialect::FullR4));
+        clinic.connector.identify().await.unwrap();
+        let start = clinic.now() + TimeDelta::days(2);
+        let known = clinic.sandbox.with(|world| world.register("Ana", "Rivera", "Ana@Example.com", "(310) 555-0142"));
+        let (_, patient) = clinic.connector.book(CALL, &booking("r1", start, None)).await.unwrap();
+        assert_eq!(patient.as_str(), known, "{post_search}: found by address and telephone number");
+        let mut other = booking("r2", start + TimeDelta::hours(1), None);
+        other.visitor.marker = "inst:2".into();
+        other.visitor.email = Some("leo@example.com".into());
+        other.visitor.phone = Some("+13105550143".into());
+        let (_, patient) = clinic.connector.book(CALL, &other).await.unwrap();
+        assert_ne!(patient.as_str(), known, "{post_search}: somebody new");
+        assert_eq!(searches(&clinic, "/_search"), 1, "{post_search}: what it said is remembered");
+        assert_eq!(searches(&clinic, "GET Patient"), 4, "{post_search}: of both by address and by telephone number");
+    }
+    let clinic = Clinic::new(Settings { post_search: 500, ..Settings::default() }, options(Dialect::FullR4));
+    clinic.connector.identify().await.unwrap();
+    let start = clinic.now() + TimeDelta::days(2);
+    let error = clinic.connector.book(CALL, &booking("r1", start, None)).await.unwrap_err();
+    assert!(matches!(error, ConnectorError::NotSent(_)), "{error}");
+    assert_eq!(searches(&clinic, "GET Patient"), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_treatment_came_to_is_the_invoices_total_else_the_charges() {
     let clinic = Clinic::of(Dialect::FullR4);

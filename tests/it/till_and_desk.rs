@@ -370,6 +370,31 @@ fn a_checkout_and_an_appointment_are_started_by_commands_with_a_daemon_and_witho
     assert_eq!(free["openings"][0]["slot"], slot["id"]);
 }
 
+/// Where a clinic's server takes no searches by POST, the address of a search names a person: the log does not, however talkative.
+#[test]
+fn a_search_by_address_is_in_no_log() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (clinic, base) = runtime.block_on(async {
+        let settings = Settings { post_search: 405, calls_per_second: 1_000, ..Settings::default() };
+        tandem::command::sandbox::serve(settings, 5, 0, |_: &mut World| {}).await.unwrap()
+    });
+    let token = clinic.with(|world| world.settings.access_tokens[0].clone());
+    let house = House::open("trace", |_| emr_at(&format!("{base}/fhir"), &token, 2));
+    let uma = house.person("Uma");
+    let course = house.deal("Uma's course", Some(&uma), None);
+    let wish = json!({ "connection": "emr", "kind": "service", "starts_at": iso(now() + TimeDelta::days(2)) });
+    let (status, booked) = house.place.ask("POST", &format!("/api/v1/opportunities/{course}/appointment"), &wish);
+    assert_eq!(status, 201, "{booked}");
+    assert!(clinic.with(|world| world.stats.by_route.contains_key("GET Patient")), "she was looked for by address");
+    assert!(clinic.with(|world| world.patient_with("uma@example.com")).is_some());
+    house.until_visit(&course, "status", "booked");
+    let log = std::fs::read_to_string(house.place.folder.path().join("log")).unwrap();
+    assert!(log.contains("\"level\":\"DEBUG\""), "it is talkative");
+    for word in ["uma@example.com", "uma%40example.com"] {
+        assert!(!log.contains(word), "the log knows {word}");
+    }
+}
+
 /// A patient whom nobody here knows.
 const STRANGER: &str = "stranger@example.com";
 

@@ -162,15 +162,16 @@ pub async fn quietly<T: DeserializeOwned>(
     pairs: &[(&str, &str)],
 ) -> Result<Vec<T>, ConnectorError> {
     let mut found = Vec::new();
-    let mut ask = Ask::quietly(kind, pairs, lane);
-    for _ in 0..MOST_PAGES {
-        let bundle: Bundle = fhir.client.read(&ask).await?;
+    let mut bundle: Bundle = fhir.client.read_quietly(kind, pairs, lane).await?;
+    for left in (0..MOST_PAGES).rev() {
         let next = bundle.link("next").and_then(|next| fhir.client.base_url().join(next).ok());
         for raw in bundle.matches() {
             found.push(parse(&raw)?);
         }
         match next {
-            Some(url) if fhir.client.is_here(&url) => ask = Ask::next(url, lane),
+            Some(url) if left > 0 && fhir.client.is_here(&url) => {
+                bundle = fhir.client.read(&Ask::next(url, lane)).await?
+            }
             _ => break,
         }
     }

@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -41,6 +41,8 @@ pub struct Client {
     limiter: Limiter,
     pace: Pace,
     timeout: Duration,
+    /// False once the server said that it takes no searches by POST.
+    takes_forms: AtomicBool,
     pub calls: AtomicU64,
     theirs: VendorClock,
 }
@@ -50,7 +52,7 @@ pub struct Client {
 pub struct Ask {
     method: Method,
     to: To,
-    query: Vec<(&'static str, String)>,
+    query: Vec<(String, String)>,
     form: Option<String>,
     body: Option<Bytes>,
     headers: Vec<(HeaderName, String)>,
@@ -81,8 +83,8 @@ impl Ask {
         Self { to: To::Next(url), ..Self::new(Method::GET, &[], lane) }
     }
 
-    /// A search whose values are personal: they stay out of addresses.
-    pub fn quietly(kind: &str, pairs: &[(&str, &str)], lane: Lane) -> Self {
+    /// A search by POST, whose values stay out of addresses.
+    fn form(kind: &str, pairs: &[(&str, &str)], lane: Lane) -> Self {
         let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
         Self { form: Some(form), ..Self::new(Method::POST, &[kind, "_search"], lane) }
     }
@@ -92,8 +94,8 @@ impl Ask {
         Self { body: Some(body.into()), writes: true, ..Self::new(method, path, lane) }
     }
 
-    pub fn query(mut self, key: &'static str, value: impl Into<String>) -> Self {
-        self.query.push((key, value.into()));
+    pub fn query(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.query.push((key.to_owned(), value.into()));
         self
     }
 
@@ -218,6 +220,7 @@ impl Client {
             limiter: Limiter::new(&[rate], options.daily_budget),
             pace: Pace::new(rate),
             timeout: options.request_timeout,
+            takes_forms: AtomicBool::new(true),
             calls: AtomicU64::new(0),
             theirs: VendorClock::default(),
             clock,
@@ -259,11 +262,7 @@ impl Client {
     /// # Errors
     /// [`ConnectorError`] for everything else; 401 only after one refresh.
     pub async fn ask(&self, ask: &Ask) -> Result<Answer, ConnectorError> {
-        let answer = self.exchange(ask).await?;
-        match answer.status.is_success() {
-            true => Ok(Answer { status: answer.status, headers: answer.headers, body: answer.body }),
-            false => Err(refusal(&answer, ask.writes)),
-        }
+        success(self.exchange(ask).await?, ask.writes)
     }
 
     /// Reads what may not be there.
@@ -319,6 +318,28 @@ impl Client {
     /// [`ConnectorError`].
     pub async fn read<T: DeserializeOwned>(&self, ask: &Ask) -> Result<T, ConnectorError> {
         self.ask(ask).await?.json()
+    }
+
+    /// The first page of a search whose values are personal: by a form, since addresses stand in the logs of servers and of whatever
+    /// is in between. A server that takes no forms is asked by address from then on; our own logs name none.
+    ///
+    /// # Errors
+    /// [`ConnectorError`].
+    pub async fn read_quietly<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        pairs: &[(&str, &str)],
+        lane: Lane,
+    ) -> Result<T, ConnectorError> {
+        if self.takes_forms.load(Ordering::Relaxed) {
+            let answer = self.exchange(&Ask::form(kind, pairs, lane)).await?;
+            if !matches!(answer.status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED) {
+                return success(answer, false)?.json();
+            }
+            self.takes_forms.store(false, Ordering::Relaxed);
+        }
+        let ask = pairs.iter().fold(Ask::get(&[kind], lane), |ask, (name, value)| ask.query(name, *value));
+        self.read(&ask).await
     }
 
     fn url(&self, ask: &Ask) -> Result<Url, ConnectorError> {
@@ -379,6 +400,13 @@ impl Client {
 
 fn retry_after(answer: &HttpResponse) -> Option<Duration> {
     Some(Duration::from_secs(answer.retry_after()?.clamp(1, 3_600)))
+}
+
+fn success(answer: HttpResponse, writes: bool) -> Result<Answer, ConnectorError> {
+    match answer.status.is_success() {
+        true => Ok(Answer { status: answer.status, headers: answer.headers, body: answer.body }),
+        false => Err(refusal(&answer, writes)),
+    }
 }
 
 /// What a failed answer means.

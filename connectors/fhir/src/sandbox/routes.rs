@@ -227,6 +227,9 @@ fn handle(world: &mut World, asked: &Asked) -> Result<Response, Refusal> {
             let bundle = world.search(kind, &asked.query, strict)?;
             ok(world, bundle)
         }
+        ("POST", [_, "_search"]) if world.settings.post_search != 200 => {
+            Err(Refusal::new(world.settings.post_search, "not-supported", "Searches are not taken by POST."))
+        }
         ("POST", [kind, "_search"]) => {
             known(world, kind)?;
             let bundle = world.search(kind, &asked.form(), strict)?;

@@ -80,6 +80,8 @@ pub struct Settings {
     pub keeps_identifiers: bool,
     /// Whether filters that are not known are left out without a word.
     pub lenient: bool,
+    /// The answer to a search by POST: 200, or the status by which it is refused.
+    pub post_search: u16,
     /// Whether references are whole addresses.
     pub absolute_references: bool,
     /// Whether participants have a status.
@@ -145,6 +147,7 @@ impl Default for Settings {
             conditional_create: true,
             keeps_identifiers: true,
             lenient: true,
+            post_search: 200,
             absolute_references: false,
             participant_status: true,
             remembers_deleted: true,
