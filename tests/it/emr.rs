@@ -16,7 +16,7 @@ use tandem::{
 use tandem_contract::{ConnectorError, Kind, RouterTransport, VisitChange, VisitClass, VisitStatus};
 use tandem_fhir::{
     Dialect, Fhir,
-    sandbox::{CANARY, Sandbox, Settings},
+    sandbox::{CANARY, LastUpdated, Sandbox, Settings},
 };
 use tandem_hubspot::sandbox as hubspot;
 
@@ -305,6 +305,27 @@ async fn where_changes_are_known_by_the_day_a_treatment_that_took_place_wins_on_
     practice.walk(deal, &patient, &steps).await;
     practice.settle().await;
     assert_eq!((practice.rung(deal), practice.now().date_naive()), (5, day));
+}
+
+/// A server may tell of no encounters, or of nothing that could be polled: the test of the connection says what wins then, and that
+/// does. US Core promises encounters by their patient alone.
+#[tokio::test(start_paused = true)]
+async fn where_no_encounters_are_told_the_test_of_the_connection_says_what_wins_and_it_does() {
+    let us_core = Settings { last_updated: LastUpdated::None, ..Settings::of(Dialect::UsCoreOnly) };
+    for (dialect, settings, is_ok, told, rung) in [
+        (Dialect::FullR4, Settings::default(), true, "as they change", 4),
+        (Dialect::NextechStu3, Settings::of(Dialect::NextechStu3), false, "kept_means_done", 5),
+        (Dialect::Canvas, Settings::of(Dialect::Canvas), false, "kept_means_done", 5),
+        (Dialect::UsCoreOnly, us_core, false, "no visit wins", 0),
+    ] {
+        let practice = Practice::of(dialect, rules(), settings);
+        let identity = practice.calendar.connector.check().await.unwrap();
+        let item = identity.items.iter().find(|item| item.name == "encounters").unwrap();
+        assert_eq!((item.ok, item.detail.contains(told)), (is_ok, true), "{dialect:?}: {item:?}");
+        let (deal, patient) = practice.ana().await;
+        practice.walk(deal, &patient, &[Book("TREAT"), Wait(1), Say(0, "fulfilled"), Wait(1)]).await;
+        assert_eq!(practice.rung(deal), rung, "{dialect:?}");
+    }
 }
 
 /// The stages where plans of treatment have one of their own.

@@ -13,6 +13,8 @@ use crate::{
 };
 
 const CALL: Call = Call { lane: Lane::Interactive };
+const AS_THEY_CHANGE: &str = "found as they change";
+const BY_DAY: &str = "found by the day they changed: those around today are read every five minutes";
 
 async fn statement(fhir: &Fhir) -> Result<Capabilities, ConnectorError> {
     let statement: Capabilities = fhir.client.read(&Ask::get(&["metadata"], CALL.lane)).await?;
@@ -48,29 +50,39 @@ pub async fn check(fhir: &Fhir) -> Result<Identity, ConnectorError> {
     );
     let profile = fhir.profile();
     let feed = match profile.feed {
-        Feed::Instant => (true, "found as they change"),
-        Feed::Day => (true, "found by the day they changed: those around today are read every five minutes"),
+        Feed::Instant => (true, AS_THEY_CHANGE),
+        Feed::Day => (true, BY_DAY),
         Feed::Dates => (true, "not told by the server: the days around today are read every two minutes"),
         Feed::None => (false, "cannot be found by polling: only what the server's events name is read"),
     };
     item("appointments", feed.0, feed.1.into());
     let yes = |can: bool, good: &str, bad: &str| if can { good.to_owned() } else { bad.to_owned() };
-    let encounters = match profile.encounters {
-        Feed::Instant => (true, "found as they change"),
-        Feed::Day => (true, "found by the day they changed: those around today are read every five minutes"),
-        Feed::Dates | Feed::None => (false, "cannot be found by polling"),
+    // What took place wins; without encounters something else must tell that it did.
+    let encounters = match (profile.encounters, profile.feed) {
+        (Feed::Instant, _) => (true, AS_THEY_CHANGE),
+        (Feed::Day, _) => (true, BY_DAY),
+        (Feed::Dates | Feed::None, Feed::None) => (
+            false,
+            "cannot be found by polling, nor can appointments: no visit wins an opportunity but one that the server's events \
+             name; a sale at the till does, or a person",
+        ),
+        (Feed::Dates | Feed::None, _) => (
+            false,
+            "cannot be found by polling: an opportunity is won by a treatment's appointment that was kept, unless \
+             kept_means_done in visit_rules says otherwise",
+        ),
     };
     item("encounters", encounters.0, encounters.1.into());
     if fhir.options.patients {
         let patients = match profile.patients {
-            Feed::Instant => "found as they change",
-            Feed::Day => "found by the day they changed: those around today are read every five minutes",
+            Feed::Instant => AS_THEY_CHANGE,
+            Feed::Day => BY_DAY,
             Feed::Dates | Feed::None => "not told by the server: all of them are read once a day",
         };
         item("patients", true, patients.into());
     }
     if fhir.options.plans {
-        item("plans", profile.plans, yes(profile.plans, "found as they change", "cannot be found by polling"));
+        item("plans", profile.plans, yes(profile.plans, AS_THEY_CHANGE, "cannot be found by polling"));
     }
     item("booking", true, yes(profile.books, "may be made from here", "this server takes none from outside"));
     let openings = match (profile.slots, profile.schedules) {
