@@ -949,14 +949,18 @@ async fn a_server_that_takes_no_searches_by_form_is_asked_by_address_from_then_o
     assert_eq!(searches(&clinic, "GET Patient"), 0);
 }
 
+/// What a visit was charged, as text.
+fn charged(read: VisitRead) -> Option<(String, String)> {
+    match read {
+        VisitRead::Found(visit) => visit.charged.map(|(amount, currency)| (amount.normalize().to_string(), currency)),
+        VisitRead::Gone | VisitRead::Missing => None,
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_treatment_came_to_is_the_invoices_total_else_the_charges() {
     let clinic = Clinic::of(Dialect::FullR4);
     clinic.connector.identify().await.unwrap();
-    let charged = |read: VisitRead| match read {
-        VisitRead::Found(visit) => visit.charged.map(|(amount, currency)| (amount.normalize().to_string(), currency)),
-        VisitRead::Gone | VisitRead::Missing => None,
-    };
     let (ana, treated) = clinic.sandbox.with(|world| {
         let ana = world.register("Ana", "Rivera", "", "");
         let treated = world.encounter(&ana, "TREAT", "finished", None);
@@ -971,6 +975,31 @@ async fn what_a_treatment_came_to_is_the_invoices_total_else_the_charges() {
     assert_eq!(charged(clinic.visit(&treated).await), Some(("600".into(), "USD".into())));
     clinic.sandbox.with(|world| world.invoice(&ana, "issued", 10.0, "EUR"));
     assert_eq!(charged(clinic.visit(&treated).await), None, "two currencies are no sum");
+}
+
+/// ModMed's charges have no price: an extension of its own says what they came to. A price that is set goes before it.
+#[tokio::test(start_paused = true)]
+async fn where_a_charge_has_no_price_the_vendors_extension_says_what_it_came_to() {
+    let clinic =
+        Clinic::new(Settings { canary: true, ..Settings::of(Dialect::ModmedEma) }, options(Dialect::ModmedEma));
+    clinic.connector.identify().await.unwrap();
+    let (treated, injected) = clinic.sandbox.with(|world| {
+        let ana = world.register("Ana", "Rivera", "", "");
+        let treated = world.encounter(&ana, "TREAT", "finished", None);
+        world.charge(&ana, &treated, 40.25);
+        let injected = world.charge(&ana, &treated, 650.5);
+        (format!("Encounter/{treated}"), injected)
+    });
+    assert_eq!(charged(clinic.visit(&treated).await), Some(("690.75".into(), "USD".into())));
+    let price = json!({ "priceOverride": { "value": 600, "currency": "USD" } });
+    clinic.sandbox.with(|world| world.edit("ChargeItem", &injected, &price));
+    assert_eq!(charged(clinic.visit(&treated).await), Some(("640.25".into(), "USD".into())));
+    // An extension of any other name is no price.
+    let other = json!({ "priceOverride": null, "extension": [
+        { "url": "https://ehr.example.test/ext/balance", "valueMoney": { "value": 9, "currency": "USD" } },
+    ] });
+    clinic.sandbox.with(|world| world.edit("ChargeItem", &injected, &other));
+    assert_eq!(charged(clinic.visit(&treated).await), Some(("40.25".into(), "USD".into())));
 }
 
 #[tokio::test(start_paused = true)]

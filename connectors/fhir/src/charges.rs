@@ -1,5 +1,6 @@
 //! What a visit was charged: the invoices of its account or of its patient's day, else the charges of the encounter. Totals only,
-//! since the sign of a line's discount differs between systems; lines are not read.
+//! since the sign of a line's discount differs between systems; lines are not read. A charge without a price may say what it came to
+//! in ModMed's own extension.
 //!
 //! Source: <https://hl7.org/fhir/R4/invoice.html>, <https://hl7.org/fhir/R4/chargeitem.html>. The till stays the authority for money
 //! received.
@@ -23,13 +24,13 @@ pub struct Of<'a> {
 /// Money with the digits that were written: an amount never goes through binary floating point.
 #[derive(Deserialize)]
 struct Money {
-    value: Box<RawValue>,
+    value: Option<Box<RawValue>>,
     currency: Option<String>,
 }
 
 impl Money {
     fn read(&self) -> Option<(Decimal, String)> {
-        let text = self.value.get();
+        let text = self.value.as_ref()?.get();
         let amount = text.parse().or_else(|_| Decimal::from_scientific(text)).ok()?;
         Some((amount, self.currency.clone()?))
     }
@@ -55,6 +56,29 @@ struct ChargeItem {
     context: Reference,
     #[serde(default)]
     price_override: Option<Money>,
+    #[serde(default)]
+    extension: Vec<Extension>,
+}
+
+/// What a vendor adds to the standard, as far as it is money.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Extension {
+    #[serde(default)]
+    url: String,
+    #[serde(default)]
+    value_money: Option<Money>,
+}
+
+/// How the address of the extension ends that says what a charge came to.
+const TOTAL_COST: &str = "financialTransaction.totalCost";
+
+impl ChargeItem {
+    /// The price that was set; else what the vendor says that it came to.
+    fn amount(&self) -> Option<&Money> {
+        let total = || self.extension.iter().find(|one| one.url.ends_with(TOTAL_COST))?.value_money.as_ref();
+        self.price_override.as_ref().or_else(total)
+    }
 }
 
 /// The sum; `None` where there is nothing, or not in one currency.
@@ -94,7 +118,7 @@ pub async fn total(fhir: &Fhir, lane: Lane, of: &Of<'_>) -> Result<Option<(Decim
             |one: &&ChargeItem| one.context.id("Encounter", fhir.client.base_url()).as_deref() == Some(encounter);
         let counted = charges.iter().filter(|one| matches!(one.status.as_str(), "billable" | "billed"));
         let counted = counted.filter(is_its);
-        return Ok(sum(counted.filter_map(|one| one.price_override.as_ref())));
+        return Ok(sum(counted.filter_map(ChargeItem::amount)));
     }
     Ok(None)
 }
@@ -139,5 +163,7 @@ mod tests {
         let mixed = [money(r#"{"value":1,"currency":"USD"}"#), money(r#"{"value":1,"currency":"EUR"}"#)];
         assert_eq!(sum(mixed.iter()), None);
         assert_eq!(sum([].iter()), None);
+        let unsaid = [money(r#"{"value":1,"currency":"USD"}"#), money(r#"{"currency":"USD"}"#)];
+        assert_eq!(sum(unsaid.iter()), None);
     }
 }

@@ -10,6 +10,8 @@ pub const CANARY: &str = "PHI-CANARY";
 
 /// The system of the clinic's codes.
 const CODES: &str = "https://ehr.example.test/codes/appt-type";
+/// The extension that says what a charge came to.
+const TOTAL_COST: &str = "https://ehr.example.test/ext/financialTransaction.totalCost";
 /// The schedule of a clinic that has but one.
 const SCHEDULE: &str = "simsch01";
 
@@ -137,12 +139,17 @@ impl World {
     /// Charges an encounter; answers the charge's id, which is as odd as some servers' are.
     pub fn charge(&mut self, patient: &str, encounter: &str, amount: f64) -> String {
         let id = format!("CHG|{}", self.next_id("ChargeItem"));
-        let body = json!({
+        let mut body = json!({
             "status": "billable", "code": { "coding": [{ "code": "INJ" }] },
             "subject": { "reference": self.reference("Patient", patient) },
             "context": { "reference": self.reference("Encounter", encounter) },
-            "priceOverride": { "value": amount, "currency": "USD" },
         });
+        let money = json!({ "value": amount, "currency": "USD" });
+        if self.settings.total_cost_extension {
+            body["extension"] = json!([{ "url": TOTAL_COST, "valueMoney": money }]);
+        } else {
+            body["priceOverride"] = money;
+        }
         self.put(&id, "ChargeItem", body);
         id
     }
@@ -232,7 +239,11 @@ fn fill(kind: &str, body: &mut Json) {
     let concept = json!({ "text": CANARY, "coding": [{ "system": CANARY, "code": CANARY, "display": CANARY }] });
     body["text"] =
         json!({ "status": "generated", "div": format!("<div xmlns=\"http://www.w3.org/1999/xhtml\">{CANARY}</div>") });
-    body["extension"] = json!([{ "url": "https://ehr.example.test/ext", "valueString": CANARY }]);
+    let extension = json!({ "url": "https://ehr.example.test/ext", "valueString": CANARY });
+    match body["extension"].as_array_mut() {
+        Some(all) => all.push(extension),
+        None => body["extension"] = json!([extension]),
+    }
     match kind {
         "Patient" => {
             body["birthDate"] = CANARY.into();

@@ -84,6 +84,8 @@ pub struct Settings {
     pub post_search: u16,
     /// Whether references are whole addresses.
     pub absolute_references: bool,
+    /// Whether charges have no price, and say what they came to in an extension of the vendor's.
+    pub total_cost_extension: bool,
     /// Whether participants have a status.
     pub participant_status: bool,
     /// Whether deleted records are remembered: 410, else 404.
@@ -149,6 +151,7 @@ impl Default for Settings {
             lenient: true,
             post_search: 200,
             absolute_references: false,
+            total_cost_extension: false,
             participant_status: true,
             remembers_deleted: true,
             answers_representation: true,
@@ -185,6 +188,7 @@ impl Settings {
                 versioning: Versioning::NoVersion,
                 conditional_create: false,
                 absolute_references: true,
+                total_cost_extension: true,
                 participant_status: false,
                 page_rows: 50,
                 subscriptions: false,
