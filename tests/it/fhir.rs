@@ -448,7 +448,7 @@ async fn a_server_that_ignores_a_filter_is_not_believed() {
 }
 
 /// An RSA key and one on P-384, made for this run, and their public halves.
-fn keys() -> (Vec<(&'static str, Secret)>, serde_json::Value) {
+pub fn keys() -> (Vec<(&'static str, Secret)>, serde_json::Value) {
     use aws_lc_rs::{
         encoding::{AsDer, Pkcs8V1Der},
         rsa::{KeyPair as Rsa, KeySize},

@@ -370,6 +370,55 @@ fn a_checkout_and_an_appointment_are_started_by_commands_with_a_daemon_and_witho
     assert_eq!(free["openings"][0]["slot"], slot["id"]);
 }
 
+/// A private key is read from a file beside the configuration, and the clinic lets in what it signs. One that cannot be used is named
+/// by its key in the configuration, and not quoted.
+#[test]
+fn a_clinics_private_key_is_read_from_a_file_beside_the_configuration() {
+    let (pems, jwks) = crate::fhir::keys();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (clinic, base) = runtime.block_on(async {
+        // Nothing but a key lets anybody in.
+        let settings =
+            Settings { jwks, access_tokens: Vec::new(), client_secret: String::new(), ..Settings::default() };
+        tandem::command::sandbox::serve(settings, 5, 0, |_: &mut World| {}).await.unwrap()
+    });
+    let place = Place::new(1, 1, "sqlite://tandem.db");
+    let write = |name: &str, text: &str| std::fs::write(place.folder.path().join(name), text).unwrap();
+    let tested = |credentials: &str| {
+        place.configure(&format!(
+            r#"
+[connections.emr]
+account = "glow_clinic"
+connector = "fhir"
+base_url = "{base}/fhir"
+credentials = {{ client_id = "tandem-sandbox", {credentials} }}
+"#
+        ));
+        let output = place.run(&["connection", "test", "emr"]);
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let tokens = || clinic.with(|world| world.stats.tokens);
+    for (key_id, pem) in &pems {
+        let before = tokens();
+        write("emr.pem", pem.expose());
+        let told = tested(&format!(r#"private_key = "file:emr.pem", key_id = "{key_id}""#));
+        assert!(told.contains("ok   fhir: version 4.0.1"), "{key_id}: {told}");
+        assert_eq!(tokens(), before + 1, "{key_id}");
+    }
+    let before = tokens();
+    write("other.pem", "no-key-but-a-canary\n");
+    for (credentials, why) in [
+        (r#"private_key = "file:missing.pem", key_id = "rsa-1""#, "missing.pem cannot be read"),
+        (r#"private_key = "file:other.pem", key_id = "rsa-1""#, "private_key is no private key in PEM"),
+        (r#"private_key = "file:emr.pem""#, "private_key needs key_id"),
+    ] {
+        let told = tested(credentials);
+        assert!(told.contains("connections.emr.credentials") && told.contains(why), "{credentials}: {told}");
+        assert!(!told.contains("canary"), "{told}");
+    }
+    assert_eq!(tokens(), before, "nobody was asked");
+}
+
 /// Where a clinic's server takes no searches by POST, the address of a search names a person: the log does not, however talkative.
 #[test]
 fn a_search_by_address_is_in_no_log() {
