@@ -556,7 +556,8 @@ async fn a_clinic_that_is_away_stops_nothing_else() {
     assert_eq!(practice.rung(deal), 2);
 }
 
-/// AX-31 to AX-34: an appointment is booked, moved and called off from the opportunity, and there is one at a time.
+/// AX-31 to AX-34, AX-33 among them: an appointment is booked, viewed, moved and called off from the opportunity, and there is one at
+/// a time.
 #[tokio::test(start_paused = true)]
 async fn an_opportunity_has_one_appointment_which_is_booked_moved_and_called_off_from_it() {
     let practice = Practice::new(rules(), Settings::default());

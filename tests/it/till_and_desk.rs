@@ -188,9 +188,10 @@ fn a_checkout_that_does_not_fit_is_refused_and_makes_nothing_at_the_till() {
     assert!(orders["orders"].as_array().is_none_or(Vec::is_empty), "{orders}");
 }
 
-/// AX-31 to AX-34: booked, moved and called off from the opportunity, one at a time, and at the clinic it is so.
+/// AX-31, AX-32 and AX-34: booked from the opportunity, one at a time, and at the clinic it is so. AX-33: the appointment that there is
+/// can be viewed, edited and deleted from there, and viewed it says everything that an edit of it begins with.
 #[test]
-fn ax_31_an_appointment_is_made_moved_and_called_off_over_the_api_and_so_it_is_at_the_clinic() {
+fn ax_31_ax_33_an_appointment_is_made_viewed_moved_and_called_off_over_the_api_and_so_it_is_at_the_clinic() {
     let house = House::open("info", |place| emr(place, 2));
     let began = now();
     let at = |hours: i64| iso(began + TimeDelta::hours(hours));
@@ -276,6 +277,8 @@ fn ax_31_an_appointment_is_made_moved_and_called_off_over_the_api_and_so_it_is_a
     let visit = house.visits(&course).remove(0);
     assert_eq!((&visit["class"], &visit["service"]), (&json!("consult"), &json!("injectables")));
     assert_eq!((&visit["booked_from"], &visit["moved"]), (&json!(course), &json!([course])));
+    let viewed = ["id", "connection", "starts_at", "ends_at"].map(|member| visit[member].clone());
+    assert_eq!(viewed, [json!(format!("emr:{id}")), json!("emr"), json!(at(48)), json!(at(49))], "AX-33: pre-filled");
     // Moved.
     house.refuses("PATCH", &appointment, &to(-48), 422, "starts_at");
     let (status, moved) = house.place.ask("PATCH", &appointment, &to(72));
