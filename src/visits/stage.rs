@@ -227,6 +227,7 @@ fn backward(
 /// What people are told: once a visit and matter.
 fn note(s: &Situation<'_>, visits: &[Visit], changed: &mut Changed<'_>, verdict: &mut Verdict) {
     let hold = TimeDelta::minutes(i64::from(s.rules.hold_minutes.unwrap_or(HOLD)));
+    let together = groups(visits, s.kept_means_done, s.zone);
     for visit in visits {
         if matches!(visit.class, VisitClass::Ignored | VisitClass::Unmapped) {
             continue;
@@ -239,6 +240,11 @@ fn note(s: &Situation<'_>, visits: &[Visit], changed: &mut Changed<'_>, verdict:
             verdict.notes.push((visit.id(), note));
         };
         let is_new = |note: Note| !told.contains(&note);
+        // An appointment and its encounters are one visit, to which people come once.
+        let came = |visit: &Visit| {
+            let of = together.iter().find(|group| group.visits.iter().any(|one| one.id() == visit.id()));
+            of.is_some_and(|of| of.visits.iter().any(|one| one.noted.contains(&Note::Arrived)))
+        };
         let never = told.is_disjoint(&BTreeSet::from([Note::Cancelled, Note::Rescheduled]));
         match visit.status {
             VisitStatus::Cancelled if never => {
@@ -259,7 +265,7 @@ fn note(s: &Situation<'_>, visits: &[Visit], changed: &mut Changed<'_>, verdict:
                 }
             }
             VisitStatus::Missed if is_new(Note::Missed) => tell(Note::Missed),
-            VisitStatus::Arrived if is_new(Note::Arrived) => tell(Note::Arrived),
+            VisitStatus::Arrived if !came(visit) => tell(Note::Arrived),
             VisitStatus::Erased if is_new(Note::Withdrawn) => {
                 let stage = visit.raised_for(s.deal.id).and_then(|raised| s.pipeline.stage(raised.to));
                 let won = stage.is_some_and(|stage| stage.kind == StageKind::Won);

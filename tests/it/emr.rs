@@ -1,5 +1,5 @@
-//! Visits at a clinic move opportunities: the table of eighteen sequences, one open opportunity per contact and pipeline (AX-04),
-//! booking from an opportunity (AX-31 to AX-34), and what must never leave a clinic.
+//! Visits at a clinic move opportunities: the table of eighteen sequences, what the words of each server's dialect come to, one open
+//! opportunity per contact and pipeline (AX-04), booking from an opportunity (AX-31 to AX-34), and what must never leave a clinic.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -56,10 +56,11 @@ fn rules() -> VisitRules {
 
 impl Practice {
     fn new(rules: VisitRules, settings: Settings) -> Self {
-        Self::of(Dialect::FullR4, rules, settings)
+        Self::speaking(Dialect::FullR4, rules, settings)
     }
 
-    fn of(dialect: Dialect, rules: VisitRules, settings: Settings) -> Self {
+    /// One whose server is spoken to in this dialect.
+    fn speaking(dialect: Dialect, rules: VisitRules, settings: Settings) -> Self {
         let crm = hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
         let mut options = options(dialect);
         options.plans = rules.plan_accepted.is_some();
@@ -298,7 +299,7 @@ async fn every_sequence_of_visits_brings_the_opportunity_where_the_table_says() 
 /// At a clinic whose server knows changes by the day alone, encounters are not waited for until the day is over.
 #[tokio::test(start_paused = true)]
 async fn where_changes_are_known_by_the_day_a_treatment_that_took_place_wins_on_that_day() {
-    let practice = Practice::of(Dialect::ModmedEma, rules(), Settings::of(Dialect::ModmedEma));
+    let practice = Practice::speaking(Dialect::ModmedEma, rules(), Settings::of(Dialect::ModmedEma));
     let (deal, patient) = practice.ana().await;
     let day = practice.now().date_naive();
     let steps = [Book("TREAT"), Wait(1), Meet("TREAT", Some(0)), Wait(1), SayMet(1, "finished")];
@@ -318,13 +319,94 @@ async fn where_no_encounters_are_told_the_test_of_the_connection_says_what_wins_
         (Dialect::Canvas, Settings::of(Dialect::Canvas), false, "kept_means_done", 5),
         (Dialect::UsCoreOnly, us_core, false, "no visit wins", 0),
     ] {
-        let practice = Practice::of(dialect, rules(), settings);
+        let practice = Practice::speaking(dialect, rules(), settings);
         let identity = practice.calendar.connector.check().await.unwrap();
         let item = identity.items.iter().find(|item| item.name == "encounters").unwrap();
         assert_eq!((item.ok, item.detail.contains(told)), (is_ok, true), "{dialect:?}: {item:?}");
         let (deal, patient) = practice.ana().await;
         practice.walk(deal, &patient, &[Book("TREAT"), Wait(1), Say(0, "fulfilled"), Wait(1)]).await;
         assert_eq!(practice.rung(deal), rung, "{dialect:?}");
+    }
+}
+
+/// A row of the table of dialects: which, what the rules say of an appointment that was kept, steps, rung, what people are told.
+type Spoken = (Dialect, Option<bool>, &'static [Step], usize, &'static [Note]);
+
+const SPOKEN: [Spoken; 29] = [
+    // Asked for, and not agreed on yet.
+    (Dialect::FullR4, None, &[Book("CONSULT"), Say(0, "proposed")], 0, &[]),
+    (Dialect::FullR4, None, &[Book("CONSULT"), Say(0, "pending")], 1, &[]),
+    (Dialect::FullR4, None, &[Book("TREAT"), Say(0, "pending")], 1, &[]),
+    (Dialect::FullR4, None, &[Book("TREAT"), Say(0, "waitlist")], 1, &[]),
+    (Dialect::FullR4, None, &[Book("CONSULT"), Say(0, "pending"), Wait(1), Say(0, "booked")], 2, &[]),
+    (
+        Dialect::FullR4,
+        None,
+        &[Book("CONSULT"), Say(0, "waitlist"), Wait(1), Say(0, "cancelled"), Wait(11)],
+        0,
+        &[Note::Cancelled],
+    ),
+    // They come once, however often and by whichever record it is said.
+    (
+        Dialect::FullR4,
+        None,
+        &[Book("TREAT"), Wait(1), Say(0, "arrived"), Wait(1), Say(0, "checked-in"), Wait(1)],
+        4,
+        &[Note::Arrived],
+    ),
+    (
+        Dialect::FullR4,
+        None,
+        &[Book("CONSULT"), Wait(1), Say(0, "arrived"), Wait(1), Meet("CONSULT", Some(0)), Wait(1)],
+        2,
+        &[Note::Arrived],
+    ),
+    (
+        Dialect::FullR4,
+        None,
+        &[Book("CONSULT"), Wait(1), Meet("CONSULT", Some(0)), Wait(1), Say(0, "arrived"), Wait(1)],
+        2,
+        &[Note::Arrived],
+    ),
+    // An appointment that was kept is a treatment that took place where no encounter would tell, or where the rules say so.
+    (Dialect::FullR4, None, &[Book("TREAT"), Wait(1), Say(0, "fulfilled")], 4, &[]),
+    (Dialect::FullR4, Some(true), &[Book("TREAT"), Wait(1), Say(0, "fulfilled")], 5, &[]),
+    (Dialect::FullR4, Some(true), &[Book("CONSULT"), Wait(1), Say(0, "fulfilled")], 3, &[]),
+    (Dialect::NextechStu3, None, &[Book("TREAT"), Wait(1), Say(0, "fulfilled")], 5, &[]),
+    (Dialect::NextechStu3, Some(false), &[Book("TREAT"), Wait(1), Say(0, "fulfilled")], 4, &[]),
+    (Dialect::Canvas, None, &[Book("TREAT"), Wait(1), Say(0, "fulfilled")], 5, &[]),
+    (Dialect::Canvas, Some(false), &[Book("TREAT"), Wait(1), Say(0, "fulfilled")], 4, &[]),
+    (Dialect::ModmedEma, Some(true), &[Book("TREAT"), Wait(1), Say(0, "fulfilled")], 5, &[]),
+    (Dialect::ModmedEma, Some(false), &[Book("TREAT"), Wait(1), Say(0, "fulfilled")], 4, &[]),
+    // ModMed's appointments that stand are `pending`; nobody else's are.
+    (Dialect::ModmedEma, None, &[Book("CONSULT"), Say(0, "pending")], 2, &[]),
+    (Dialect::ModmedEma, None, &[Book("TREAT"), Say(0, "pending")], 4, &[]),
+    (Dialect::ModmedEma, None, &[Book("TREAT"), Say(0, "waitlist")], 1, &[]),
+    (Dialect::NextechStu3, None, &[Book("TREAT"), Say(0, "pending")], 1, &[]),
+    // By day, or in windows of dates: changes are found all the same.
+    (Dialect::ModmedEma, None, &[Book("CONSULT"), Wait(1), Say(0, "arrived"), Wait(1)], 2, &[Note::Arrived]),
+    (Dialect::NextechStu3, None, &[Book("CONSULT"), Wait(1), Shift(0)], 2, &[Note::Moved]),
+    (Dialect::Canvas, None, &[Book("CONSULT"), Wait(1), Say(0, "cancelled"), Wait(11)], 0, &[Note::Cancelled]),
+    (Dialect::NextechStu3, None, &[Book("CONSULT"), Wait(1), Delete(0), Wait(1_450), Wait(11)], 0, &[Note::Cancelled]),
+    // Of these nothing but encounters is found.
+    (Dialect::Athena, None, &[Meet("CONSULT", None), Wait(1)], 2, &[Note::Arrived]),
+    (Dialect::Athena, None, &[Meet("TREAT", None), SayMet(0, "finished")], 5, &[]),
+    (Dialect::UsCoreOnly, None, &[Meet("TREAT", None), SayMet(0, "finished")], 5, &[]),
+];
+
+/// What a status means is the vendor's word, and how it is heard of is the server's: in every dialect opportunities move.
+#[tokio::test(start_paused = true)]
+async fn in_every_dialect_visits_bring_the_opportunity_where_its_words_mean() {
+    for (dialect, kept_means_done, steps, rung, told) in SPOKEN {
+        let row = format!("{dialect:?}, kept_means_done {kept_means_done:?}: {steps:?}");
+        let practice = Practice::speaking(dialect, VisitRules { kept_means_done, ..rules() }, Settings::of(dialect));
+        let (deal, patient) = practice.ana().await;
+        practice.walk(deal, &patient, steps).await;
+        practice.settle().await;
+        assert_eq!(practice.rung(deal), rung, "{row}");
+        assert_eq!(practice.told().await, told, "{row}: what people are told");
+        assert_eq!(practice.tasks().await, Vec::<String>::new(), "{row}");
+        assert_eq!(practice.deals()[0].position.status == Status::Won, rung == 5, "{row}");
     }
 }
 
@@ -915,7 +997,6 @@ async fn rules_that_name_what_is_not_there_are_shown() {
     }
 }
 
-/// One opportunity held by a CRM, a till's rules and a clinic: visits never leave won, whoever won it.
 #[test]
 fn rules_are_written_as_the_example_says() {
     let text = r#"
