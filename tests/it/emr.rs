@@ -4,28 +4,36 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use serde_json::json;
+use http::{HeaderMap, HeaderValue, header};
+use serde_json::{Value as Json, json};
 use tandem::{
     booking::{self, BookingError, Wish},
     model::{LocalRecord, Name, Note, Opportunity, Profile, Status, Trigger, Visit, VisitRules},
     simulation::Rig,
-    store::SyncStore,
-    sync::{connection::Connection, engine::Engine, guard::Limits, mapping},
+    store::{Commit, SyncStore},
+    sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{ConnectorError, Kind, RouterTransport, VisitChange, VisitClass, VisitStatus};
+use tandem_contract::{
+    ConnectorError, Kind, RouterTransport, Secret, VisitChange, VisitClass, VisitStatus, WebhookRequest,
+};
 use tandem_fhir::{
     Dialect, Fhir,
     sandbox::{CANARY, LastUpdated, Sandbox, Settings},
 };
 use tandem_hubspot::sandbox as hubspot;
+use tandem_square::sandbox as square;
 
-use crate::fhir::{id, options};
+use crate::{
+    fhir::{id, options},
+    till::{beside, ticket},
+};
 
 struct Practice {
     rig: Rig,
     emr: Sandbox,
     calendar: Arc<Connection>,
+    till: Option<(square::Sandbox, Arc<Connection>)>,
 }
 
 fn name(text: &str) -> Name {
@@ -64,6 +72,7 @@ impl Practice {
         let crm = hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
         let mut options = options(dialect);
         options.plans = rules.plan_accepted.is_some();
+        options.hook_token = Some(Secret::new("hook"));
         let rules = BTreeMap::from([(name("clinic"), rules)]);
         let rig = Rig::new(5, crm, Profile::Agency, |connection| {
             connection.siblings = vec![name("emr")];
@@ -76,7 +85,24 @@ impl Practice {
         calendar.connector = Arc::new(Fhir::new(options, transport, rig.clock.clone()));
         (calendar.name, calendar.siblings) = (name("emr"), vec![name("hubspot")]);
         calendar.lenses = mapping::parse(text).unwrap();
-        Self { rig, emr, calendar: Arc::new(calendar) }
+        Self { rig, emr, calendar: Arc::new(calendar), till: None }
+    }
+
+    /// The same with a till beside it.
+    fn with_till(mut self) -> Self {
+        let (square, mut till) = beside(&self.rig, |router| router);
+        till.siblings = vec![name("hubspot"), name("emr")];
+        self.till = Some((square, Arc::new(till)));
+        Arc::make_mut(&mut self.rig.connection).siblings.push(name("square"));
+        Arc::make_mut(&mut self.calendar).siblings.push(name("square"));
+        self
+    }
+
+    fn engines(&self) -> Vec<Engine> {
+        let others = [Some(&self.calendar), self.till.as_ref().map(|(_, till)| till)];
+        let others = others.into_iter().flatten();
+        let others = others.map(|other| Engine::new(self.rig.shared(Limits::default()), other.clone()));
+        std::iter::once(self.rig.engine()).chain(others).collect()
     }
 
     fn now(&self) -> DateTime<Utc> {
@@ -90,10 +116,10 @@ impl Practice {
         Wish { kind: kind.into(), starts_at, ends_at, slot: None, site: None, practitioner: None }
     }
 
-    /// Both engines in turn, until neither has anything to do.
+    /// All engines in turn, until none has anything to do.
     async fn settle(&self) {
         for _ in 0..3 {
-            for engine in [self.rig.engine(), Engine::new(self.rig.shared(Limits::default()), self.calendar.clone())] {
+            for engine in self.engines() {
                 engine.once().await.unwrap();
             }
             self.rig.clock.sleep(Duration::from_secs(6)).await;
@@ -122,11 +148,15 @@ impl Practice {
         })
     }
 
-    /// Somebody with an open deal; answers the deal and the patient.
+    /// Somebody with an open deal, whom the till knows too, if there is one; answers the deal and the patient.
     async fn ana(&self) -> (u64, String) {
         let contact = self.contact("Ana", "Rivera", "ana@example.com", "(310) 555-0142");
         let deal = self.deal_of(contact, "Ana's course");
         let patient = self.emr.with(|world| world.register("Ana", "Rivera", "Ana@Example.com", "+13105550142"));
+        if let Some((square, _)) = &self.till {
+            let customer = json!({ "given_name": "Ana", "family_name": "Rivera", "email_address": "ana@example.com" });
+            square.with(|world| world.create_customer(&customer, square::Change::Person)).unwrap();
+        }
         self.settle().await;
         (deal, patient)
     }
@@ -184,19 +214,45 @@ enum Step {
     SayMet(usize, &'static str),
     /// Minutes pass, and the engines work.
     Wait(u64),
-    /// The deal is won at the CRM, as a sale would.
-    WonElsewhere,
+    /// A notification arrives that says a visit has this status, late and after newer ones.
+    Tell(usize, &'static str),
+    /// The patient buys something at the till.
+    Sell,
+    /// The clinic writes an invoice over another amount than anybody paid.
+    Bill,
     /// The patient's record is replaced by another one, which has a consult that was kept.
     Merge,
     /// Another contact with the same name and address comes.
     Twin,
 }
 
-use Step::{Book, Delete, Meet, Merge, Plan, Say, SayMet, Shift, Twin, Wait, WonElsewhere};
+use Step::{Bill, Book, Delete, Meet, Merge, Plan, Say, SayMet, Sell, Shift, Tell, Twin, Wait};
 
 impl Practice {
-    /// Takes these steps with somebody's deal and patient, and lets what the last ones came to for later.
-    async fn walk(&self, deal: u64, patient: &str, steps: &[Step]) {
+    /// The clinic's server tells of a record, below our address, as in the daemon: what is believed is marked.
+    async fn notify(&self, kind: &str, id: &str, body: &Json) {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer hook"));
+        let (uri, body, received_at) = (format!("/webhooks/emr/{kind}/{id}"), body.to_string(), self.now());
+        let request =
+            WebhookRequest { method: "PUT", uri: &uri, headers: &headers, body: body.as_bytes(), received_at };
+        let hints = self.calendar.connector.hints(&request).unwrap();
+        assert_eq!(hints.len(), 1, "{uri}");
+        let ops = marks_of(&self.calendar.name, hints, None, received_at);
+        let commit = Commit { account: self.rig.account.name.clone(), fence: None, ops };
+        self.rig.store.commit(&commit).await.unwrap();
+    }
+
+    fn sell(&self) {
+        let (square, _) = self.till.as_ref().unwrap();
+        square.with(|world| {
+            let part = square::Part { customer: world.customer_ids().pop(), ..square::Part::default() };
+            world.sell(&square::Ticket { parts: vec![part], ..ticket("Serum") }).unwrap();
+        });
+    }
+
+    /// Takes these steps with somebody's patient, and lets what the last ones came to for later.
+    async fn walk(&self, patient: &str, steps: &[Step]) {
         let mut made: Vec<(&str, String)> = Vec::new();
         let emr = &self.emr;
         for step in steps {
@@ -219,13 +275,14 @@ impl Practice {
                     ));
                 }
                 Wait(minutes) => self.wait(minutes).await,
-                WonElsewhere => {
-                    let won = BTreeMap::from([("dealstage".to_owned(), "closedwon".to_owned())]);
-                    self.rig
-                        .sandbox
-                        .with(|world| world.update(Kind::Deal, deal, &won, hubspot::Change::Person))
-                        .unwrap();
+                Tell(at, status) => {
+                    let (kind, id) = &made[at];
+                    let mut body = emr.with(|world| world.resource(kind, id).cloned()).unwrap();
+                    body["status"] = status.into();
+                    self.notify(kind, id, &body).await;
                 }
+                Sell => self.sell(),
+                Bill => drop(emr.with(|world| world.invoice(patient, "balanced", 600.0, "USD"))),
                 Merge => emr.with(|world| {
                     let other = world.register("Anita", "Rivera-Stone", "anita@example.com", "");
                     world.appoint(&other, "CONSULT", "fulfilled", start - TimeDelta::days(6));
@@ -255,13 +312,28 @@ const TABLE: [Row; 18] = [
         &[Note::Missed],
     ),
     (9, &[Book("TREAT"), Wait(1), Meet("TREAT", Some(0)), SayMet(1, "finished")], 5, &[]),
-    (10, &[Book("TREAT"), Wait(1), WonElsewhere, Wait(1), Meet("TREAT", Some(0)), SayMet(1, "finished")], 5, &[]),
+    (10, &[Book("TREAT"), Wait(1), Sell, Wait(1), Bill, Meet("TREAT", Some(0)), SayMet(1, "finished")], 5, &[]),
     (11, &[Meet("TREAT", None), SayMet(0, "finished"), Wait(1), SayMet(0, "entered-in-error")], 5, &[Note::Withdrawn]),
     (12, &[Book("TREAT"), Book("TREAT"), Wait(1), Say(0, "cancelled"), Wait(11)], 4, &[Note::Rescheduled]),
     (13, &[Meet("TREAT", None), SayMet(0, "finished"), Wait(1), Book("CHECK")], 5, &[]),
     (14, &[Book("CONSULT"), Wait(1), Delete(0), Wait(1_450), Wait(11)], 0, &[Note::Cancelled]),
     (15, &[Twin, Book("CONSULT")], 0, &[]),
-    (16, &[Book("CONSULT"), Say(0, "fulfilled"), Say(0, "booked"), Say(0, "fulfilled")], 3, &[]),
+    (
+        16,
+        &[
+            Book("CONSULT"),
+            Wait(1),
+            Say(0, "fulfilled"),
+            Tell(0, "fulfilled"),
+            Tell(0, "booked"),
+            Wait(1),
+            Tell(0, "booked"),
+            Tell(0, "cancelled"),
+            Wait(11),
+        ],
+        3,
+        &[],
+    ),
     (17, &[Meet("TREAT", None), SayMet(0, "finished")], 5, &[]),
     (18, &[Merge], 3, &[]),
 ];
@@ -269,9 +341,12 @@ const TABLE: [Row; 18] = [
 #[tokio::test(start_paused = true)]
 async fn every_sequence_of_visits_brings_the_opportunity_where_the_table_says() {
     for (number, steps, rung, told) in TABLE {
-        let practice = Practice::new(rules(), Settings::default());
+        let mut practice = Practice::new(rules(), Settings::default());
+        if number == 10 {
+            practice = practice.with_till();
+        }
         let (deal, patient) = practice.ana().await;
-        practice.walk(deal, &patient, steps).await;
+        practice.walk(&patient, steps).await;
         let amount = practice.in_hubspot(deal, "amount");
         practice.settle().await;
         assert_eq!(practice.rung(deal), rung, "row {number}: {steps:?}");
@@ -284,7 +359,14 @@ async fn every_sequence_of_visits_brings_the_opportunity_where_the_table_says() 
                 let start = practice.visits().await[0].starts_at.unwrap();
                 assert_eq!(next, tandem_contract::Value::Time(start), "row 5: the date is the new one");
             }
-            10 => assert_eq!(practice.in_hubspot(deal, "amount"), amount, "row 10: the amount is not the clinic's"),
+            10 => {
+                assert_eq!((ours.closed_by.as_deref(), ours.won_by_sale), (Some("square"), true), "row 10");
+                assert_ne!(amount, "100", "row 10: the amount is what was paid");
+                assert_eq!(practice.in_hubspot(deal, "amount"), amount, "row 10: it is not the clinic's");
+                let met = practice.visits().await.into_iter().find(|visit| visit.appointment.is_some()).unwrap();
+                assert_eq!(met.status, VisitStatus::Finished, "row 10: that they came is known");
+                assert!(ours.position.closed_at < met.starts_at, "row 10: it is won since it was paid");
+            }
             8 => assert_eq!(practice.tasks().await, ["visit_missed"], "row 8"),
             11 => assert_eq!(practice.tasks().await, ["visit_withdrawn"], "row 11"),
             15 => assert_eq!(practice.tasks().await, ["several_contacts"], "row 15"),
@@ -401,7 +483,7 @@ async fn in_every_dialect_visits_bring_the_opportunity_where_its_words_mean() {
         let row = format!("{dialect:?}, kept_means_done {kept_means_done:?}: {steps:?}");
         let practice = Practice::speaking(dialect, VisitRules { kept_means_done, ..rules() }, Settings::of(dialect));
         let (deal, patient) = practice.ana().await;
-        practice.walk(deal, &patient, steps).await;
+        practice.walk(&patient, steps).await;
         practice.settle().await;
         assert_eq!(practice.rung(deal), rung, "{row}");
         assert_eq!(practice.told().await, told, "{row}: what people are told");
@@ -454,7 +536,7 @@ async fn a_plan_that_was_agreed_to_brings_the_opportunity_to_its_own_stage_and_b
     for (steps, rung, told) in PLANS {
         let practice = Practice::new(rules_with_plans(), Settings::default());
         let (deal, patient) = practice.ana().await;
-        practice.walk(deal, &patient, steps).await;
+        practice.walk(&patient, steps).await;
         practice.settle().await;
         assert_eq!(practice.rung(deal), rung, "{steps:?}");
         assert_eq!(practice.told().await, told, "{steps:?}: what people are told");
@@ -467,7 +549,7 @@ async fn a_plan_that_was_agreed_to_brings_the_opportunity_to_its_own_stage_and_b
 async fn without_a_stage_for_plans_none_is_read_and_none_moves_anything() {
     let practice = Practice::new(rules(), Settings::default());
     let (deal, patient) = practice.ana().await;
-    practice.walk(deal, &patient, &[Plan("TREAT"), Wait(11)]).await;
+    practice.walk(&patient, &[Plan("TREAT"), Wait(11)]).await;
     assert_eq!((practice.rung(deal), practice.visits().await), (0, Vec::new()));
     let asked: Vec<String> = practice.emr.with(|world| world.stats.by_route.keys().cloned().collect());
     assert!(asked.iter().all(|route| !route.contains("ServiceRequest")), "{asked:?}");

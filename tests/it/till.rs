@@ -52,6 +52,23 @@ pub fn ticket(item: &str) -> Ticket {
     Ticket { location: "Downtown".into(), lines: vec![Line::of(item)], ..Ticket::default() }
 }
 
+/// A till beside a rig's other systems and the connection to it, with `watch` between the two.
+pub fn beside(rig: &Rig, watch: impl FnOnce(Router) -> Router) -> (Sandbox, Connection) {
+    let settings = Settings { customer_lag_ms: 0, payment_lag_ms: 0, order_lag_ms: 0, ..Settings::default() };
+    let square = Sandbox::new(settings, 5, rig.clock.clone());
+    let token = square.with(|world| world.settings.access_tokens[0].clone());
+    let token = Credentials::Token(Secret::new(token));
+    let mut options = Options::new("http://square.example.com".parse().unwrap(), token);
+    let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "square").unwrap();
+    let lenses = mapping::parse(text).unwrap();
+    options.select = mapping::selection(&lenses);
+    let transport = Arc::new(RouterTransport::new(watch(square.router())));
+    let mut till = Connection::clone(&rig.connection);
+    till.connector = Arc::new(Square::new(options, transport, rig.clock.clone()));
+    (till.name, till.lenses) = (name("square"), lenses);
+    (square, till)
+}
+
 /// Somebody with a deal, as both sides know them.
 pub struct Person {
     pub deal: u64,
@@ -77,18 +94,8 @@ impl Shop {
             connection.siblings = vec![name("square")];
             connection.account.triggers.clone_from(&triggers);
         });
-        let settings = Settings { customer_lag_ms: 0, payment_lag_ms: 0, order_lag_ms: 0, ..Settings::default() };
-        let square = Sandbox::new(settings, 5, rig.clock.clone());
-        let token = square.with(|world| world.settings.access_tokens[0].clone());
-        let token = Credentials::Token(Secret::new(token));
-        let mut options = Options::new("http://square.example.com".parse().unwrap(), token);
-        let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "square").unwrap();
-        let lenses = mapping::parse(text).unwrap();
-        options.select = mapping::selection(&lenses);
-        let transport = Arc::new(RouterTransport::new(watch(square.router())));
-        let mut till = Connection::clone(&rig.connection);
-        till.connector = Arc::new(Square::new(options, transport, rig.clock.clone()));
-        (till.name, till.lenses, till.siblings) = (name("square"), lenses, vec![name("hubspot")]);
+        let (square, mut till) = beside(&rig, watch);
+        till.siblings = vec![name("hubspot")];
         Self { rig, square, till: Arc::new(till) }
     }
 
