@@ -15,6 +15,7 @@ use tandem_contract::{
     Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Kind, Lane, NewVisit, NewVisitor, Pushed,
     RouterTransport, Secret, Seen, TokioClock, Value, Version, VisitChange, VisitClass, VisitRead, VisitStatus,
     WantedOpenings, WebhookError, WebhookRequest, Write, WriteOp, conformance,
+    planted::{Bug, plant},
 };
 use tandem_fhir::{
     Dialect, Fhir, Login, Options, PrivateKey, VisitType,
@@ -592,6 +593,38 @@ fn update(of: &ExternalId, name: &str, value: &str, expected: Version) -> Write 
     let properties = BTreeMap::from([(name.to_owned(), Value::text(value))]);
     let op = WriteOp::Update { id: of.clone(), properties, planned_on: BTreeMap::new(), expected };
     Write { trace: "t".into(), kind: Kind::Contact, op }
+}
+
+/// What is typed at the clinic between our read and our write stays, also where it is none of ours; a write that named no version
+/// would take it away.
+#[tokio::test(start_paused = true)]
+async fn what_the_desk_writes_right_before_a_write_of_ours_stays() {
+    for (bug, stays) in [(None, true), (Some(Bug::NoCompareAndSwap), false)] {
+        let settings = Settings { versioning: Versioning::Versioned, ..Settings::default() };
+        let clinic = Clinic::new(settings, options(Dialect::FullR4));
+        clinic.connector.identify().await.unwrap();
+        let (ana, visit) = clinic.sandbox.with(|world| {
+            let ana = world.register("Ana", "Rivera", "ana@example.com", "");
+            let visit = world.appoint(&ana, "CONSULT", "booked", world.now + TimeDelta::days(1));
+            world.faults.edited_in_between = 1.0;
+            (id(&ana), id(&format!("Appointment/{visit}")))
+        });
+        plant(bug);
+        let write = update(&ana, "family", "Stone", Version::default());
+        let renamed = clinic.connector.push(CALL, &[write]).await.remove(0);
+        let called_off = clinic.connector.change_visit(CALL, &visit, &VisitChange::Cancel).await;
+        plant(None);
+        assert_eq!(matches!(renamed, Pushed::Failed(ConnectorError::Stale)), stays, "{bug:?}: {renamed:?}");
+        assert_eq!(matches!(called_off, Err(ConnectorError::Stale)), stays, "{bug:?}: {called_off:?}");
+        let last: BTreeMap<String, String> =
+            clinic.sandbox.with(|world| world.stats.in_between.iter().cloned().collect());
+        assert_eq!(last.len(), 2, "{last:?}");
+        for (record, text) in last {
+            let (kind, number) = record.split_once('/').unwrap();
+            let body = clinic.sandbox.with(|world| world.resource(kind, number).cloned()).unwrap();
+            assert_eq!(body.to_string().contains(&format!("{text:?}")), stays, "{bug:?}: {body}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

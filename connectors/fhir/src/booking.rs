@@ -9,7 +9,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use http::{Method, header};
 use serde::Deserialize;
 use serde_json::{Value as Json, json, value::RawValue};
-use tandem_contract::{Call, ConnectorError, ExternalId, NewVisit, Pushed, VisitChange};
+use tandem_contract::{
+    Call, ConnectorError, ExternalId, NewVisit, Pushed, VisitChange,
+    planted::{self, Bug},
+};
 
 use crate::{
     Fhir,
@@ -242,7 +245,8 @@ pub async fn change(fhir: &Fhir, call: Call, id: &ExternalId, change: &VisitChan
         }
         let body = serde_json::to_vec(&tree).map_err(|_| ConnectorError::NotSent("it could not be written".into()))?;
         let mut ask = Ask::change(Method::PUT, &["Appointment", number], call.lane, body);
-        if let (true, Some(version)) = (fhir.profile().if_match, meta.and_then(|meta| meta.version_id)) {
+        let names_version = fhir.profile().if_match && !planted::has(Bug::NoCompareAndSwap);
+        if let (true, Some(version)) = (names_version, meta.and_then(|meta| meta.version_id)) {
             ask = ask.header(header::IF_MATCH, format!("W/\"{version}\""));
         }
         match fhir.client.ask(&ask).await {

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tandem_contract::{
     Call, ConnectorError, ExternalId, Fetched, Kind, Lane, NewVisitor, Pushed, Record, Sought, Value, Version, Visitor,
     Write, WriteOp,
+    planted::{self, Bug},
 };
 
 use crate::{
@@ -497,6 +498,7 @@ async fn update(
         serde_json::to_vec(&tree).map_err(|_| ConnectorError::NotSent("the record could not be written".into()))?;
     let mut ask = Ask::change(Method::PUT, &["Patient", which.as_str()], lane, body);
     if fhir.profile().if_match
+        && !planted::has(Bug::NoCompareAndSwap)
         && let Some(version) = &current.token
     {
         ask = ask.header(header::IF_MATCH, format!("W/\"{version}\""));

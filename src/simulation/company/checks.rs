@@ -92,7 +92,10 @@ impl Company {
             wrong.extend(found.into_iter().map(|one| format!("K1: {}: {one}", connection.name)));
             for (key, record) in &locals {
                 let quarantined = record.as_opportunity().is_some_and(|deal| deal.quarantined);
-                let is_carried = connection.connector.kinds().contains(&key.0) && !record.is_deleted() && !quarantined;
+                // A clinic's patients are linked, and none is made of a contact.
+                let is_introduced =
+                    connection.connector.kinds().contains(&key.0) && connection.connector.introduces(key.0);
+                let is_carried = is_introduced && !record.is_deleted() && !quarantined;
                 if is_carried && !links.iter().any(|link| (link.kind, link.local) == *key) {
                     wrong.push(format!("K1: {}: our {} {} was never made there", connection.name, key.0, key.1));
                 }
@@ -116,7 +119,10 @@ impl Company {
                         .flat_map(|one| one.sandbox.with(|world| world.ids(kind)))
                         .map(|id| id.to_string())
                         .collect(),
-                    _ => self.square.iter().flat_map(|one| one.sandbox.with(|world| world.customer_ids())).collect(),
+                    "square" => {
+                        self.square.iter().flat_map(|one| one.sandbox.with(|world| world.customer_ids())).collect()
+                    }
+                    _ => self.fhir.iter().flat_map(|one| one.sandbox.with(|world| world.ids("Patient"))).collect(),
                 };
                 let ids: Vec<ExternalId> = ids.into_iter().filter_map(|id| ExternalId::new(id).ok()).collect();
                 let mut seen: BTreeMap<String, ExternalId> = BTreeMap::new();
@@ -246,6 +252,21 @@ impl Company {
         wrong
     }
 
+    /// K2: what the clinic's desk wrote right before a write of ours came is still there.
+    pub(super) fn taken_from_the_desk(&self) -> Vec<String> {
+        let Some(spoke) = &self.fhir else { return Vec::new() };
+        spoke.sandbox.with(|world| {
+            let last: BTreeMap<String, String> = world.stats.in_between.iter().cloned().collect();
+            let says = |record: &str, text: &str| {
+                let (kind, id) = record.split_once('/').unwrap_or_default();
+                let body = world.resource(kind, id);
+                body.is_some_and(|body| body["address"][0]["text"] == text || body["comment"] == text)
+            };
+            let taken = last.iter().filter(|(record, text)| !says(record, text));
+            taken.map(|(record, text)| format!("K2: clinic: {record} said {text:?}, which we took away")).collect()
+        })
+    }
+
     /// K2: whatever anybody typed last in a system is in a record, a conflict or the history.
     pub(super) async fn lost_words(&self, diary: &Diary) -> Vec<String> {
         let (store, account) = (&self.rig.store, &self.rig.account.name);
@@ -271,6 +292,7 @@ impl Company {
             let system = match connection.name.as_str() {
                 "pipedrive" => "Pipedrive",
                 "square" => "Square",
+                "emr" => "clinic",
                 _ => "HubSpot",
             };
             let links = store.all_links(account, &connection.name);

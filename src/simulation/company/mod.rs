@@ -93,6 +93,7 @@ async fn play(seed: u64) -> Outcome {
     wrong.extend(company.twins().await);
     wrong.extend(company.evidence_and_visits(&diary).await);
     wrong.extend(company.lost_words(&diary).await);
+    wrong.extend(company.taken_from_the_desk());
     if engines.iter().any(JoinHandle::is_finished) {
         wrong.push("an engine ended by itself".into());
     }

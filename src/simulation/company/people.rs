@@ -9,14 +9,14 @@ use rand::{
     seq::{IndexedRandom, SliceRandom},
 };
 use serde_json::json;
-use tandem_contract::{Kind, Value};
+use tandem_contract::{Kind, Value, VisitChange};
 use tandem_hubspot::sandbox as hubspot;
 use tandem_pipedrive::sandbox as pipedrive;
 use tandem_square::sandbox as square;
 
 use super::systems::Company;
 use crate::{
-    booking::{BookingError, Wish, book},
+    booking::{BookingError, Wish, book, change},
     edit::{Desk, Fields},
     model::{Name, RecordId, ids::RunId},
     store::SyncStore,
@@ -328,7 +328,8 @@ impl Company {
         });
     }
 
-    /// Somebody makes an appointment from here, and asks again where it seems not to have worked.
+    /// Somebody makes an appointment from here, and asks again where it seems not to have worked. Where patients are kept in
+    /// step, one that is there already is called off.
     async fn book(&self, rng: &mut StdRng, diary: &mut Diary) {
         let Some(spoke) = &self.fhir else { return };
         let Some(id) = self.live_deals().choose(rng).copied() else { return };
@@ -344,6 +345,14 @@ impl Company {
         };
         for _ in 0..3 {
             let booked = book(&*self.rig.store, &spoke.connection, id, wish.clone(), self.rig.clock.now()).await;
+            if let (Err(BookingError::Booked(visit)), false) = (&booked, spoke.connection.connector.kinds().is_empty())
+            {
+                let now = self.rig.clock.now();
+                let done = change(&*self.rig.store, &spoke.connection, id, VisitChange::Cancel, now).await;
+                let what = done.map_or_else(|error| error.to_string(), |_| "done".into());
+                diary.story.push(format!("clinic: {visit} is called off from our opportunity {id}: {what}"));
+                return;
+            }
             let again = matches!(booked, Err(BookingError::Clinic(_)));
             let what = booked.map_or_else(|error| error.to_string(), |visit| visit.id());
             diary.story.push(format!("clinic: an appointment is made from our opportunity {id}: {what}"));

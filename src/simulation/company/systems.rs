@@ -158,7 +158,10 @@ impl Company {
         let fhir = mix[2].then(|| {
             let text = include_str!("../../../config/mappings/fhir.toml");
             let conditional_create = StdRng::seed_from_u64(seed ^ 0x00cc_4ea7).random_bool(0.7);
-            let settings = fhir::Settings { conditional_create, ..fhir::Settings::default() };
+            // By no die: the other seeds stay what they were. A write that names no version is taken there.
+            let patients = seed % 4 == 2;
+            let versioning = if patients { fhir::Versioning::Versioned } else { fhir::Versioning::VersionedUpdate };
+            let settings = fhir::Settings { conditional_create, versioning, ..fhir::Settings::default() };
             let sandbox = fhir::Sandbox::new(settings, seed, rig.clock.clone());
             let token =
                 Secret::new(sandbox.with(|world| world.settings.access_tokens.first().cloned().unwrap_or_default()));
@@ -173,6 +176,8 @@ impl Company {
             };
             options.visit_types = vec![row("CONSULT", VisitClass::Consult), row("TREAT", VisitClass::Treatment)];
             options.hook_token = Some(Secret::new("hook"));
+            options.patients = patients;
+            options.select = mapping::selection(&mapping::parse(text).unwrap_or_default());
             let connector: Arc<dyn Connector> =
                 Arc::new(Fhir::new(options, transport(sandbox.router()), rig.clock.clone()));
             let connection = beside("emr", connector, text, "http://tandem.example.com/webhooks/emr");
@@ -267,7 +272,8 @@ impl Company {
         }
         if let Some(spoke) = &self.fhir {
             let faults = storm(rng, level);
-            spoke.sandbox.with(|world| world.faults = faults);
+            let edited_in_between = if level > 0.0 { 0.3 } else { 0.0 };
+            spoke.sandbox.with(|world| world.faults = fhir::Faults { edited_in_between, ..faults });
         }
     }
 
@@ -284,7 +290,12 @@ impl Company {
         let square = self.square.as_ref().map_or(0, |spoke| {
             spoke.sandbox.with(|world| world.stats.created + world.stats.updated + world.stats.deleted)
         });
-        hubspot + pipedrive + square
+        // Subscriptions are nobody's record: they are renewed for as long as there is a connection.
+        let fhir = self.fhir.as_ref().map_or(0, |spoke| {
+            let written = spoke.sandbox.with(|world| world.stats.written.clone());
+            ["Patient", "Appointment"].iter().filter_map(|kind| written.get(*kind)).sum::<u64>()
+        });
+        hubspot + pipedrive + square + fhir
     }
 
     pub(super) fn deals(&self) -> Vec<Opportunity> {

@@ -159,6 +159,7 @@ impl World {
         let id = self.next_id(kind);
         self.store(kind, &id, Some(body));
         self.stats.created += 1;
+        *self.stats.written.entry(kind.to_owned()).or_default() += 1;
         if kind == "Subscription" {
             self.shake_hands(&id);
         }
@@ -187,6 +188,7 @@ impl World {
         mut body: Json,
         if_match: Option<&str>,
     ) -> Result<Written, Refusal> {
+        self.edit_in_between(kind, id);
         let version = self.read(kind, id)?.1;
         if body["id"].as_str().is_none_or(|given| given != id) {
             return Err(Refusal::at(400, "invalid", "The id is another one.", Some(&format!("{kind}.id"))));
@@ -222,10 +224,26 @@ impl World {
         }
         self.store(kind, id, Some(body));
         self.stats.updated += 1;
+        *self.stats.written.entry(kind.to_owned()).or_default() += 1;
         if kind == "Subscription" {
             self.shake_hands(id);
         }
         self.written(200, kind, id.to_owned())
+    }
+
+    /// Somebody at the desk is faster.
+    fn edit_in_between(&mut self, kind: &str, id: &str) {
+        let text = format!("between{}", self.stats.in_between.len());
+        let change = match kind {
+            "Patient" => json!({ "address": [{ "text": text }] }),
+            "Appointment" => json!({ "comment": text }),
+            _ => return,
+        };
+        let chance = self.faults.edited_in_between;
+        if self.resource(kind, id).is_some() && self.struck("edited_in_between", chance, kind) {
+            self.edit(kind, id, &change);
+            self.stats.in_between.push((format!("{kind}/{id}"), text));
+        }
     }
 
     fn free_slot(&mut self, appointment: &str) {

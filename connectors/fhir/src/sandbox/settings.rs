@@ -241,6 +241,9 @@ pub struct Faults {
     pub truncated: f64,
     /// 401 although the token is good.
     pub unauthorized: f64,
+    /// Right before a patient or an appointment is updated through the API, somebody at the desk writes an address or a
+    /// comment.
+    pub edited_in_between: f64,
     /// An event is never sent.
     pub webhook_lost: f64,
     /// An event is sent twice.
@@ -264,8 +267,12 @@ pub struct Stats {
     pub created: u64,
     /// Records changed through the API.
     pub updated: u64,
+    /// Records made or changed through the API, by type.
+    pub written: BTreeMap<String, u64>,
     /// Updates refused for their version.
     pub stale: u64,
+    /// What somebody wrote right before an update came, by record (`Patient/7`), oldest first.
+    pub in_between: Vec<(String, String)>,
     /// Access tokens handed out.
     pub tokens: u64,
     /// Webhook events delivered.
