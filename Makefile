@@ -2,6 +2,7 @@
 
 SEEDS ?= 2000
 SEED  ?= 1
+COMPANIES ?= 100
 FUZZ_SECONDS ?= 60
 export RUST_BACKTRACE ?= 0
 
@@ -27,9 +28,10 @@ test: tools lint ## Everything, on SQLite and on a PostgreSQL of its own.
 test-long: tools ## More seeds, more kills.
 	SEEDS=20000 KILLS=250 tests/with-postgres cargo test --release --test it -- --nocapture
 
-simulate: ## SEED= and SEEDS= choose.
+simulate: ## HubSpot accounts and companies of several systems; SEED=, SEEDS= and COMPANIES= choose.
 	cargo build --release --bin tandem
 	cargo run --release --quiet -- simulate --seed $(SEED) --seeds $(SEEDS)
+	cargo run --release --quiet -- simulate --companies --seed $(SEED) --seeds $(COMPANIES)
 
 fuzz: ## A minute for each target, or FUZZ_SECONDS=; wants a nightly compiler and cargo-fuzz.
 	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz

@@ -24,7 +24,7 @@ fn seeds_hold_every_invariant() {
         kills += outcome.kills;
         if !outcome.violations.is_empty() {
             let says = outcome.violations.join("\n    ");
-            bad.push(format!("seed {0}: {says}\n  replay: make simulate SEED={0} SEEDS=1", outcome.seed));
+            bad.push(format!("seed {0}: {says}\n  replay: make simulate SEED={0} SEEDS=1 COMPANIES=0", outcome.seed));
         }
         coverage::add(&mut all, outcome.coverage);
         true
@@ -66,7 +66,10 @@ fn companies_of_any_mix_hold_every_invariant() {
         kills += outcome.kills;
         if !outcome.violations.is_empty() {
             let (story, says) = (outcome.story.join("\n    "), outcome.violations.join("\n    "));
-            bad.push(format!("seed {0}:\n    {says}\n  {story}", outcome.seed));
+            bad.push(format!(
+                "seed {0}:\n    {says}\n  {story}\n  replay: make simulate SEED={0} SEEDS=0 COMPANIES=1",
+                outcome.seed
+            ));
         }
         true
     });
