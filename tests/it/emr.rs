@@ -385,7 +385,7 @@ async fn where_changes_are_known_by_the_day_a_treatment_that_took_place_wins_on_
     let (deal, patient) = practice.ana().await;
     let day = practice.now().date_naive();
     let steps = [Book("TREAT"), Wait(1), Meet("TREAT", Some(0)), Wait(1), SayMet(1, "finished")];
-    practice.walk(deal, &patient, &steps).await;
+    practice.walk(&patient, &steps).await;
     practice.settle().await;
     assert_eq!((practice.rung(deal), practice.now().date_naive()), (5, day));
 }
@@ -406,7 +406,7 @@ async fn where_no_encounters_are_told_the_test_of_the_connection_says_what_wins_
         let item = identity.items.iter().find(|item| item.name == "encounters").unwrap();
         assert_eq!((item.ok, item.detail.contains(told)), (is_ok, true), "{dialect:?}: {item:?}");
         let (deal, patient) = practice.ana().await;
-        practice.walk(deal, &patient, &[Book("TREAT"), Wait(1), Say(0, "fulfilled"), Wait(1)]).await;
+        practice.walk(&patient, &[Book("TREAT"), Wait(1), Say(0, "fulfilled"), Wait(1)]).await;
         assert_eq!(practice.rung(deal), rung, "{dialect:?}");
     }
 }
