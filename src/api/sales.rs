@@ -44,7 +44,8 @@ pub struct SaleView {
     why: String,
     /// The opportunity it is evidence for.
     opportunity: Option<String>,
-    /// By what it was found: `reference`, `customer`, `marker`, `email`, `phone`, `person`.
+    /// By what it was found: `reference`, `return`, `customer`, `recipient`, `marker`, `email`, `phone`, `receipt`,
+    /// `invoice`, `person`.
     found_by: Option<String>,
     trigger: Option<String>,
     /// Opportunities it may be evidence for, where it is not known for which.

@@ -67,7 +67,8 @@ pub struct Evidence {
     /// The opportunity it is evidence for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opportunity: Option<RecordId>,
-    /// By what it was found: `reference`, `return`, `customer`, `marker`, `email`, `phone`, `person`.
+    /// By what it was found: `reference`, `return`, `customer`, `recipient`, `marker`, `email`, `phone`, `receipt`,
+    /// `invoice`, `person`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found_by: Option<String>,
     /// The trigger it meets.

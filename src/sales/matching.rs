@@ -1,7 +1,7 @@
 //! Which opportunity a sale is evidence for. Never guessed: of two that may be meant, none is taken.
 
 use chrono::TimeDelta;
-use tandem_contract::Sale;
+use tandem_contract::{Origin, Sale};
 
 use super::meaning::{Standing, standing};
 use crate::model::{Name, Opportunity, Pipeline, RecordId, Status, Trigger};
@@ -20,12 +20,18 @@ pub enum FoundBy {
     Return,
     /// The till's customer is a contact of ours.
     Customer,
+    /// The customer who is to get the goods is one.
+    Recipient,
     /// Our reference on the till's customer names a contact.
     Marker,
-    /// E-mail address.
+    /// The customer's e-mail address.
     Email,
-    /// Telephone number.
+    /// The customer's telephone number.
     Phone,
+    /// The address that the receipt went to.
+    Receipt,
+    /// Whom the invoice is addressed to, however known.
+    Invoice,
     /// A person said so.
     Person,
 }
@@ -38,13 +44,46 @@ impl FoundBy {
             Self::Reference => "reference",
             Self::Return => "return",
             Self::Customer => "customer",
+            Self::Recipient => "recipient",
             Self::Marker => "marker",
             Self::Email => "email",
             Self::Phone => "phone",
+            Self::Receipt => "receipt",
+            Self::Invoice => "invoice",
             Self::Person => "person",
         }
     }
 }
+
+/// By what of theirs a contact is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clue {
+    /// The till's record of them.
+    Record,
+    /// Our reference on that record.
+    Marker,
+    /// E-mail address.
+    Email,
+    /// Telephone number.
+    Phone,
+}
+
+/// Whom the till means by its customers.
+const CUSTOMERS: &[Origin] = &[Origin::Customer, Origin::Recipient];
+
+/// The ways of finding who bought, most trusted first: what is said of it then, who is looked at, and by what.
+pub const WAYS: [(FoundBy, &[Origin], Clue); 10] = [
+    (FoundBy::Customer, &[Origin::Customer], Clue::Record),
+    (FoundBy::Recipient, &[Origin::Recipient], Clue::Record),
+    (FoundBy::Marker, CUSTOMERS, Clue::Marker),
+    (FoundBy::Email, CUSTOMERS, Clue::Email),
+    (FoundBy::Phone, CUSTOMERS, Clue::Phone),
+    (FoundBy::Receipt, &[Origin::Receipt], Clue::Email),
+    (FoundBy::Invoice, &[Origin::Invoice], Clue::Record),
+    (FoundBy::Invoice, &[Origin::Invoice], Clue::Marker),
+    (FoundBy::Invoice, &[Origin::Invoice], Clue::Email),
+    (FoundBy::Invoice, &[Origin::Invoice], Clue::Phone),
+];
 
 /// Whom a sale may be of.
 #[derive(Clone, Debug, Default)]

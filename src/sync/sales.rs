@@ -2,11 +2,12 @@
 //! the opportunity, in one transaction.
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use tandem_contract::{Call, ExternalId, Kind, Lane, Sale, SaleRead, SaleState};
+use tandem_contract::{Buyer, Call, ExternalId, Kind, Lane, Origin, Sale, SaleRead, SaleState};
 use tracing::info;
 
 use super::{
     merges::heir_of,
+    read::MOST_MERGES,
     reconcile::{Reconciler, SyncError},
 };
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     },
     sales::{
         closing::{self, Word},
-        matching::{Buyers, FoundBy, Meant, Verdict, judge},
+        matching::{Buyers, Clue, Meant, Verdict, WAYS, judge},
         meaning,
     },
     store::{By, Op, StoreError, Taken},
@@ -344,8 +345,8 @@ impl Reconciler {
         let sources = self.store.evidence(account, &self.connection.name, &sale.returns).await?;
         let exchanged = unique(sources.into_iter().filter_map(|source| source.opportunity).collect());
         let (mut buyers, mut known): (Vec<Buyers>, Vec<RecordId>) = (Vec::new(), Vec::new());
-        for found_by in [FoundBy::Customer, FoundBy::Marker, FoundBy::Email, FoundBy::Phone] {
-            let mut contacts = self.buyers(sale, found_by).await?;
+        for (found_by, origins, by) in WAYS {
+            let mut contacts = self.buyers(sale, origins, by).await?;
             contacts.retain(|contact| !known.contains(contact));
             if contacts.is_empty() {
                 continue;
@@ -370,39 +371,55 @@ impl Reconciler {
     }
 
     /// The contacts who may have bought, found in this way.
-    async fn buyers(&self, sale: &Sale, found_by: FoundBy) -> Result<Vec<RecordId>, StoreError> {
+    async fn buyers(&self, sale: &Sale, origins: &[Origin], by: Clue) -> Result<Vec<RecordId>, StoreError> {
+        let who: Vec<&Buyer> = sale.buyers.iter().filter(|buyer| origins.contains(&buyer.origin)).collect();
+        if who.is_empty() {
+            return Ok(Vec::new());
+        }
         let (account, name) = (&self.connection.account.name, &self.connection.name);
-        let found = match found_by {
-            FoundBy::Customer => {
-                let ids: Vec<ExternalId> = sale.buyers.iter().filter_map(|buyer| buyer.id.clone()).collect();
-                let aliases = self.store.aliases(account, name, Kind::Contact, &ids).await?;
-                let merged = aliases.into_iter().map(|(_, survivor)| survivor);
-                let ids: Vec<ExternalId> = ids.iter().cloned().chain(merged).collect();
+        let found = match by {
+            Clue::Record => {
+                let ids = self.with_survivors(who.iter().filter_map(|buyer| buyer.id.clone()).collect()).await?;
                 let pairs = self.store.pairs(account, name, Kind::Contact, By::External(&ids)).await?;
                 pairs.into_iter().map(|(local, _)| local).collect()
             }
-            FoundBy::Marker => {
-                let named = |text: &str| self.connection.of_marker(text);
-                sale.buyers.iter().filter_map(|buyer| named(buyer.reference.as_deref()?)).collect()
+            Clue::Marker => {
+                who.iter().filter_map(|buyer| self.connection.of_marker(buyer.reference.as_deref()?)).collect()
             }
-            FoundBy::Email => {
-                let emails = sale.buyers.iter().filter_map(|buyer| buyer.email.as_deref());
+            Clue::Email => {
+                let emails = who.iter().filter_map(|buyer| buyer.email.as_deref());
                 let emails: Vec<String> =
                     emails.map(|email| email.trim().to_lowercase()).filter(|email| !email.is_empty()).collect();
                 let found = self.store.contacts_by_email(account, &emails).await?;
                 found.into_iter().map(|(_, id)| id).collect()
             }
-            FoundBy::Phone => self.by_phone(sale).await?,
-            FoundBy::Reference | FoundBy::Return | FoundBy::Person => Vec::new(),
+            Clue::Phone => {
+                let phones: Vec<&str> = who.iter().filter_map(|buyer| buyer.phone.as_deref()).collect();
+                self.by_phone(&phones, sale.location.country.as_deref()).await?
+            }
         };
         self.live_contacts(found).await
     }
 
-    async fn by_phone(&self, sale: &Sale) -> Result<Vec<RecordId>, StoreError> {
+    /// These customers, and those whom they live on as: who was merged may have been merged again, and sales go on naming the first.
+    async fn with_survivors(&self, mut ids: Vec<ExternalId>) -> Result<Vec<ExternalId>, StoreError> {
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let mut last = ids.clone();
+        for _ in 0..MOST_MERGES {
+            let aliases = self.store.aliases(account, name, Kind::Contact, &last).await?;
+            last = aliases.into_iter().map(|(_, survivor)| survivor).filter(|id| !ids.contains(id)).collect();
+            if last.is_empty() {
+                break;
+            }
+            ids.extend(last.iter().cloned());
+        }
+        Ok(ids)
+    }
+
+    async fn by_phone(&self, phones: &[&str], country: Option<&str>) -> Result<Vec<RecordId>, StoreError> {
         let account = &self.connection.account.name;
-        let country = sale.location.country.as_deref();
         let mut contacts = Vec::new();
-        for phone in sale.buyers.iter().filter_map(|buyer| buyer.phone.as_deref()) {
+        for phone in phones {
             let Some(tail) = phone_tail(phone) else { continue };
             let alike = self.store.contacts_by_phone(account, &tail).await?;
             for record in self.store.records(account, Kind::Contact, &alike).await? {

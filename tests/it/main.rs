@@ -17,6 +17,7 @@ mod fuzz;
 mod house;
 mod kills;
 mod laws;
+mod matching;
 mod merges;
 mod model;
 mod pipedrive;

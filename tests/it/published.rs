@@ -347,11 +347,14 @@ async fn what_the_connector_asks_of_square_and_its_sandbox_answers_is_as_publish
     assert!(broken.is_empty(), "{broken:?}");
     let (order, payment) = seller.sandbox.with(|world| {
         world.fill(square::Shop { customers: 5, sales: 12 });
-        let part = square::Part { tip: 500, note: Some("thanks".into()), ..square::Part::default() };
+        let reference = Some("till-7".into());
+        let part = square::Part { tip: 500, note: Some("thanks".into()), reference, ..square::Part::default() };
         let card = square::Line { item: square::Item::GiftCard(5_000), quantity: 1, discount: 0, tax: 0 };
         let lines = vec![square::Line::of("Serum"), card];
         let parts = vec![part];
-        let ticket = square::Ticket { location: "Uptown".into(), lines, service: 300, parts, ..Default::default() };
+        let recipient = world.customer_ids().first().cloned();
+        let ticket =
+            square::Ticket { location: "Uptown".into(), lines, service: 300, recipient, parts, ..Default::default() };
         let order = world.sell_offline(&ticket, chrono::TimeDelta::hours(3)).unwrap();
         let payment = world.payments_of(&order)[0].clone();
         world.refund(&payment, 1_000).unwrap();

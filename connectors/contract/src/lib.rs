@@ -39,7 +39,9 @@ pub use limiter::{Bucket, Lane, Limit, Limiter};
 pub use pace::Pace;
 pub use record::{Fetched, History, Record, Statement, Version};
 pub use retry::Backoff;
-pub use sale::{Buyer, Checkout, CheckoutBy, LineKind, Location, NewCheckout, Sale, SaleLine, SaleRead, SaleState};
+pub use sale::{
+    Buyer, Checkout, CheckoutBy, LineKind, Location, NewCheckout, Origin, Sale, SaleLine, SaleRead, SaleState,
+};
 pub use schema::{CheckItem, Identity, OwnerInfo, PipelineInfo, PropertyInfo, PropertyType, Schema, StageInfo};
 pub use secret::Secret;
 pub use transport::{HttpRequest, HttpResponse, ReqwestTransport, RouterTransport, Transport, TransportError};

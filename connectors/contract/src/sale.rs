@@ -47,9 +47,25 @@ pub struct SaleLine {
     pub tax: i64,
 }
 
+/// What of a sale names somebody, most telling first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// The sale itself, or one of its payments, as the till's customer.
+    #[default]
+    Customer,
+    /// They are to get the goods.
+    Recipient,
+    /// The receipt of a payment went to them.
+    Receipt,
+    /// The invoice is addressed to them.
+    Invoice,
+}
+
 /// Somebody who may have bought: what the till knows of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Buyer {
+    /// What names them.
+    pub origin: Origin,
     /// The vendor's record of them.
     pub id: Option<ExternalId>,
     /// What we, or another system, wrote on that record.

@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tandem_contract::{
-    Buyer, Call, ConnectorError, ExternalId, LineKind, Location, Sale, SaleLine, SaleRead, SaleState, Seen, Version,
+    Buyer, Call, ConnectorError, ExternalId, LineKind, Location, Origin, Sale, SaleLine, SaleRead, SaleState, Seen,
+    Version,
 };
 
 use crate::{
@@ -271,7 +272,7 @@ pub async fn sales(square: &Square, call: Call, ids: &[ExternalId]) -> Result<Ve
         }
         payments.insert(order.id.clone(), of);
     }
-    let mut named: BTreeMap<String, Vec<ExternalId>> = BTreeMap::new();
+    let mut named: BTreeMap<String, Vec<(ExternalId, Origin)>> = BTreeMap::new();
     let mut nameless: Vec<(&str, &str)> = Vec::new();
     for order in orders.values() {
         let of = payments.get(&order.id).map_or(&[] as &[Payment], Vec::as_slice);
@@ -282,9 +283,9 @@ pub async fn sales(square: &Square, call: Call, ids: &[ExternalId]) -> Result<Ve
         named.insert(order.id.clone(), all);
     }
     for (order, customer) in recipients(square, call, &nameless).await? {
-        named.entry(order).or_default().push(customer);
+        named.entry(order).or_default().push((customer, Origin::Invoice));
     }
-    let wanted: BTreeSet<ExternalId> = named.values().flatten().cloned().collect();
+    let wanted: BTreeSet<ExternalId> = named.values().flatten().map(|(id, _)| id.clone()).collect();
     let wanted: Vec<ExternalId> = wanted.into_iter().collect();
     let customers = by_id(square, call, &wanted).await?;
     let reads = ids.iter().map(|id| match orders.get(id.as_str()) {
@@ -293,7 +294,7 @@ pub async fn sales(square: &Square, call: Call, ids: &[ExternalId]) -> Result<Ve
             let place =
                 place.cloned().unwrap_or_else(|| Location { id: order.location_id.clone(), ..Location::default() });
             let of = payments.get(&order.id).map_or(&[] as &[Payment], Vec::as_slice);
-            let named = named.get(&order.id).map_or(&[] as &[ExternalId], Vec::as_slice);
+            let named = named.get(&order.id).map_or(&[] as &[(ExternalId, Origin)], Vec::as_slice);
             SaleRead::Found(Box::new(sale(id.clone(), order, of, named, place, &catalog, &customers)))
         }
         None => SaleRead::NotYet,
@@ -301,8 +302,8 @@ pub async fn sales(square: &Square, call: Call, ids: &[ExternalId]) -> Result<Ve
     Ok(reads.collect())
 }
 
-/// Everybody whom an order or its payments name, best first.
-fn customers_of(order: &Order, payments: &[Payment]) -> Vec<ExternalId> {
+/// Everybody whom an order or its payments name, and what does so, best first.
+fn customers_of(order: &Order, payments: &[Payment]) -> Vec<(ExternalId, Origin)> {
     let recipients = order.fulfillments.iter().flat_map(|one| {
         [&one.pickup_details, &one.shipment_details, &one.delivery_details]
             .into_iter()
@@ -314,11 +315,13 @@ fn customers_of(order: &Order, payments: &[Payment]) -> Vec<ExternalId> {
         .cloned()
         .chain(order.tenders.iter().filter_map(|tender| tender.customer_id.clone()))
         .chain(payments.iter().filter_map(|payment| payment.customer_id.clone()))
-        .chain(recipients);
-    let mut all: Vec<ExternalId> = Vec::new();
-    for id in named.filter_map(|id| ExternalId::new(id).ok()) {
-        if !all.contains(&id) {
-            all.push(id);
+        .map(|id| (id, Origin::Customer))
+        .chain(recipients.map(|id| (id, Origin::Recipient)));
+    let mut all: Vec<(ExternalId, Origin)> = Vec::new();
+    for (id, origin) in named {
+        let Ok(id) = ExternalId::new(id) else { continue };
+        if !all.iter().any(|(known, _)| *known == id) {
+            all.push((id, origin));
         }
     }
     all
@@ -332,7 +335,7 @@ fn sale(
     id: ExternalId,
     order: &Order,
     payments: &[Payment],
-    named: &[ExternalId],
+    named: &[(ExternalId, Origin)],
     location: Location,
     catalog: &Catalog,
     customers: &BTreeMap<String, Customer>,
@@ -356,10 +359,11 @@ fn sale(
         .unwrap_or_default();
     let buyers = named
         .iter()
-        .map(|id| {
+        .map(|(id, origin)| {
             let known = customers.get(id.as_str());
             let text = |name: &str| known.and_then(|customer| customer.text(name)).map(str::to_owned);
             Buyer {
+                origin: *origin,
                 reference: text("reference_id"),
                 email: text("email_address"),
                 phone: text("phone_number"),
@@ -367,12 +371,13 @@ fn sale(
             }
         })
         // Where the receipt was sent to.
-        .chain(
-            payments
-                .iter()
-                .filter_map(|payment| payment.buyer_email_address.clone())
-                .map(|email| Buyer { email: Some(email), ..Buyer::default() }),
-        );
+        .chain(payments.iter().filter_map(|payment| payment.buyer_email_address.clone()).map(|email| Buyer {
+            origin: Origin::Receipt,
+            email: Some(email),
+            ..Buyer::default()
+        }));
+    let mut buyers: Vec<Buyer> = buyers.collect();
+    buyers.sort_by_key(|buyer| buyer.origin);
     let metadata = order.metadata.as_ref().and_then(|all| all.get("opportunity_id").cloned());
     let of_payments = payments.iter().flat_map(|payment| [payment.reference_id.clone(), payment.note.clone()]);
     Sale {
@@ -388,7 +393,7 @@ fn sale(
         refunded: completed.iter().fold(0_i64, |sum, one| sum.saturating_add(amount(one.refunded_money.as_ref()))),
         lines: order.line_items.iter().map(|line| sale_line(line, catalog)).collect(),
         mentions: order.reference_id.iter().cloned().chain(metadata).chain(of_payments.flatten()).collect(),
-        buyers: buyers.collect(),
+        buyers,
         returns: order.returns.iter().filter_map(|back| ExternalId::new(back.source_order_id.clone()?).ok()).collect(),
     }
 }

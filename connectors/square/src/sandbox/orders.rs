@@ -193,6 +193,7 @@ impl World {
             authorised: body["autocomplete"].as_bool() == Some(false),
             buyer_email: body["buyer_email_address"].as_str().map(str::to_owned),
             note: body["note"].as_str().map(str::to_owned),
+            reference: body["reference_id"].as_str().map(str::to_owned),
         };
         let order = match body["order_id"].as_str() {
             Some(order) => order.to_owned(),

@@ -54,6 +54,8 @@ pub struct Part {
     pub buyer_email: Option<String>,
     /// A note on the payment.
     pub note: Option<String>,
+    /// What an application wrote on the payment.
+    pub reference: Option<String>,
 }
 
 /// What is sold together.
@@ -67,6 +69,12 @@ pub struct Ticket {
     pub service: i64,
     /// Who buys, if the order says so.
     pub customer: Option<String>,
+    /// Who is to get it, if that is a customer.
+    pub recipient: Option<String>,
+    /// What an application wrote on the order.
+    pub reference: Option<String>,
+    /// What else it wrote there.
+    pub metadata: Map<String, Json>,
     /// The payments, in order.
     pub parts: Vec<Part>,
 }
@@ -79,6 +87,7 @@ pub struct Order {
     pub lines: Vec<Json>,
     pub service: i64,
     pub customer: Option<String>,
+    pub recipient: Option<String>,
     pub reference: Option<String>,
     pub metadata: Map<String, Json>,
     pub state: String,
@@ -110,6 +119,7 @@ pub struct Payment {
     pub status: String,
     pub buyer_email: Option<String>,
     pub note: Option<String>,
+    pub reference: Option<String>,
     pub product: &'static str,
     pub offline_at: Option<DateTime<Utc>>,
     pub refunds: Vec<String>,
@@ -186,6 +196,7 @@ impl World {
             lines,
             service: 0,
             customer: None,
+            recipient: None,
             reference: None,
             metadata: Map::new(),
             state: "OPEN".into(),
@@ -244,6 +255,8 @@ impl World {
         }
         let mut order = self.new_order(&location, lines, Change::Person)?;
         (order.service, order.customer, order.hidden) = (ticket.service, ticket.customer.clone(), true);
+        (order.recipient, order.reference) = (ticket.recipient.clone(), ticket.reference.clone());
+        order.metadata.clone_from(&ticket.metadata);
         let id = order.id.clone();
         self.orders.insert(id.clone(), order);
         Ok(id)
@@ -281,6 +294,7 @@ impl World {
             status: if part.authorised { "APPROVED" } else { "COMPLETED" }.into(),
             buyer_email: part.buyer_email.clone(),
             note: part.note.clone(),
+            reference: part.reference.clone(),
             product,
             offline_at: at,
             refunds: Vec::new(),
@@ -329,6 +343,14 @@ impl World {
     pub fn name_buyer(&mut self, payment: &str, customer: &str) {
         if let Some(found) = self.payments.get_mut(payment) {
             found.customer = Some(customer.to_owned());
+        }
+        self.payment_changed(payment, "payment.updated");
+    }
+
+    /// The buyer has the receipt sent there, once it is paid.
+    pub fn send_receipt(&mut self, payment: &str, email: &str) {
+        if let Some(found) = self.payments.get_mut(payment) {
+            found.buyer_email = Some(email.to_owned());
         }
         self.payment_changed(payment, "payment.updated");
     }
@@ -503,6 +525,7 @@ impl World {
         set("customer_id", payment.customer.as_ref().map(|id| json!(id)));
         set("buyer_email_address", payment.buyer_email.as_ref().map(|email| json!(email)));
         set("note", payment.note.as_ref().map(|note| json!(note)));
+        set("reference_id", payment.reference.as_ref().map(|reference| json!(reference)));
         if let Some(at) = payment.offline_at {
             set("is_offline_payment", Some(json!(true)));
             set("offline_payment_details", Some(json!({ "client_created_at": iso(at) })));
@@ -578,6 +601,13 @@ impl World {
         set("returns", (!order.returns.is_empty()).then(|| order.returns.clone().into()));
         set("version", order.version.map(Json::from));
         set("customer_id", order.customer.as_ref().map(|id| json!(id)));
+        let handed = |id: &String| {
+            json!([{
+                "uid": "ful-1", "type": "PICKUP", "state": "COMPLETED",
+                "pickup_details": { "recipient": { "customer_id": id } },
+            }])
+        };
+        set("fulfillments", order.recipient.as_ref().map(handed));
         set("reference_id", order.reference.as_ref().map(|reference| json!(reference)));
         set("metadata", (!order.metadata.is_empty()).then(|| order.metadata.clone().into()));
         set("closed_at", order.closed.map(|at| json!(iso(at))));
