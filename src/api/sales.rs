@@ -54,6 +54,8 @@ pub struct SaleView {
     /// The day, where it was sold.
     sold_on: NaiveDate,
     amount: Option<AmountView>,
+    /// What was paid so far, while a part is still due.
+    paid: Option<AmountView>,
     refunded: Option<AmountView>,
 }
 
@@ -71,6 +73,7 @@ impl From<Evidence> for SaleView {
             sold_at: evidence.sold_at,
             sold_on: evidence.sold_on,
             amount: evidence.amount.map(AmountView::from),
+            paid: evidence.paid.map(AmountView::from),
             refunded: evidence.refunded.map(AmountView::from),
         }
     }

@@ -12,11 +12,13 @@ use crate::{
 
 fn sentence(sale: &Evidence) -> String {
     let amount = sale.amount.map_or_else(String::new, |money| format!(" for {} {}", money.to_major(), money.currency));
+    let paid =
+        sale.paid.map_or_else(String::new, |money| format!(", {} {} paid so far", money.to_major(), money.currency));
     let candidates = match sale.candidates.as_slice() {
         [] => String::new(),
         some => format!("; it may be of {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     };
-    format!("{}  sold on {}{amount}: {}{candidates}", sale.id(), sale.sold_on, sale.why)
+    format!("{}  sold on {}{amount}{paid}: {}{candidates}", sale.id(), sale.sold_on, sale.why)
 }
 
 /// Lists sales that no one opportunity is known for, newest first.

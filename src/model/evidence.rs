@@ -90,6 +90,9 @@ pub struct Evidence {
     /// What it counts for, after what was given back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<Money>,
+    /// What was paid so far, while a part is still due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paid: Option<Money>,
     /// What was given back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refunded: Option<Money>,
@@ -119,6 +122,7 @@ impl Evidence {
             worth: None,
             read_at: None,
             amount: None,
+            paid: None,
             refunded: None,
             before: None,
             seen_at: now,

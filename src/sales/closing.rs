@@ -62,6 +62,9 @@ pub fn apply(
             evidence.why = format!("found by {}", evidence.found_by.as_deref().unwrap_or("reference"));
             raise(deal, pipeline, &mut evidence, others, word);
         }
+        None if evidence.state == EvidenceState::Waiting && evidence.paid.is_some() => {
+            evidence.why = "it is not paid in full".into();
+        }
         None => {}
     }
     evidence

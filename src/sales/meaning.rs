@@ -39,13 +39,15 @@ pub fn triggers<'a>(
 pub fn standing(sale: &Sale, trigger: &Trigger) -> Standing {
     let goods = sale.lines.iter().any(|line| line.kind == LineKind::Goods);
     let for_nothing = sale.total.saturating_sub(sale.tip) <= 0;
+    // A drawer that is opened is an order too.
+    let is_gift = trigger.for_nothing && !sale.lines.is_empty();
     match sale.state {
         SaleState::Return => Standing::Never("goods or money that went back are no sale"),
         SaleState::Void => Standing::Never("it was called off"),
         _ if !sale.lines.is_empty() && !goods => Standing::Never("a gift card is money for later, not a sale"),
         SaleState::Unpaid => Standing::NotYet("it is not paid"),
         SaleState::PartlyPaid if trigger.won_on == WonOn::FullPayment => Standing::NotYet("it is not paid in full"),
-        _ if for_nothing && !trigger.for_nothing => Standing::Never("it came to nothing"),
+        _ if for_nothing && !is_gift => Standing::Never("it came to nothing"),
         SaleState::PartlyPaid | SaleState::Paid => match meets(sale, trigger) {
             Some(true) => Standing::Counts,
             Some(false) => Standing::Never("no trigger names what was sold, where, or for how much"),
@@ -133,6 +135,13 @@ pub fn net(sale: &Sale, worth: Money) -> Money {
 pub fn is_given_back(sale: &Sale) -> bool {
     let goods = sale.total.saturating_sub(sale.tip);
     sale.refunded > 0 && (sale.refunded >= goods || sale.refunded >= sale.paid)
+}
+
+/// What was paid so far of a sale of which a part is still due.
+#[must_use]
+pub fn paid_so_far(sale: &Sale) -> Option<Money> {
+    let currency = Currency::new(&sale.currency).ok()?;
+    (sale.state == SaleState::PartlyPaid).then_some(Money { minor: sale.paid, currency })
 }
 
 /// The day an instant is on, where it was sold; in the account's zone where the till does not say.

@@ -167,6 +167,7 @@ impl Reconciler {
         };
         evidence.read_at = Some((began + self.skew).trunc_subsecs(6));
         evidence.sold_at = sale.sold_at;
+        evidence.paid = meaning::paid_so_far(&sale);
         evidence.sold_on = meaning::day_there(&sale, sale.sold_at, self.connection.account.timezone);
         let mut ops: Vec<Op> =
             sale.returns.iter().filter(|of| **of != sale.id).map(|of| self.mark_sale(of, now)).collect();

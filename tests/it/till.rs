@@ -437,6 +437,36 @@ async fn a_partial_refund_lowers_the_value_and_a_whole_one_does_what_the_trigger
     }
 }
 
+/// What is given back counts once the bank took it, and never if it does not. Under both answers to whether the payment counts it before.
+#[tokio::test(start_paused = true)]
+async fn a_refund_that_is_refused_reopens_nothing_and_one_that_goes_through_does_what_the_trigger_says() {
+    for pending_is_refunded in [false, true] {
+        for (on_refund, stage) in
+            [(OnRefund::Keep, "closedwon"), (OnRefund::Reopen, "qualifiedtobuy"), (OnRefund::Lost, "closedlost")]
+        {
+            let shop = Shop::new(&[("any", Trigger { on_refund, ..Trigger::default() })]);
+            shop.square.with(|world| world.settings.pending_is_refunded = pending_is_refunded);
+            let ana = shop.person("Ana").await;
+            let order = shop.sell_to(&ana.customer, ticket("Serum"));
+            shop.settle().await;
+            let payment = shop.payment(&order);
+            let live = ("closedwon".to_owned(), EvidenceState::Live, None);
+            let ended = (stage.to_owned(), EvidenceState::Ended, usd(4_500));
+            for (status, then) in [("REJECTED", &live), ("FAILED", &live), ("COMPLETED", &ended)] {
+                let what = format!("{on_refund:?}, {status}, counted before: {pending_is_refunded}");
+                let refund = shop.square.with(|world| world.begin_refund(&payment, 4_500)).unwrap();
+                shop.settle().await;
+                let evidence = shop.evidence(&order).await;
+                assert_eq!((shop.stage(ana.deal), evidence.state, evidence.refunded), live, "{what}: under way");
+                shop.square.with(|world| world.end_refund(&refund, status));
+                shop.settle().await;
+                let evidence = shop.evidence(&order).await;
+                assert_eq!((shop.stage(ana.deal), evidence.state, evidence.refunded), *then, "{what}");
+            }
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_person_also_won_is_not_opened_by_a_refund() {
     let shop = Shop::new(&[("any", Trigger { on_refund: OnRefund::Reopen, ..Trigger::default() })]);
@@ -576,6 +606,65 @@ async fn gift_cards_gifts_and_what_no_trigger_names_win_nothing() {
     shop.sell_to(&ana.customer, ticket("Neurotoxin treatment"));
     shop.settle().await;
     assert_eq!(shop.stage(ana.deal), "closedwon");
+}
+
+/// CB-14: yen have no smaller unit, and what was paid in yen is worth yen: also here, where everything else is in dollars.
+#[tokio::test(start_paused = true)]
+async fn a_sale_in_another_currency_than_the_accounts_is_worth_what_it_says_and_is_added_to_nothing() {
+    for is_enabled in [true, false] {
+        let shop = Shop::new(&[]);
+        if is_enabled {
+            shop.rig.sandbox.with(|world| world.settings.additional_currencies.push("JPY".into()));
+        }
+        shop.square.with(|world| world.add_location("Ginza", "Asia/Tokyo", "JP", "JPY"));
+        let ana = shop.person("Ana").await;
+        let facial = Line { item: Item::Custom("Facial".into(), 9_800), quantity: 1, discount: 0, tax: 0 };
+        let order = Ticket { location: "Ginza".into(), lines: vec![facial], ..Ticket::default() };
+        let order = shop.sell_to(&ana.customer, order);
+        shop.settle().await;
+        let yen = Some(Money { minor: 9_800, currency: Currency::new("JPY").unwrap() });
+        let ours = shop.ours("Ana's course");
+        assert_eq!((shop.evidence(&order).await.amount, ours.value), (yen, yen));
+        assert_eq!(shop.stage(ana.deal), "closedwon", "{is_enabled}");
+        if is_enabled {
+            let there = (shop.amount(ana.deal), shop.in_hubspot(ana.deal, "deal_currency_code"));
+            assert_eq!(there, (Decimal::from(9_800), "JPY".to_owned()));
+            assert_eq!(shop.tasks().await, [""; 0]);
+        } else {
+            assert_eq!(shop.amount(ana.deal), Decimal::from(100), "what HubSpot cannot say it is not told");
+            assert_eq!(shop.tasks().await, ["currency_not_enabled"]);
+        }
+        let part = Part { note: Some(format!("opp_{}", ours.id)), ..Part::default() };
+        let second = shop.sell(&Ticket { parts: vec![part], ..ticket("Serum") });
+        shop.settle().await;
+        let evidence = shop.evidence(&second).await;
+        assert_eq!((evidence.state, evidence.amount), (EvidenceState::Live, usd(4_500)));
+        assert_eq!(shop.ours("Ana's course").value, yen, "yen and dollars make no sum");
+    }
+}
+
+/// CB-14: a treatment of a package was paid for with the package, and a drawer that is opened for change sells nothing, whatever the
+/// trigger makes of gifts.
+#[tokio::test(start_paused = true)]
+async fn what_is_redeemed_and_a_drawer_that_is_opened_win_nothing() {
+    for for_nothing in [false, true] {
+        let shop = Shop::new(&[("any", Trigger { for_nothing, ..Trigger::default() })]);
+        let ana = shop.person("Ana").await;
+        let mut redeemed = Ticket { customer: Some(ana.customer), ..ticket("Laser course") };
+        redeemed.lines[0].discount = 120_000;
+        let drawer = shop.square.with(|world| world.open_drawer("Downtown")).unwrap();
+        let mut sales = vec![drawer];
+        if !for_nothing {
+            sales.push(shop.square.with(|world| world.redeem(&redeemed)).unwrap());
+        }
+        shop.settle().await;
+        assert_eq!(shop.stage(ana.deal), "qualifiedtobuy");
+        for sale in sales {
+            let evidence = shop.evidence(&sale).await;
+            let stands = (evidence.state, evidence.why.as_str());
+            assert_eq!(stands, (EvidenceState::PassedOver, "it came to nothing"), "{for_nothing}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -967,13 +1056,18 @@ async fn a_deposit_on_an_invoice_wins_with_the_first_payment_only_where_the_trig
         let ours = shop.ours("Ana's course").id;
         let wish = Wish { by: CheckoutBy::Invoice, price: None, location: None, due_on: None, key: None };
         let now = shop.rig.clock.now();
-        let (_, url) = checkout::start(&*shop.rig.store, &shop.till, ours, wish, now).await.unwrap();
+        let (evidence, url) = checkout::start(&*shop.rig.store, &shop.till, ours, wish, now).await.unwrap();
         let invoice = url.unwrap().rsplit('/').next().unwrap().to_owned();
         shop.square.with(|world| world.pay_invoice(&invoice, Some(2_500)).unwrap());
         shop.settle().await;
         assert_eq!(shop.stage(ana.deal), stage, "{won_on:?}");
+        let evidence = shop.evidence(evidence.sale.as_str()).await;
+        assert_eq!(evidence.paid, usd(2_500), "a part is due");
+        let is_waiting = evidence.state == EvidenceState::Waiting && evidence.why == "it is not paid in full";
+        assert_eq!(is_waiting, won_on == WonOn::FullPayment, "{}", evidence.why);
         shop.square.with(|world| world.pay_invoice(&invoice, None).unwrap());
         shop.settle().await;
+        assert_eq!(shop.evidence(evidence.sale.as_str()).await.paid, None, "all is paid");
         assert_eq!((shop.stage(ana.deal).as_str(), shop.amount(ana.deal)), ("closedwon", Decimal::new(10_000, 2)));
     }
 }

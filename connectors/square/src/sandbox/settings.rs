@@ -45,6 +45,8 @@ pub struct Settings {
     pub declined_is_due: bool,
     /// Whether what was deleted from the catalog comes along as what another object names `[U]`.
     pub deleted_are_related: bool,
+    /// Whether a payment counts as given back what a refund is still under way for `[U]`.
+    pub pending_is_refunded: bool,
     /// Whether the payment of an invoice names the customer whom it is addressed to `[U]`.
     pub invoice_payment_names_buyer: bool,
     /// Most rows of one answer of a list, however many were asked for.
@@ -97,6 +99,7 @@ impl Default for Settings {
             link_order_state: "DRAFT".into(),
             declined_is_due: true,
             deleted_are_related: true,
+            pending_is_refunded: false,
             invoice_payment_names_buyer: true,
             page_rows: 1_000,
             webhook_timeout: 10,

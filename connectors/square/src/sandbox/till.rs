@@ -101,6 +101,8 @@ pub struct Order {
     pub stays_open: bool,
     /// Not to be read before it is paid.
     pub hidden: bool,
+    /// The drawer was opened, and nothing was sold.
+    pub no_sale: bool,
     pub created: DateTime<Utc>,
     pub updated: DateTime<Utc>,
     pub closed: Option<DateTime<Utc>>,
@@ -207,6 +209,7 @@ impl World {
             refunds: Vec::new(),
             stays_open: false,
             hidden: false,
+            no_sale: false,
             created: self.now,
             updated: self.now,
             closed: None,
@@ -239,6 +242,29 @@ impl World {
         for part in &parts {
             self.pay_at(&id, part, "SQUARE_POS", at)?;
         }
+        Ok(id)
+    }
+
+    /// Hands out what was paid for before: a ticket that comes to nothing, which nobody pays; answers the order's id.
+    ///
+    /// # Errors
+    /// As [`World::sell`].
+    pub fn redeem(&mut self, ticket: &Ticket) -> Result<String, Refusal> {
+        let id = self.open_ticket(ticket)?;
+        self.order_changed(&id);
+        Ok(id)
+    }
+
+    /// Opens the drawer to give change; answers the id of the order that stands for it.
+    ///
+    /// # Errors
+    /// There is no such location.
+    pub fn open_drawer(&mut self, location: &str) -> Result<String, Refusal> {
+        let id = self.open_ticket(&Ticket { location: location.to_owned(), ..Ticket::default() })?;
+        if let Some(order) = self.orders.get_mut(&id) {
+            order.no_sale = true;
+        }
+        self.order_changed(&id);
         Ok(id)
     }
 
@@ -358,9 +384,33 @@ impl World {
     /// Gives money back: a return order of its own; answers the refund's id.
     ///
     /// # Errors
-    /// 404; more than was paid.
+    /// 404; more than was paid; another refund of it is under way.
     pub fn refund(&mut self, payment: &str, amount: i64) -> Result<String, Refusal> {
+        self.give_back(payment, amount, "COMPLETED")
+    }
+
+    /// The same, and the bank has yet to say what becomes of it.
+    ///
+    /// # Errors
+    /// As [`World::refund`].
+    pub fn begin_refund(&mut self, payment: &str, amount: i64) -> Result<String, Refusal> {
+        self.give_back(payment, amount, "PENDING")
+    }
+
+    /// The bank says what became of a refund: `COMPLETED`, `REJECTED` or `FAILED`.
+    pub fn end_refund(&mut self, refund: &str, status: &str) {
+        if let Some(found) = self.refunds.get_mut(refund) {
+            found.status = status.into();
+        }
+        self.refund_changed(refund, false);
+    }
+
+    fn give_back(&mut self, payment: &str, amount: i64, status: &str) -> Result<String, Refusal> {
         let paid = self.payments.get(payment).cloned().ok_or_else(|| Refusal::not_found("Payment"))?;
+        let is_pending = |id: &String| self.refunds.get(id).is_some_and(|refund| refund.status == "PENDING");
+        if paid.refunds.iter().any(is_pending) {
+            return Err(Refusal::invalid("REFUND_ALREADY_PENDING", "payment_id", "A refund of it is under way."));
+        }
         if amount <= 0 || paid.refunded + amount > paid.amount + paid.tip {
             return Err(Refusal::invalid("REFUND_AMOUNT_INVALID", "amount_money", "More than was paid."));
         }
@@ -379,28 +429,49 @@ impl World {
         let refund = Refund {
             id: id.clone(),
             payment: payment.to_owned(),
-            order: returned.clone(),
+            order: returned,
             location: paid.location,
             currency: paid.currency,
             amount,
-            status: "COMPLETED".into(),
+            status: status.into(),
             created: self.now,
             updated: self.now,
         };
-        let shown = Self::show_refund(&refund);
         self.refunds.insert(id.clone(), refund);
         if let Some(paid) = self.payments.get_mut(payment) {
-            paid.refunded += amount;
             paid.refunds.push(id.clone());
         }
-        let now = self.now;
-        self.list_later("refunds", &id, shown.clone(), now);
-        for _ in 0..self.settings.burst.max(1) {
-            self.tell_of("refund.updated", "refund", &id, json!({ "refund": shown }), "PAYMENTS_READ");
-        }
-        self.payment_changed(payment, "payment.updated");
-        self.order_changed(&returned);
+        self.refund_changed(&id, true);
         Ok(id)
+    }
+
+    fn refund_changed(&mut self, id: &str, is_new: bool) {
+        let now = self.now;
+        let Some(refund) = self.refunds.get_mut(id) else { return };
+        refund.updated = now;
+        let (shown, payment, returned) = (Self::show_refund(refund), refund.payment.clone(), refund.order.clone());
+        let sum = self.given_back(&payment);
+        let paid = self.payments.get_mut(&payment);
+        let is_other = paid.is_some_and(|paid| std::mem::replace(&mut paid.refunded, sum) != sum);
+        self.list_later("refunds", id, shown.clone(), now);
+        for _ in 0..self.settings.burst.max(1) {
+            self.tell_of("refund.updated", "refund", id, json!({ "refund": shown }), "PAYMENTS_READ");
+        }
+        if is_new || is_other {
+            self.payment_changed(&payment, "payment.updated");
+        }
+        self.order_changed(&returned);
+    }
+
+    /// What was given back of a payment, as the payment says it.
+    fn given_back(&self, payment: &str) -> i64 {
+        let counts = |refund: &&Refund| match refund.status.as_str() {
+            "COMPLETED" => true,
+            "PENDING" => self.settings.pending_is_refunded,
+            _ => false,
+        };
+        let of_it = self.refunds.values().filter(|refund| refund.payment == payment);
+        of_it.filter(counts).map(|refund| refund.amount).sum()
     }
 
     /// Takes something back for something else: one order with both; answers its id.
@@ -560,7 +631,7 @@ impl World {
             "net_amount_due_money": money(self.due(order), currency),
             "source": { "name": if order.version.is_some() { "Sandbox application" } else { "Square Point of Sale" } },
         });
-        let tenders: Vec<Json> = order
+        let mut tenders: Vec<Json> = order
             .payments
             .iter()
             .filter_map(|id| self.payments.get(id))
@@ -582,6 +653,12 @@ impl World {
                 tender
             })
             .collect();
+        if order.no_sale {
+            tenders.push(json!({
+                "id": format!("NS{}", order.id), "location_id": order.location, "transaction_id": order.id,
+                "created_at": iso(order.created), "type": "NO_SALE", "amount_money": money(0, currency),
+            }));
+        }
         let mut set = |name: &str, value: Option<Json>| {
             if let Some(value) = value {
                 shown[name] = value;
@@ -616,9 +693,11 @@ impl World {
             .iter()
             .filter_map(|id| self.refunds.get(id))
             .map(|refund| {
+                // An order has another word for it than the refund itself.
+                let status = if refund.status == "COMPLETED" { "APPROVED" } else { refund.status.as_str() };
                 json!({
                     "id": refund.id, "location_id": refund.location, "tender_id": refund.payment, "reason": "",
-                    "amount_money": money(refund.amount, currency), "status": "APPROVED", "transaction_id": refund.order,
+                    "amount_money": money(refund.amount, currency), "status": status, "transaction_id": refund.order,
                 })
             })
             .collect();
