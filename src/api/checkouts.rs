@@ -50,7 +50,7 @@ pub struct CheckoutRequest {
     by: By,
     /// The opportunity's value if left out; what is to be paid besides, where it is won.
     price: Option<Price>,
-    /// The till's id of a location; its first if left out.
+    /// The till's id of a location; its first open one that takes the currency if left out.
     location: Option<String>,
     /// When an invoice is due; today if left out.
     due_on: Option<NaiveDate>,

@@ -15,9 +15,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value as Json, json};
 use tandem::{sync::mapping, vendors::CONNECTORS};
 use tandem_contract::{
-    Call, Clock, Connector, ConnectorError, Credentials, Cursor, ExternalId, Fetched, Kind, Lane, PropertyType, Pushed,
-    RouterTransport, SaleRead, SaleState, Secret, Seen, TokioClock, Value, Version, WebhookRequest, Write, WriteOp,
-    conformance,
+    Call, CheckoutBy, Clock, Connector, ConnectorError, Credentials, Cursor, ExternalId, Fetched, Kind, Lane,
+    NewCheckout, PropertyType, Pushed, RouterTransport, SaleRead, SaleState, Secret, Seen, TokioClock, Value, Version,
+    WebhookRequest, Write, WriteOp, conformance,
 };
 use tandem_square::{
     Options, Square,
@@ -490,4 +490,40 @@ async fn the_sales_of_more_than_ten_locations_are_all_found() {
     seller.clock.sleep(Duration::from_secs(60)).await;
     let seen = seller.drain("sale.changes", &mut cursor).await;
     assert!(sold.iter().all(|order| seen.contains(order)), "{} of {} were found", seen.len(), sold.len());
+}
+
+/// An order is in its location's currency, and what is closed sells nothing.
+#[tokio::test(start_paused = true)]
+async fn a_checkout_is_made_at_the_first_open_location_that_takes_its_currency_or_not_at_all() {
+    let seller = plain();
+    seller.sandbox.with(|world| {
+        world.close_location("Downtown");
+        world.add_location("Ginza", "Asia/Tokyo", "JP", "JPY");
+    });
+    let start = async |currency: &str| {
+        let new = NewCheckout {
+            by: CheckoutBy::Link,
+            key: format!("wish in {currency}"),
+            reference: "0199d2c4-0000-7000-8000-00000000002a".into(),
+            title: "Facial".into(),
+            minor: 9_800,
+            currency: currency.into(),
+            location: None,
+            buyer: None,
+            email: None,
+            due_on: None,
+        };
+        seller.connector.checkout(CALL, &new).await
+    };
+    for (currency, place) in [("USD", "Uptown"), ("JPY", "Ginza")] {
+        let started = start(currency).await.unwrap();
+        let sale = seller.found(started.sale.as_str()).await;
+        let made = (sale.location.name.as_str(), sale.currency.as_str(), sale.total);
+        assert_eq!(made, (place, currency, 9_800));
+    }
+    let refused = start("EUR").await.unwrap_err();
+    let ConnectorError::Rejected { field, reason } = refused else { panic!("{refused}") };
+    assert_eq!(field.as_deref(), Some("location"), "{reason}");
+    let asked = seller.sandbox.with(|world| world.stats.by_route.get("POST v2/online-checkout/payment-links").copied());
+    assert_eq!(asked, Some(2), "nothing was asked of Square in vain");
 }

@@ -87,6 +87,10 @@ pub struct Location {
     pub timezone: Option<String>,
     /// ISO 3166 code of two letters: how telephone numbers are read.
     pub country: Option<String>,
+    /// ISO 4217 code of what it takes.
+    pub currency: Option<String>,
+    /// True if nothing is sold there any more.
+    pub is_closed: bool,
 }
 
 /// A sale. Money is in minor units of its currency.
@@ -156,7 +160,7 @@ pub struct NewCheckout {
     pub minor: i64,
     /// ISO 4217 code.
     pub currency: String,
-    /// Where, by the vendor's id; its first location that takes the currency if left out.
+    /// Where, by the vendor's id; its first open location that takes the currency if left out.
     pub location: Option<String>,
     /// The vendor's record of the buyer.
     pub buyer: Option<ExternalId>,

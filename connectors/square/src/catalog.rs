@@ -216,6 +216,8 @@ struct Place {
     name: String,
     timezone: Option<String>,
     country: Option<String>,
+    currency: Option<String>,
+    status: Option<String>,
 }
 
 impl Square {
@@ -309,6 +311,8 @@ impl Square {
             name: place.name,
             timezone: place.timezone,
             country: place.country,
+            currency: place.currency,
+            is_closed: place.status.as_deref() == Some("INACTIVE"),
         });
         let locations = Arc::new(all.collect::<Vec<_>>());
         *self.books.locations.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, locations.clone()));

@@ -7,7 +7,7 @@
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use tandem_contract::{Call, Checkout, CheckoutBy, ConnectorError, ExternalId, NewCheckout};
+use tandem_contract::{Call, Checkout, CheckoutBy, ConnectorError, ExternalId, Location, NewCheckout};
 
 use crate::{Square, client::Ask, push::key_of};
 
@@ -54,7 +54,7 @@ pub async fn start(square: &Square, call: Call, new: &NewCheckout) -> Result<Che
     }
     let location = match &new.location {
         Some(location) => location.clone(),
-        None => square.locations(call).await?.first().map(|place| place.id.clone()).unwrap_or_default(),
+        None => some_location(square, call, &new.currency).await?,
     };
     let price = json!({ "amount": new.minor, "currency": new.currency });
     let mut order = json!({
@@ -68,6 +68,17 @@ pub async fn start(square: &Square, call: Call, new: &NewCheckout) -> Result<Che
         CheckoutBy::Link => link(square, call, new, order).await,
         CheckoutBy::Invoice => invoice(square, call, new, order, &location).await,
     }
+}
+
+/// The first open location that takes this currency: an order is in its location's.
+async fn some_location(square: &Square, call: Call, currency: &str) -> Result<String, ConnectorError> {
+    let all = square.locations(call).await?;
+    let is_fit =
+        |place: &&Location| !place.is_closed && place.currency.as_deref().is_none_or(|takes| takes == currency);
+    all.iter().find(is_fit).map(|place| place.id.clone()).ok_or_else(|| ConnectorError::Rejected {
+        field: Some("location".into()),
+        reason: format!("no open location of the till takes {currency}: ask for a price in what one takes"),
+    })
 }
 
 fn sale(id: String) -> Result<ExternalId, ConnectorError> {

@@ -12,6 +12,7 @@ pub struct LocationDef {
     pub timezone: String,
     pub country: String,
     pub currency: String,
+    pub closed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +55,7 @@ impl World {
             timezone: timezone.into(),
             country: "US".into(),
             currency: "USD".into(),
+            closed: false,
         };
         self.locations = vec![
             location("LDOWNTOWN00001", "Downtown", "America/Phoenix"),
@@ -93,8 +95,16 @@ impl World {
             timezone: timezone.into(),
             country: country.into(),
             currency: currency.into(),
+            closed: false,
         });
         id
+    }
+
+    /// Closes a location for good, by its name; what was sold there stays.
+    pub fn close_location(&mut self, name: &str) {
+        if let Some(location) = self.locations.iter_mut().find(|location| location.name == name) {
+            location.closed = true;
+        }
     }
 
     /// The id of a location by its name.
@@ -158,8 +168,9 @@ impl World {
             .locations
             .iter()
             .map(|location| {
+                let status = if location.closed { "INACTIVE" } else { "ACTIVE" };
                 json!({
-                    "id": location.id, "name": location.name, "timezone": location.timezone, "status": "ACTIVE",
+                    "id": location.id, "name": location.name, "timezone": location.timezone, "status": status,
                     "currency": location.currency, "country": location.country, "type": "PHYSICAL",
                     "merchant_id": self.settings.merchant_id, "created_at": "2024-01-09T17:00:00Z",
                     "capabilities": ["CREDIT_CARD_PROCESSING"],

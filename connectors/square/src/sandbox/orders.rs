@@ -83,6 +83,11 @@ impl World {
             if quantity == 0 {
                 return Err(Refusal::invalid("MISSING_REQUIRED_PARAMETER", "order.line_items.quantity", "Required."));
             }
+            let said = line["base_price_money"]["currency"].as_str();
+            if said.is_some_and(|said| said != currency) {
+                let field = "order.line_items.base_price_money.currency";
+                return Err(Refusal::invalid("INVALID_VALUE", field, "Expected the currency of the location."));
+            }
             let item = match (line["catalog_object_id"].as_str(), line["base_price_money"]["amount"].as_i64()) {
                 (Some(id), _) => Item::Variation(id.to_owned()),
                 (None, Some(price)) => Item::Custom(line["name"].as_str().unwrap_or("Item").to_owned(), price),
