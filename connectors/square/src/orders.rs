@@ -21,6 +21,8 @@ use crate::{
 /// Locations of one search, and orders of one batch. Source: `SearchOrders`, `BatchRetrieveOrders`.
 const LOCATIONS: usize = 10;
 const ORDERS: usize = 100;
+/// Orders of a page of a search, at most. Source: `SearchOrders`.
+const PAGE: usize = 1_000;
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -229,7 +231,7 @@ pub async fn changed(
         let ids: Vec<&str> = group.iter().map(|location| location.id.as_str()).collect();
         let range = json!({ "updated_at": { "start_at": for_query(since), "end_at": for_query(until) } });
         let mut body = json!({
-            "location_ids": ids, "limit": 500,
+            "location_ids": ids, "limit": PAGE,
             "query": {
                 "filter": { "date_time_filter": range, "state_filter": { "states": ["OPEN", "COMPLETED", "CANCELED"] } },
                 "sort": { "sort_field": "UPDATED_AT", "sort_order": "ASC" },
