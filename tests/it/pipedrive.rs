@@ -514,7 +514,8 @@ async fn every_call_costs_its_published_tokens_and_the_budget_is_kept() {
     assert!(matches!(company.read(4_001).await, Fetched::Found(_)), "people go on");
 }
 
-/// The tokens are the whole company's: with fewer of them a day we look more seldom, and the operator is told how often.
+/// The tokens are the whole company's: with fewer of them a day we look more seldom, more seldom still while webhooks tell us
+/// what changed, and the operator is told how often.
 /// Source: <https://pipedrive.readme.io/docs/core-api-concepts-rate-limiting>.
 #[tokio::test(start_paused = true)]
 async fn the_smaller_the_budget_the_longer_between_two_polls_and_the_operator_is_told() {
@@ -526,9 +527,11 @@ async fn the_smaller_the_budget_the_longer_between_two_polls_and_the_operator_is
             |options| {
                 options.daily_budget = Some(daily_budget);
                 options.poll = poll.map(Duration::from_secs);
+                options.webhook_login = Some(("pd-1".into(), Secret::new("long-random-secret")));
             },
         )
     };
+    let address = "https://tandem.example.com/webhooks/pipedrive".parse().unwrap();
     let period = |company: &Company, name: &str| {
         company.connector.streams().into_iter().find(|stream| stream.name == name).unwrap().period.as_secs()
     };
@@ -538,16 +541,34 @@ async fn the_smaller_the_budget_the_longer_between_two_polls_and_the_operator_is
     for (budget, seconds) in [(5_000, seconds[1]), (30_000, seconds[2]), (300_000, seconds[3])] {
         assert!(seconds > 5 && seconds < 3_600, "{budget}: {seconds} s");
         // A list is ten tokens: of deals, of persons, and at every tenth round twenty for what lies in the archive.
-        let spent = 86_400 * 22 / seconds;
-        assert!(spent * 100 <= budget * 40, "{budget}: {spent} tokens a day go to polls every {seconds} s");
-        assert_eq!(period(&with(budget, None), "deal.shelved"), 10 * seconds, "what changes seldom");
+        let spent = |seconds: u64| 86_400 * 22 / seconds;
+        assert!(spent(seconds) * 100 <= budget * 20, "{budget}: polls every {seconds} s");
+        let company = with(budget, None);
+        assert_eq!(period(&company, "deal.shelved"), 10 * seconds, "what changes seldom");
+        company.connector.subscribe(CALL, &address).await.unwrap();
+        let beside = period(&company, "deal.changes");
+        assert!(beside == 3_600 || spent(beside) * 100 <= budget * 5, "{budget}: {beside} s beside webhooks");
+        assert!(beside > seconds, "{budget}: {beside} s, and {seconds} s without webhooks");
+        // Nobody knows whether they are still there.
+        company.sandbox.with(|world| world.faults = Faults { unavailable_before: 1.0, ..Faults::default() });
+        company.connector.subscribe(CALL, &address).await.unwrap_err();
+        assert_eq!(period(&company, "deal.changes"), seconds, "{budget}: without webhooks");
     }
     let told = async |company: Company| {
         let items = company.connector.check().await.unwrap().items;
         items.into_iter().find(|item| item.name == "polling").unwrap().detail
     };
     let detail = told(with(30_000, None)).await;
-    assert_eq!(detail, format!("every {} s, for 40 % of 30000 tokens a day (daily_budget)", seconds[2]));
+    let beside = with(30_000, None);
+    beside.connector.subscribe(CALL, &address).await.unwrap();
+    let (beside, untold) = (period(&beside, "deal.changes"), seconds[2]);
+    assert_eq!(
+        detail,
+        format!(
+            "every {beside} s, for 5 % of 30000 tokens a day (daily_budget); while no webhooks are subscribed to, every \
+             {untold} s, for 20 %"
+        )
+    );
     assert_eq!(period(&with(30_000, Some(7)), "deal.changes"), 7, "the operator has the last word");
     let detail = told(with(30_000, Some(7))).await;
     assert!(detail.starts_with("every 7 s (poll_seconds)"), "{detail}");
@@ -636,11 +657,11 @@ async fn described(connector: &str, more: &str) -> Result<Vec<Stream>, String> {
 #[tokio::test]
 async fn polls_follow_the_plan_and_its_seats_and_an_explicit_budget_goes_before_them() {
     for (why, more, seconds) in [
-        ("one seat of the smallest plan leaves polls 12,000 tokens, and a round takes 22", "", 159),
-        ("two seats", "seats = 2", 80),
-        ("five seats of twice as much", "plan = \"growth\"\nseats = 5", 16),
+        ("one seat of the smallest plan leaves polls 6,000 tokens, and a round takes 22", "", 317),
+        ("two seats", "seats = 2", 159),
+        ("five seats of twice as much", "plan = \"growth\"\nseats = 5", 32),
         ("not more often than every five seconds", "plan = \"Ultimate\"\nseats = 10", 5),
-        ("what is said goes before what is computed", "plan = \"growth\"\nseats = 5\ndaily_budget = 30000", 159),
+        ("what is said goes before what is computed", "plan = \"growth\"\nseats = 5\ndaily_budget = 30000", 317),
     ] {
         let streams = described("pipedrive", &format!("credentials = {{ api_token = \"t\" }}\n{more}")).await.unwrap();
         let changes = streams.iter().find(|stream| stream.name == "deal.changes").unwrap();

@@ -28,7 +28,10 @@ pub mod sandbox;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -134,6 +137,8 @@ pub struct Pipedrive {
     /// The currencies in use, once they were read.
     currencies: Mutex<Option<Vec<String>>>,
     organizations: organizations::Names,
+    /// Whether Pipedrive tells us its news: our subscriptions were there when they were last looked at.
+    is_told: AtomicBool,
 }
 
 impl Pipedrive {
@@ -142,8 +147,10 @@ impl Pipedrive {
     pub const LATE_WINDOW: Duration = Duration::from_secs(60);
     /// How long a push waits for budget before it gives up unsent.
     const PATIENCE: Duration = Duration::from_secs(40);
-    /// The share of the day's tokens that polling may take, in percent.
-    const POLLING_SHARE: u64 = 40;
+    /// The share of the day's tokens that polling may take, in percent: everybody at the company lives on them.
+    const POLLING_SHARE: u64 = 5;
+    /// The same while no webhooks are subscribed to, and nothing else tells what changed.
+    const SHARE_UNTOLD: u64 = 20;
 
     /// Connects. Nothing is sent yet.
     #[must_use]
@@ -155,6 +162,7 @@ impl Pipedrive {
             books: Books::default(),
             currencies: Mutex::default(),
             organizations: organizations::Names::default(),
+            is_told: AtomicBool::new(false),
         }
     }
 
@@ -165,13 +173,17 @@ impl Pipedrive {
         self
     }
 
-    /// Time between two polls: what they cost in a day is the share of the budget that is theirs, or less.
+    /// Time between two polls.
     fn period(&self) -> Duration {
-        self.options.poll.unwrap_or_else(|| {
-            let tokens = self.options.budget().saturating_mul(Self::POLLING_SHARE) / 100;
-            let seconds = (86_400 * changes::round_cost(&self.kinds())).div_ceil(tokens.max(1));
-            Duration::from_secs(seconds.clamp(5, 3_600))
-        })
+        let share = if self.is_told.load(Ordering::Relaxed) { Self::POLLING_SHARE } else { Self::SHARE_UNTOLD };
+        self.options.poll.unwrap_or_else(|| self.period_at(share))
+    }
+
+    /// Time between two polls that cost this share of the day's budget, or less.
+    fn period_at(&self, share: u64) -> Duration {
+        let tokens = self.options.budget().saturating_mul(share) / 100;
+        let seconds = (86_400 * changes::round_cost(&self.kinds())).div_ceil(tokens.max(1));
+        Duration::from_secs(seconds.clamp(5, 3_600))
     }
 }
 
@@ -270,7 +282,9 @@ impl Connector for Pipedrive {
     }
 
     async fn subscribe(&self, call: Call, address: &Url) -> Result<(), ConnectorError> {
-        webhook::subscribe(self, call, address).await
+        let subscribed = webhook::subscribe(self, call, address).await;
+        self.is_told.store(matches!(subscribed, Ok(true)), Ordering::Relaxed);
+        subscribed.map(|_| ())
     }
 
     fn signs_webhooks(&self) -> bool {

@@ -63,16 +63,23 @@ pub async fn check(pipedrive: &Pipedrive) -> Result<Identity, ConnectorError> {
             }
         },
     });
-    let (seconds, budget) = (pipedrive.period().as_secs(), pipedrive.options.budget());
+    let budget = pipedrive.options.budget();
+    let every = |share: u64| pipedrive.period_at(share).as_secs();
+    let (told, untold) = (Pipedrive::POLLING_SHARE, Pipedrive::SHARE_UNTOLD);
     let because = if pipedrive.options.daily_budget.is_some() { "daily_budget" } else { "plan, seats" };
     items.push(CheckItem {
         name: "polling".into(),
         ok: true,
         detail: match pipedrive.options.poll {
-            Some(_) => format!("every {seconds} s (poll_seconds), whatever that costs of {budget} tokens a day"),
-            None => {
-                format!("every {seconds} s, for {} % of {budget} tokens a day ({because})", Pipedrive::POLLING_SHARE)
+            Some(poll) => {
+                format!("every {} s (poll_seconds), whatever that costs of {budget} tokens a day", poll.as_secs())
             }
+            None => format!(
+                "every {} s, for {told} % of {budget} tokens a day ({because}); while no webhooks are subscribed to, every \
+                 {} s, for {untold} %",
+                every(told),
+                every(untold)
+            ),
         },
     });
     let login = pipedrive.options.webhook_login.is_some();

@@ -72,12 +72,13 @@ pub fn hints(login: Option<&(String, Secret)>, request: &WebhookRequest<'_>) -> 
 }
 
 /// Makes sure that each kind has one active subscription to this address: the ban of a failing address ends in its removal
-/// after three days, and a second one would bring every event twice.
-pub async fn subscribe(pipedrive: &Pipedrive, call: Call, address: &Url) -> Result<(), ConnectorError> {
-    let Some((user, password)) = &pipedrive.options.webhook_login else { return Ok(()) };
+/// after three days, and a second one would bring every event twice. True if they are there.
+pub async fn subscribe(pipedrive: &Pipedrive, call: Call, address: &Url) -> Result<bool, ConnectorError> {
+    let Some((user, password)) = &pipedrive.options.webhook_login else { return Ok(false) };
     if pipedrive.options.read_only {
-        return Ok(());
+        return Ok(false);
     }
+    let mut are_there = true;
     let name = name_of(pipedrive);
     // The end of the address changes with the master key: what still sends to the old one is ours too.
     let door = address.as_str().split_inclusive('/').take(5).collect::<String>();
@@ -109,10 +110,10 @@ pub async fn subscribe(pipedrive: &Pipedrive, call: Call, address: &Url) -> Resu
             }
         }
         if !kept {
-            make(pipedrive, call, kind, address, user, password).await?;
+            are_there &= make(pipedrive, call, kind, address, user, password).await?;
         }
     }
-    Ok(())
+    Ok(are_there)
 }
 
 /// What our subscriptions are called.
@@ -120,6 +121,7 @@ fn name_of(pipedrive: &Pipedrive) -> String {
     format!("Tandem {}", pipedrive.options.installation)
 }
 
+/// Makes a subscription; false if nobody answered whether it was.
 async fn make(
     pipedrive: &Pipedrive,
     call: Call,
@@ -127,7 +129,7 @@ async fn make(
     address: &Url,
     user: &str,
     password: &Secret,
-) -> Result<(), ConnectorError> {
+) -> Result<bool, ConnectorError> {
     let name = name_of(pipedrive);
     let members = [
         ("subscription_url", address.as_str()),
@@ -145,8 +147,9 @@ async fn make(
     let body = serde_json::value::to_raw_value(&body).unwrap_or_default();
     let ask = Ask::change(Method::POST, Api::V1, "webhooks", 10, call.lane).body(body);
     match pipedrive.client.data::<Item>(ask).await {
+        Ok(_) => Ok(true),
         // Looked at again within the hour; a second one is removed then.
-        Ok(_) | Err(ConnectorError::OutcomeUnknown(_)) => Ok(()),
+        Err(ConnectorError::OutcomeUnknown(_)) => Ok(false),
         Err(ConnectorError::Rejected { .. }) => Err(ConnectorError::Forbidden(
             "Pipedrive refuses the webhook: its address must be public, with https, and a user may have forty; changes \
              arrive by polling meanwhile"

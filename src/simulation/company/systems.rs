@@ -131,7 +131,8 @@ impl Company {
             let base = "http://pipedrive.example.com".parse().expect("an address");
             let mut options = tandem_pipedrive::Options::new(base, Credentials::Token(token));
             options.select = mapping::selection(&mapping::parse(text).unwrap_or_default());
-            options.daily_budget = Some(3_000_000);
+            // Enough for a poll every five seconds, beside webhooks too: a day is short here.
+            options.daily_budget = Some(24_000_000);
             options.installation = "sim".into();
             options.webhook_login = Some(("user".into(), Secret::new("pass")));
             let connector: Arc<dyn Connector> =
