@@ -299,7 +299,13 @@ impl Rig {
         }
     }
 
-    /// Where the webhooks of another connection of this installation arrive.
+    /// Where the webhooks of another connection of this installation arrive: verified by it, and stored.
+    #[must_use]
+    pub fn door_of(&self, connection: &Connection) -> Arc<dyn Transport> {
+        self.doorbell_of(connection)
+    }
+
+    /// The same, that rings for an engine.
     pub(super) fn doorbell_of(&self, connection: &Connection) -> Arc<Doorbell> {
         Doorbell::new(&self.store, &self.clock, connection)
     }

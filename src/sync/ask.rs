@@ -19,7 +19,7 @@ use super::{
     reconcile::{Reconciler, SyncError, Work, tries},
 };
 use crate::{
-    model::{IntentOp, IntentState, Key},
+    model::{IntentOp, IntentState, Key, Link, LinkState, RecordId},
     store::{By, Op, StoreError},
 };
 
@@ -221,6 +221,66 @@ impl Reconciler {
             }
         }
         Ok(self.leave_out_culprits(kind, works, culprits).await?)
+    }
+
+    /// Merges that nobody told of. What was empty in a survivor is filled with what the lost record had, our marker too:
+    /// so where one of ours is gone, an older record that carries its marker is the one it lives on as, as if that had been
+    /// heard. A younger one is a copy that people made, with all it held.
+    pub(super) async fn follow_markers(&self, call: Call, kind: Kind, works: &mut Vec<Work>) -> Result<(), SyncError> {
+        let connector = &self.connection.connector;
+        if connector.refuses_twins() || planted::has(Bug::MergeIsDeletion) {
+            return Ok(());
+        }
+        let (account, name) = (&self.connection.account.name, &self.connection.name);
+        let mut carried: Vec<(usize, &Record, RecordId)> = Vec::new();
+        for (index, work) in works.iter().enumerate() {
+            let Some(Fetched::Found(record)) = &work.fetched else { continue };
+            let of_other = |id: &RecordId| work.local.as_ref().is_none_or(|local| local.id() != *id);
+            carried.extend(self.made_for(record).filter(of_other).map(|id| (index, record, id)));
+        }
+        if carried.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<RecordId> = carried.iter().map(|(.., id)| *id).collect();
+        let links = self.store.links(account, name, kind, By::Local(&ids)).await?;
+        let may_be_lost = |link: &&Link| matches!(link.state, LinkState::Linked | LinkState::RemoteMissing);
+        let links: BTreeMap<RecordId, &Link> =
+            links.iter().filter(may_be_lost).map(|link| (link.local, link)).collect();
+        let older = carried.into_iter().filter_map(|(index, record, id)| {
+            let link = links.get(&id).filter(|link| connector.is_older(&record.id, &link.external))?;
+            Some((index, record.id.clone(), id, link.external.clone()))
+        });
+        let older: Vec<(usize, ExternalId, RecordId, ExternalId)> = older.collect();
+        let lost: Vec<ExternalId> = older.iter().map(|(.., lost)| lost.clone()).collect();
+        let mut asked = Halves::of(lost.len());
+        while let Some(part) = asked.next() {
+            asked.take(part.clone(), connector.fetch(call, kind, &lost[part]).await)?;
+        }
+        let now = self.clock.now();
+        let mut ops = Vec::new();
+        let mut left_out: BTreeMap<usize, Option<ConnectorError>> = BTreeMap::new();
+        for (place, fetched) in asked.answers {
+            if !matches!(fetched, Fetched::Archived | Fetched::Gone) {
+                continue;
+            }
+            let (index, survivor, local, old) = older[place].clone();
+            ops.push(Op::PutAlias { connection: name.clone(), kind, old, new: survivor });
+            ops.push(self.mark(kind, Key::Local(local), now));
+            left_out.insert(index, None);
+        }
+        left_out.extend(asked.culprits.into_iter().map(|(place, error)| (older[place].0, Some(error))));
+        // The lost one comes first: the survivor is looked at once it is known as what it is.
+        for (index, error) in left_out.into_iter().rev() {
+            let mut work = works.remove(index);
+            match error {
+                Some(error) => self.set_aside(kind, &mut work, &error).await?,
+                None => ops.extend(work.dirty.drain(..).map(|dirty| self.defer(dirty, now, false))),
+            }
+        }
+        if !ops.is_empty() {
+            self.store.commit(&self.commit_of(ops)).await?;
+        }
+        Ok(())
     }
 
     /// A create whose outcome is not known: is there a record that carries its marker?

@@ -37,6 +37,7 @@ impl Reconciler {
             work.is_news = call.lane != Lane::Backfill && !work.dirty.iter().all(is_audit);
         }
         self.fetch(call, kind, &mut works).await?;
+        self.follow_markers(call, kind, &mut works).await?;
         self.follow_hearsay(call, kind, &mut works).await?;
         self.recognise_merges(kind, &mut works).await?;
         if merged(&works) {
@@ -236,7 +237,7 @@ impl Reconciler {
     }
 
     /// The record of ours whose marker this one carries.
-    fn made_for(&self, record: &Record) -> Option<RecordId> {
+    pub(super) fn made_for(&self, record: &Record) -> Option<RecordId> {
         record.marker.as_deref().and_then(|marker| self.connection.of_marker(marker))
     }
 

@@ -11,7 +11,7 @@ use tandem::{
     sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
     vendors::CONNECTORS,
 };
-use tandem_contract::{ExternalId, Hint, Kind, RouterTransport, Secret};
+use tandem_contract::{Call, ExternalId, Hint, Kind, Lane, RouterTransport, Secret};
 use tandem_hubspot::sandbox as hubspot;
 use tandem_pipedrive::{
     Credentials, Options, Pipedrive,
@@ -49,6 +49,7 @@ impl Both {
         options.select = mapping::selection(&lenses);
         options.daily_budget = Some(300_000);
         options.installation = "sim".into();
+        options.webhook_login = Some(("tandem".into(), Secret::new("long-random-secret")));
         let transport = Arc::new(RouterTransport::new(watch(pipedrive.router())));
         let mut second = Connection::clone(&rig.connection);
         second.connector = Arc::new(Pipedrive::new(options, transport, rig.clock.clone()));
@@ -239,17 +240,19 @@ async fn deals_that_are_merged_in_pipedrive_are_one_here_and_the_other_crm_keeps
     let there = both.pipedrive.with(|world| world.ids(Kind::Deal));
     let [survivor, lost] = there.as_slice() else { panic!("{there:?}") };
     let (survivor, lost) = (*survivor, *lost);
+    // Each keeps the marker it was made with, so that nothing but Pipedrive's own word tells where the lost one lives on.
+    let address = "https://tandem.example.com/webhooks/pipedrive".parse().unwrap();
+    both.second.connector.subscribe(Call { lane: Lane::Interactive }, &address).await.unwrap();
+    let delivery = tokio::spawn(both.pipedrive.clone().deliver_webhooks(both.rig.door_of(&both.second)));
     both.pipedrive.with(|world| world.merge(Kind::Deal, lost, survivor, Change::Person)).unwrap();
-    let id = |id: u64| ExternalId::new(id.to_string()).unwrap();
-    let hint = |id: ExternalId, merged_into| Hint { kind: Kind::Deal, id, remote_account: None, merged_into };
-    let told = vec![hint(id(lost), Some(id(survivor))), hint(id(survivor), None)];
-    let ops = marks_of(&name("pipedrive"), told, None, both.rig.clock.now());
-    both.rig.store.commit(&Commit { account: both.rig.account.name.clone(), fence: None, ops }).await.unwrap();
+    both.rig.clock.sleep(Duration::from_secs(2)).await;
+    assert_eq!(both.pipedrive.with(|world| world.stats.webhook_events), 2, "of both");
     both.settle().await;
     let live: Vec<LocalRecord> = both.ours().into_iter().filter(|deal| !deal.is_deleted()).collect();
     assert_eq!(live.len(), 1, "one opportunity here");
     assert_eq!(both.pipedrive.with(|world| world.ids(Kind::Deal)), [survivor], "nothing is made again");
     assert_eq!(both.rig.sandbox.with(|world| world.ids(Kind::Deal)), in_hubspot, "nothing is deleted in the other");
+    delivery.abort();
 }
 
 #[tokio::test(start_paused = true)]

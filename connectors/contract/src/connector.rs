@@ -196,6 +196,13 @@ pub trait Connector: Send + Sync {
         true
     }
 
+    /// Whether one record was made before another, where the vendor's ids tell: they count up. Where two records may carry
+    /// one marker, the older one did not come by it as a copy of the other, but by a merge.
+    fn is_older(&self, one: &ExternalId, other: &ExternalId) -> bool {
+        let _ = (one, other);
+        false
+    }
+
     /// Whether a record that is there may be missed when it is looked for right before it would be made, so that nothing is
     /// made before everything was listed once.
     fn looks_behind(&self) -> bool {

@@ -204,6 +204,11 @@ impl Connector for Pipedrive {
         false
     }
 
+    fn is_older(&self, one: &ExternalId, other: &ExternalId) -> bool {
+        let number = |id: &ExternalId| id.as_str().parse::<u64>().ok();
+        number(one).zip(number(other)).is_some_and(|(one, other)| one < other)
+    }
+
     fn late_window(&self) -> Duration {
         Self::LATE_WINDOW
     }
