@@ -514,6 +514,37 @@ async fn every_call_costs_its_published_tokens_and_the_budget_is_kept() {
     assert!(matches!(company.read(4_001).await, Fetched::Found(_)), "people go on");
 }
 
+/// A list costs the same for a hundred rows as for one. Source: the published description, parameter `ids`.
+#[tokio::test(start_paused = true)]
+async fn records_are_read_a_hundred_at_once_and_by_themselves_only_where_no_list_shows_them() {
+    const DEALS: usize = 150;
+    let company = plain(Kind::Deal);
+    let deals: Vec<u64> = (0..DEALS).map(|n| company.make_deal(json!({ "title": format!("deal {n}") }))).collect();
+    let ids: Vec<ExternalId> = deals.iter().map(|deal| id(*deal)).collect();
+    let lists = DEALS.div_ceil(100) as u64;
+    let cost = || company.sandbox.with(|world| (world.stats.requests, world.stats.tokens));
+    let fetched = company.connector.fetch(CALL, Kind::Deal, &ids).await.unwrap();
+    assert_eq!(cost(), (1 + lists, 10 + 10 * lists), "the fields, and the lists");
+    let read: Vec<&ExternalId> = fetched
+        .iter()
+        .map(|fetched| match fetched {
+            Fetched::Found(record) => &record.id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(read.into_iter().eq(&ids), "in the order asked");
+    // Deals in the bin are listed with the others, archived ones are not.
+    company.sandbox.with(|world| {
+        world.delete(Kind::Deal, deals[7], Change::Person).unwrap();
+        world.update(Kind::Deal, deals[120], &json!({ "is_archived": true }), Change::Person).unwrap();
+        world.clear_stats();
+    });
+    let fetched = company.connector.fetch(CALL, Kind::Deal, &ids).await.unwrap();
+    assert_eq!(cost(), (lists + 1, 10 * lists + 1), "the lists, and the one that is archived");
+    let there = fetched.iter().filter(|fetched| matches!(fetched, Fetched::Found(_))).count();
+    assert_eq!((there, &fetched[7]), (DEALS - 1, &Fetched::Archived));
+}
+
 /// The tokens are the whole company's: with fewer of them a day we look more seldom, more seldom still while webhooks tell us
 /// what changed, and the operator is told how often.
 /// Source: <https://pipedrive.readme.io/docs/core-api-concepts-rate-limiting>.
