@@ -18,7 +18,7 @@ mod scenario;
 mod search;
 mod shrink;
 
-pub use company::run_company;
+pub use company::{run_company, run_company_over};
 pub use coverage::Coverage;
 pub use gate::{Act, At, Gate};
 pub use rig::{Rig, account, lenses};

@@ -1162,6 +1162,27 @@ impl Clinic {
     }
 }
 
+/// What a server sends of a visit, and when nothing happens for a while: of a topic, and without one.
+pub async fn notifications() -> Vec<serde_json::Value> {
+    let mut all = Vec::new();
+    for clinic in [with_topic("https://emr.example.com/fhir/SubscriptionTopic/visits").await, watched(|router| router)]
+    {
+        clinic.connector.identify().await.unwrap();
+        clinic.connector.subscribe(CALL, &HOOK.parse().unwrap()).await.unwrap();
+        let (arrived, delivery) = clinic.listen(http::StatusCode::OK);
+        clinic.wait(1).await;
+        clinic.sandbox.with(|world| {
+            let ana = world.register("Ana", "Ito", "ana@example.com", "+13105550142");
+            world.appoint(&ana, "CONSULT", "booked", world.now + TimeDelta::days(2))
+        });
+        clinic.wait(900).await;
+        delivery.abort();
+        let bodies = arrived.lock().unwrap().clone().into_iter().map(|(_, body)| body);
+        all.extend(bodies.filter(|body| !body.is_empty()).map(|body| serde_json::from_slice(&body).unwrap()));
+    }
+    all
+}
+
 /// A server with topics is asked for one subscription, and what it sends names what to read.
 #[tokio::test(start_paused = true)]
 async fn a_topic_is_subscribed_to_once_and_its_news_are_believed_with_the_token_alone() {

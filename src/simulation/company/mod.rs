@@ -8,6 +8,7 @@ mod systems;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use axum::Router;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tokio::task::JoinHandle;
 
@@ -24,13 +25,22 @@ use crate::store::SyncStore;
 /// If the operating system refuses a runtime.
 #[must_use]
 pub fn run_company(seed: u64) -> Outcome {
-    on_virtual_time(play(seed))
+    run_company_over(seed, |_, router| router)
 }
 
-async fn play(seed: u64) -> Outcome {
+/// The same, with `watch` between each connector, told by its system's name, and its vendor.
+///
+/// # Panics
+/// If the operating system refuses a runtime.
+#[must_use]
+pub fn run_company_over(seed: u64, watch: impl Fn(&str, Router) -> Router) -> Outcome {
+    on_virtual_time(play(seed, &watch))
+}
+
+async fn play(seed: u64, watch: &dyn Fn(&str, Router) -> Router) -> Outcome {
     let rng = &mut StdRng::seed_from_u64(seed ^ 0x00c0_3b5a);
     let feeds_only = rng.random_bool(0.5);
-    let company = Arc::new(Company::new(seed, rng, feeds_only));
+    let company = Arc::new(Company::new(seed, rng, feeds_only, watch));
     company.furnish(rng);
     let hooks = company.deliver();
     let mut engines = company.start();

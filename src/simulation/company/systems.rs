@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use axum::Router;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -73,7 +74,7 @@ pub(super) fn storm<F: DeserializeOwned + Default>(rng: &mut StdRng, level: f64)
 
 impl Company {
     #[expect(clippy::expect_used, reason = "constants that parse")]
-    pub(super) fn new(seed: u64, rng: &mut StdRng, feeds_only: bool) -> Self {
+    pub(super) fn new(seed: u64, rng: &mut StdRng, feeds_only: bool, watch: &dyn Fn(&str, Router) -> Router) -> Self {
         let mix = [rng.random_bool(0.7), rng.random_bool(0.6), rng.random_bool(0.5)];
         let names: Vec<Name> = ["pipedrive", "square", "emr"]
             .into_iter()
@@ -96,8 +97,14 @@ impl Company {
         };
         let siblings = names.clone();
         let store = Arc::new(MemoryStore::new());
-        let mut rig =
-            Rig::in_store(store, account, seed, settings, |connection| connection.siblings = siblings, |router| router);
+        let mut rig = Rig::in_store(
+            store,
+            account,
+            seed,
+            settings,
+            |connection| connection.siblings = siblings,
+            |router| watch("hubspot", router),
+        );
         rig.audit_every = Duration::from_secs(if feeds_only { 48 * 3_600 } else { 1_800 });
         let beside = |me: &str, connector: Arc<dyn Connector>, text: &str, hook: &str| {
             let mut connection = Connection::clone(&rig.connection);
@@ -136,7 +143,7 @@ impl Company {
             options.installation = "sim".into();
             options.webhook_login = Some(("user".into(), Secret::new("pass")));
             let connector: Arc<dyn Connector> =
-                Arc::new(Pipedrive::new(options, transport(sandbox.router()), rig.clock.clone()));
+                Arc::new(Pipedrive::new(options, transport(watch("pipedrive", sandbox.router())), rig.clock.clone()));
             let connection = beside("pipedrive", connector, text, "http://tandem.example.com/webhooks/pipedrive");
             Spoke { sandbox, doorbell: rig.doorbell_of(&connection), connection }
         });
@@ -152,7 +159,7 @@ impl Company {
             options.signature_keys = vec![sandbox.with(|world| world.subscribe(hook))];
             options.notification_url = Some(hook.into());
             let connector: Arc<dyn Connector> =
-                Arc::new(Square::new(options, transport(sandbox.router()), rig.clock.clone()));
+                Arc::new(Square::new(options, transport(watch("square", sandbox.router())), rig.clock.clone()));
             let connection = beside("square", connector, text, hook);
             Spoke { sandbox, doorbell: rig.doorbell_of(&connection), connection }
         });
@@ -180,7 +187,7 @@ impl Company {
             options.patients = patients;
             options.select = mapping::selection(&mapping::parse(text).unwrap_or_default());
             let connector: Arc<dyn Connector> =
-                Arc::new(Fhir::new(options, transport(sandbox.router()), rig.clock.clone()));
+                Arc::new(Fhir::new(options, transport(watch("fhir", sandbox.router())), rig.clock.clone()));
             let connection = beside("emr", connector, text, "http://tandem.example.com/webhooks/emr");
             Spoke { sandbox, doorbell: rig.doorbell_of(&connection), connection }
         });

@@ -131,7 +131,7 @@ impl World {
 
     fn tell_of_catalog(&mut self) {
         let object = json!({ "updated_at": iso(self.now) });
-        self.tell("catalog.version.updated", "catalog_version", "catalog", object, "ITEMS_READ");
+        self.tell("catalog.version.updated", "catalog_version", object, "ITEMS_READ");
     }
 
     /// Takes an item's variations out of the catalog; old orders still name them.

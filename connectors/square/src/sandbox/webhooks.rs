@@ -136,9 +136,9 @@ impl World {
         self.queue_event(event, json!({ "type": kind, "id": id, "object": object }), scope);
     }
 
-    /// An event about nothing in particular.
-    pub(super) fn tell(&mut self, event: &str, kind: &str, id: &str, object: Json, scope: &str) {
-        self.tell_of(event, kind, id, json!({ kind: object }), scope);
+    /// An event about no one thing: there is no id.
+    pub(super) fn tell(&mut self, event: &str, kind: &str, object: Json, scope: &str) {
+        self.queue_event(event, json!({ "type": kind, "object": { kind: object } }), scope);
     }
 
     pub(super) fn tell_deleted(&mut self, event: &str, kind: &str, id: &str, object: Json, scope: &str) {
