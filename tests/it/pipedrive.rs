@@ -759,6 +759,39 @@ async fn a_grant_is_exchanged_once_and_the_companys_own_address_is_called() {
     assert!(matches!(&gone, ConnectorError::Unauthorized(why) if why.contains("connect Pipedrive again")), "{gone}");
 }
 
+/// Without the right to make our field nothing is created, and whoever reads why knows what to ask of whom.
+#[tokio::test(start_paused = true)]
+async fn where_the_marker_field_may_not_be_made_people_are_told_who_makes_it_and_reading_goes_on() {
+    for (kind, text_property, right) in
+        [(Kind::Deal, "title", "deal-fields:full"), (Kind::Contact, "name", "contact-fields:full")]
+    {
+        let mut settings = Settings::default();
+        settings.scopes.retain(|scope| scope != right && scope != "admin");
+        let app = grant(&settings);
+        let company = company(settings, kind, |router| router, |options| options.credentials = app);
+        let body = json!({ text_property: "made by a person" });
+        let made = company.sandbox.with(|world| world.create(kind, &body, Change::Person)).unwrap();
+        let said = [(text_property, Value::text("made by us"))];
+        for _ in 0..2 {
+            let refused = company.create("tandem:1", &said).await;
+            let Pushed::Failed(ConnectorError::Forbidden(why)) = refused else { panic!("{refused:?}") };
+            let plural = if kind == Kind::Deal { "deals" } else { "persons" };
+            assert!(
+                why.starts_with(&format!("the field `Tandem id` of {plural} is missing and may not be made")),
+                "{why}"
+            );
+            assert!(why.contains("grant the permission or the scope in Pipedrive"), "why not: {why}");
+            assert!(why.ends_with("let an administrator make a text field of that name"), "what to do: {why}");
+        }
+        assert_eq!(company.sandbox.with(|world| world.ids(kind)), [made], "nothing was made");
+        assert!(matches!(company.read(made).await, Fetched::Found(_)), "reading works");
+        // As they were told to.
+        company.sandbox.with(|world| world.add_field(kind, "Tandem id", "varchar", &[]));
+        let Pushed::Written { id, .. } = company.create("tandem:1", &said).await else { panic!("{kind}: not made") };
+        assert_eq!(company.sandbox.with(|world| world.value(kind, number(&id), "Tandem id")), Some(json!("tandem:1")));
+    }
+}
+
 /// Where an installation's processes keep the newest grant.
 #[derive(Default)]
 struct Drawer(Mutex<Option<String>>);
