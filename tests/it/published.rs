@@ -516,7 +516,7 @@ async fn what_squares_sandbox_tells_its_subscribers_is_as_published() {
             continue;
         };
         let mut event = event.clone();
-        // In every sample of Square's of an event of this kind, and left out of its description.
+        // Described for events in general (`EventData`), and not in the schema of this kind.
         if kind.ends_with(".deleted") {
             assert_eq!(event["data"].as_object_mut().unwrap().remove("deleted"), Some(true.into()));
         }
