@@ -310,12 +310,6 @@ impl Rig {
         Doorbell::new(&self.store, &self.clock, connection)
     }
 
-    /// The same, for whoever only delivers there.
-    #[must_use]
-    pub fn door_of(&self, connection: &Connection) -> Arc<dyn Transport> {
-        self.doorbell_of(connection)
-    }
-
     /// Its new ids.
     pub(super) fn ids(&self) -> &Ids {
         &self.ids

@@ -258,7 +258,7 @@ impl Reconciler {
         }
         let now = self.clock.now();
         let mut ops = Vec::new();
-        let mut left_out: BTreeMap<usize, Option<ConnectorError>> = BTreeMap::new();
+        let mut left_out: BTreeMap<usize, Option<Unanswered>> = BTreeMap::new();
         for (place, fetched) in asked.answers {
             if !matches!(fetched, Fetched::Archived | Fetched::Gone) {
                 continue;
@@ -268,12 +268,13 @@ impl Reconciler {
             ops.push(self.mark(kind, Key::Local(local), now));
             left_out.insert(index, None);
         }
-        left_out.extend(asked.culprits.into_iter().map(|(place, error)| (older[place].0, Some(error))));
+        left_out.extend(asked.culprits.into_iter().map(|(place, why)| (older[place].0, Some(why))));
+        let together = self.together(works);
         // The lost one comes first: the survivor is looked at once it is known as what it is.
-        for (index, error) in left_out.into_iter().rev() {
+        for (index, why) in left_out.into_iter().rev() {
             let mut work = works.remove(index);
-            match error {
-                Some(error) => self.set_aside(kind, &mut work, &error).await?,
+            match why {
+                Some(why) => ops.extend(self.set_aside(kind, &mut work, &why, together)),
                 None => ops.extend(work.dirty.drain(..).map(|dirty| self.defer(dirty, now, false))),
             }
         }

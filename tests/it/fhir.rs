@@ -229,7 +229,7 @@ async fn in_every_dialect_a_changed_visit_is_found_or_the_test_of_the_connection
                 seen.extend(clinic.feed(&stream.name, cursor).await);
             }
             for (of, wanted) in &wanted {
-                assert_eq!(seen.contains(wanted), is_told(*of), "{dialect:?}, {of}, when it was {round}: {seen:?}");
+                assert_eq!(seen.contains(wanted), is_told(of), "{dialect:?}, {of}, when it was {round}: {seen:?}");
             }
             clinic.sandbox.with(|world| {
                 world.set_status("Appointment", &visit, "arrived");
@@ -238,7 +238,7 @@ async fn in_every_dialect_a_changed_visit_is_found_or_the_test_of_the_connection
             clinic.wait(300).await;
         }
         for (of, wanted) in &wanted {
-            if !is_told(*of) {
+            if !is_told(of) {
                 continue;
             }
             let VisitRead::Found(read) = clinic.visit(wanted).await else { panic!("{dialect:?}") };
