@@ -4,6 +4,7 @@
 #![allow(missing_docs, reason = "the names of tests are sentences")]
 
 mod conformance;
+mod decisions;
 mod disk;
 mod doors;
 mod driven;
@@ -25,6 +26,7 @@ mod planted;
 mod policies;
 mod process;
 mod promises;
+mod proxy;
 mod published;
 mod refusals;
 mod routes;

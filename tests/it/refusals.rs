@@ -1,8 +1,6 @@
 //! Every refusal of HubSpot's error documentation, in its own words with invented ids, and the decision that each one
 //! is taken for. Nothing here waits: the clock leaps.
 
-use std::time::Duration;
-
 use serde_json::{Value as Json, json};
 use tandem_contract::{Connector, ConnectorError, Cursor, Kind, Pushed, Secret, Value, Write};
 use tandem_hubspot::{Credentials, Options};
@@ -11,15 +9,15 @@ use wiremock::{
     matchers::{header, method, path},
 };
 
-use super::routes::{
-    ACCOUNT, CALL, CONTACT_PROPERTIES, DEAL_PROPERTIES, DEALS, PEOPLE, answer, answers, bodies, connect, create,
-    marker, options, start, token, update, vendor,
+use super::{
+    decisions::{self, PAGE, Want, row},
+    routes::{
+        ACCOUNT, CALL, CONTACT_PROPERTIES, DEAL_PROPERTIES, DEALS, PEOPLE, answer, answers, bodies, connect, create,
+        marker, options, start, token, update, vendor,
+    },
 };
 
 const TOKEN: &str = "/oauth/2026-09/token";
-/// What stands between us and HubSpot answers in HTML.
-const PAGE: &str =
-    "<html><head><title>A proxy</title></head><body>Nothing to see for jane.roe@example.com</body></html>";
 
 const EXPIRED: &str = r#"{"status":"error","message":"The OAuth token used to make this call expired 12 second(s) ago.","correlationId":"019c","category":"EXPIRED_AUTHENTICATION","context":{"expire time":["2026-11-20T10:00:00.000Z"]}}"#;
 const NO_CREDENTIALS: &str = r#"{"status":"error","message":"Authentication credentials not found. This API supports OAuth 2.0 authentication.","correlationId":"00aa","category":"INVALID_AUTHENTICATION"}"#;
@@ -86,65 +84,7 @@ impl Ask {
     }
 }
 
-/// The answer we expect of the connector; a text is to be found in the error's own.
-#[derive(Debug)]
-enum Want {
-    NotSent,
-    OutcomeUnknown,
-    /// The wait in seconds, if there is one, and the name of the limit.
-    RateLimited(Option<u64>, &'static str),
-    Unauthorized(&'static str),
-    Forbidden(&'static str),
-    Gone,
-    Conflict,
-    /// The property, if it is named, and how the reason begins: the code.
-    Rejected(Option<&'static str>, &'static str),
-    /// The record that stands in the way, and whether we made it.
-    Exists(&'static str, bool),
-}
-
-impl Want {
-    fn is(&self, got: &Pushed) -> bool {
-        match (self, got) {
-            (Self::Exists(want, want_ours), Pushed::Exists { id, ours }) => id.as_str() == *want && ours == want_ours,
-            (_, Pushed::Failed(error)) => self.is_error(error),
-            _ => false,
-        }
-    }
-
-    fn is_error(&self, error: &ConnectorError) -> bool {
-        match (self, error) {
-            (Self::NotSent, ConnectorError::NotSent(_))
-            | (Self::OutcomeUnknown, ConnectorError::OutcomeUnknown(_))
-            | (Self::Gone, ConnectorError::Gone)
-            | (Self::Conflict, ConnectorError::Conflict(_)) => true,
-            (Self::RateLimited(wait, name), ConnectorError::RateLimited { retry_after, policy }) => {
-                *retry_after == wait.map(Duration::from_secs) && policy.contains(*name)
-            }
-            (Self::Unauthorized(word), ConnectorError::Unauthorized(why))
-            | (Self::Forbidden(word), ConnectorError::Forbidden(why)) => why.contains(*word),
-            (Self::Rejected(want, code), ConnectorError::Rejected { field, reason }) => {
-                field.as_deref() == *want && reason.starts_with(*code)
-            }
-            _ => false,
-        }
-    }
-}
-
-struct Row {
-    name: &'static str,
-    ask: Ask,
-    status: u16,
-    headers: &'static [(&'static str, &'static str)],
-    body: String,
-    want: Want,
-    /// How often the call is made: more than once only where the vendor is certain not to have acted.
-    calls: usize,
-}
-
-fn row(name: &'static str, ask: Ask, status: u16, body: impl Into<String>, want: Want) -> Row {
-    Row { name, ask, status, headers: &[], body: body.into(), want, calls: 1 }
-}
+type Row = decisions::Row<Ask>;
 
 /// Our unique property is called `sync_key` here, as in the vendor's words above.
 fn keyed(server: &MockServer, credentials: Credentials) -> Options {
@@ -200,20 +140,15 @@ async fn outcome(server: &MockServer, ask: Ask) -> Pushed {
     hubspot.push(CALL, &[write]).await.remove(0)
 }
 
+async fn tried(row: &Row) -> (Pushed, usize) {
+    let server = refusing(row).await;
+    let got = outcome(&server, row.ask).await;
+    let (verb, at) = row.ask.route();
+    (got, bodies(&server, verb, &at).await.len())
+}
+
 async fn hold(rows: Vec<Row>) {
-    for row in rows {
-        let server = refusing(&row).await;
-        let got = outcome(&server, row.ask).await;
-        let (verb, at) = row.ask.route();
-        let calls = bodies(&server, verb, &at).await.len();
-        let told = format!("{got:?}");
-        let what = format!("{}, {:?}, {}", row.name, row.ask, row.status);
-        assert!(row.want.is(&got), "{what}: {told} is not {:?}", row.want);
-        assert_eq!(calls, row.calls, "{what}: calls");
-        for value in ["example.com", "junk", "about 900", "pd:9f1c"] {
-            assert!(!told.contains(value), "{what}: an error quotes no value: {told}");
-        }
-    }
+    decisions::hold(rows, tried).await;
 }
 
 #[tokio::test]

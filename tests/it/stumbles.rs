@@ -2,19 +2,16 @@
 //! on, and people are told which one it is.
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use axum::{
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{Method, StatusCode, header},
+    http::{Method, header},
     middleware::{Next, from_fn, from_fn_with_state},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use serde_json::json;
 use tandem::{
@@ -28,57 +25,42 @@ use tandem_contract::Kind;
 use tandem_hubspot::sandbox as hubspot;
 use tandem_pipedrive::sandbox::{Change, Faults};
 
-use crate::two_crms::{Both, properties};
+use crate::{
+    proxy::{Answer, Proxy},
+    two_crms::{Both, properties},
+};
 
-/// What the vendor answers instead, if it stumbles over a request: its method, path and body.
-type Rule = Box<dyn Fn(&Method, &str, &str) -> Option<(u16, &'static str)> + Send>;
-
-/// Stands between the connector and Pipedrive.
-async fn stumble(State(rule): State<Arc<Mutex<Rule>>>, request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
-    let body = to_bytes(body, usize::MAX).await.unwrap();
-    let answer = (rule.lock().unwrap())(&parts.method, parts.uri.path(), &String::from_utf8_lossy(&body));
-    match answer {
-        Some((status, text)) => (StatusCode::from_u16(status).unwrap(), text).into_response(),
-        None => next.run(Request::from_parts(parts, Body::from(body))).await,
-    }
-}
-
-fn never() -> Rule {
-    Box::new(|_, _, _| None)
-}
-
-/// Whatever is to be written of a poisoned record.
-fn answers(status: u16, body: &'static str) -> Rule {
-    Box::new(move |method, _, said| (method != Method::GET && said.contains("Poison")).then_some((status, body)))
+/// Whatever is to be written of a poisoned record is answered this way.
+pub fn poison(proxy: &Proxy, answer: Answer) {
+    proxy.answer(move |method, _, said| (*method != Method::GET && said.contains("Poison")).then(|| answer.clone()));
 }
 
 /// The changelog of one deal.
-fn unreadable(deal: u64) -> Rule {
+fn unreadable(proxy: &Proxy, deal: u64) {
     let changelog = format!("/deals/{deal}/changelog");
     let odd = r#"{"success":true,"data":"nothing of the kind"}"#;
-    Box::new(move |_, path, _| path.ends_with(&changelog).then_some((200, odd)))
+    proxy.answer(move |_, path, _| path.ends_with(&changelog).then(|| Answer::new(200, odd)));
 }
 
-fn two_crms(seed: u64) -> (Both, Arc<Mutex<Rule>>) {
-    let rule = Arc::new(Mutex::new(never()));
-    let both = Both::watched(seed, |router| router.layer(from_fn_with_state(rule.clone(), stumble)));
+pub fn two_crms(seed: u64) -> (Both, Proxy) {
+    let proxy = Proxy::default();
+    let both = Both::watched(seed, proxy.layer());
     both.have_one_pipeline();
-    (both, rule)
+    (both, proxy)
 }
 
 impl Both {
-    fn told(&self, title: &str) -> u64 {
+    pub fn told(&self, title: &str) -> u64 {
         let deal = [("dealname", title), ("dealstage", "qualifiedtobuy"), ("amount", "900.50")];
         self.rig.sandbox.with(|world| world.create(Kind::Deal, &properties(&deal), hubspot::Change::Person)).unwrap()
     }
 
-    fn renamed(&self, deal: u64, title: &str) {
+    pub fn renamed(&self, deal: u64, title: &str) {
         let edit = properties(&[("dealname", title)]);
         self.rig.sandbox.with(|world| world.update(Kind::Deal, deal, &edit, hubspot::Change::Person)).unwrap();
     }
 
-    fn titles(&self) -> Vec<String> {
+    pub fn titles(&self) -> Vec<String> {
         let ids = self.pipedrive.with(|world| world.ids(Kind::Deal));
         let mut titles: Vec<String> =
             ids.into_iter().map(|id| self.in_pipedrive(id, "title").as_str().unwrap_or_default().to_owned()).collect();
@@ -86,7 +68,7 @@ impl Both {
         titles
     }
 
-    async fn codes(&self) -> Vec<String> {
+    pub async fn codes(&self) -> Vec<String> {
         let all = self.rig.store.failures(&self.rig.account.name, 10).await.unwrap();
         all.into_iter().map(|failure| failure.code).filter(|code| code != "unknown_owner").collect()
     }
@@ -94,8 +76,8 @@ impl Both {
 
 #[tokio::test(start_paused = true)]
 async fn a_value_that_the_vendor_always_fails_for_is_shown_and_its_correction_goes_out() {
-    let (both, rule) = two_crms(41);
-    *rule.lock().unwrap() = answers(500, r#"{"success":false,"error":"Internal server error"}"#);
+    let (both, proxy) = two_crms(41);
+    poison(&proxy, Answer::new(500, r#"{"success":false,"error":"Internal server error"}"#));
     both.minutes(1).await;
     let poisoned = both.told("Poison");
     both.told("Peel");
@@ -113,7 +95,7 @@ async fn a_value_that_the_vendor_always_fails_for_is_shown_and_its_correction_go
 
 #[tokio::test(start_paused = true)]
 async fn a_create_that_is_refused_after_one_without_an_answer_remembers_that_one() {
-    let (both, rule) = two_crms(42);
+    let (both, proxy) = two_crms(42);
     both.minutes(1).await;
     let poisoned = both.told("Poison");
     // Sent, and it lands within forty minutes.
@@ -122,7 +104,7 @@ async fn a_create_that_is_refused_after_one_without_an_answer_remembers_that_one
     both.minutes(1).await;
     both.pipedrive.with(|world| world.faults = Faults::default());
     let refused = r#"{"success":false,"error":"title: this word is not taken","code":"ERR"}"#;
-    *rule.lock().unwrap() = answers(400, refused);
+    poison(&proxy, Answer::new(400, refused));
     both.minutes(4).await;
     assert_eq!((both.titles(), both.codes().await), (vec![], vec!["rejected".to_owned()]));
     both.renamed(poisoned, "Potion");
@@ -136,7 +118,7 @@ async fn a_create_that_is_refused_after_one_without_an_answer_remembers_that_one
 
 #[tokio::test(start_paused = true)]
 async fn one_record_of_which_the_history_cannot_be_read_holds_up_no_other() {
-    let (both, rule) = two_crms(43);
+    let (both, proxy) = two_crms(43);
     both.minutes(1).await;
     let (first, second) = (both.told("first"), both.told("second"));
     both.minutes(2).await;
@@ -144,7 +126,7 @@ async fn one_record_of_which_the_history_cannot_be_read_holds_up_no_other() {
     let there = both.pipedrive.with(|world| world.ids(Kind::Deal));
     let is_second = |id: &&u64| both.in_pipedrive(**id, "title") == "second";
     let (other, unread) = (*there.iter().find(is_second).unwrap(), *there.iter().find(|id| !is_second(id)).unwrap());
-    *rule.lock().unwrap() = unreadable(unread);
+    unreadable(&proxy, unread);
     both.renamed(first, "first, again");
     both.renamed(second, "second, again");
     both.minutes(5).await;
@@ -153,7 +135,7 @@ async fn one_record_of_which_the_history_cannot_be_read_holds_up_no_other() {
     both.minutes(5).await;
     assert_eq!(both.in_hubspot(second, "dealname"), "typed in Pipedrive");
     assert_eq!(both.codes().await, ["malformed"]);
-    *rule.lock().unwrap() = never();
+    proxy.pass();
     both.minutes(45).await;
     assert_eq!(both.codes().await, [""; 0]);
 }
@@ -162,26 +144,23 @@ async fn one_record_of_which_the_history_cannot_be_read_holds_up_no_other() {
 #[tokio::test(start_paused = true)]
 async fn a_vendor_that_can_answer_for_no_record_is_not_asked_about_each() {
     const DEALS: usize = 40;
-    let (both, rule) = two_crms(44);
+    let (both, proxy) = two_crms(44);
     both.minutes(1).await;
     let deals: Vec<u64> = (0..DEALS).map(|n| both.told(&format!("deal {n:02}"))).collect();
     both.minutes(2).await;
     assert_eq!(both.titles().len(), DEALS);
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = asked.clone();
-    *rule.lock().unwrap() = Box::new(move |method, path, _| {
-        let is_read = method == Method::GET && path.contains("/deals");
-        counter.fetch_add(usize::from(is_read), Ordering::Relaxed);
-
-        is_read.then_some((200, "<html>Please sign in to the network</html>"))
+    let odd = "<html>Please sign in to the network</html>";
+    proxy.answer(move |method, path, _| {
+        let is_read = *method == Method::GET && path.contains("/deals");
+        is_read.then(|| Answer::new(200, odd))
     });
     deals.iter().enumerate().for_each(|(n, deal)| both.renamed(*deal, &format!("again {n:02}")));
     both.minutes(1).await;
-    let asked = asked.load(Ordering::Relaxed);
+    let asked = proxy.answered();
     assert!((1..DEALS).contains(&asked), "{asked} calls for {DEALS} deals");
     let shown = both.rig.store.failures(&both.rig.account.name, 2 * DEALS).await.unwrap();
     assert!((1..DEALS / 2).contains(&shown.len()), "{} are shown", shown.len());
-    *rule.lock().unwrap() = never();
+    proxy.pass();
     both.minutes(60).await;
     assert!(both.titles().iter().all(|title| title.starts_with("again")), "{:?}", both.titles());
     assert_eq!(both.codes().await, [""; 0]);

@@ -28,6 +28,7 @@ use tandem_contract::Kind;
 use tandem_pipedrive::sandbox::Change;
 
 use crate::{
+    proxy::{Answer, Proxy},
     till::{Shop, ticket},
     two_crms::Both,
 };
@@ -66,22 +67,11 @@ pub fn spoiling(is_on: &Arc<AtomicBool>, spoil: fn(&mut Json)) -> impl FnOnce(Ro
 }
 
 /// Stands before Square, and refuses whatever `is_refused` says of a request's path and body.
-pub fn refusing(is_refused: impl Fn(&str, &str) -> bool + Send + Sync + 'static) -> impl FnOnce(Router) -> Router {
-    let is_refused = Arc::new(is_refused);
-    move |router| {
-        router.layer(from_fn(move |request: Request, next: Next| {
-            let is_refused = is_refused.clone();
-            async move {
-                let (parts, body) = request.into_parts();
-                let body = to_bytes(body, usize::MAX).await.unwrap();
-                if is_refused(parts.uri.path(), &String::from_utf8_lossy(&body)) {
-                    let why = json!({ "errors": [{ "category": "INVALID_REQUEST_ERROR", "code": "BAD_REQUEST" }] });
-                    return Response::builder().status(400).body(Body::from(why.to_string())).unwrap();
-                }
-                next.run(Request::from_parts(parts, Body::from(body))).await
-            }
-        }))
-    }
+pub fn refusing(is_refused: impl Fn(&str, &str) -> bool + Send + 'static) -> impl FnOnce(Router) -> Router {
+    let why = json!({ "errors": [{ "category": "INVALID_REQUEST_ERROR", "code": "BAD_REQUEST" }] }).to_string();
+    let proxy = Proxy::default();
+    proxy.answer(move |_, path, body| is_refused(path, body).then(|| Answer::new(400, why.as_str())));
+    proxy.layer()
 }
 
 /// The codes of what is set aside; what is said of it quotes nothing.
