@@ -29,6 +29,7 @@ mod promises;
 mod proxy;
 mod published;
 mod refusals;
+mod refusals_pipedrive;
 mod routes;
 mod simulation;
 mod square;

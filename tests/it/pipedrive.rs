@@ -55,7 +55,7 @@ fn clock() -> Arc<dyn Clock> {
 }
 
 /// The grant that a sandbox knows.
-fn grant(settings: &Settings) -> Credentials {
+pub fn grant(settings: &Settings) -> Credentials {
     Credentials::OAuth {
         client_id: settings.client_id.clone(),
         client_secret: Secret::new(settings.client_secret.clone()),
@@ -85,7 +85,7 @@ fn plain(kind: Kind) -> Company {
     company(Settings::default(), kind, |router| router, |_| {})
 }
 
-fn id(number: u64) -> ExternalId {
+pub fn id(number: u64) -> ExternalId {
     ExternalId::new(number.to_string()).unwrap()
 }
 
@@ -93,27 +93,31 @@ fn number(id: &ExternalId) -> u64 {
     id.as_str().parse().unwrap()
 }
 
+/// Writes these properties of a record that is there.
+pub fn update_of(kind: Kind, which: u64, properties: &[(&str, Value)]) -> Write {
+    let op = WriteOp::Update {
+        id: id(which),
+        properties: properties.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+        planned_on: BTreeMap::new(),
+        expected: Version::default(),
+    };
+    Write { trace: "t".into(), kind, op }
+}
+
 impl Company {
-    fn make_deal(&self, body: Json) -> u64 {
+    pub fn make_deal(&self, body: Json) -> u64 {
         self.sandbox.with(|world| world.create(Kind::Deal, &body, Change::Person)).unwrap()
     }
 
-    fn value(&self, deal: u64, name: &str) -> Json {
+    pub fn value(&self, deal: u64, name: &str) -> Json {
         self.sandbox.with(|world| world.value(Kind::Deal, deal, name)).unwrap_or_default()
     }
 
-    async fn update(&self, deal: u64, properties: &[(&str, Value)]) -> Pushed {
-        let op = WriteOp::Update {
-            id: id(deal),
-            properties: properties.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
-            planned_on: BTreeMap::new(),
-            expected: Version::default(),
-        };
-        let write = Write { trace: "t".into(), kind: self.kind, op };
-        self.connector.push(CALL, &[write]).await.pop().unwrap()
+    pub async fn update(&self, deal: u64, properties: &[(&str, Value)]) -> Pushed {
+        self.connector.push(CALL, &[update_of(self.kind, deal, properties)]).await.pop().unwrap()
     }
 
-    async fn create(&self, marker: &str, properties: &[(&str, Value)]) -> Pushed {
+    pub async fn create(&self, marker: &str, properties: &[(&str, Value)]) -> Pushed {
         let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let op = WriteOp::Create { marker: marker.into(), properties };
         let write = Write { trace: "t".into(), kind: self.kind, op };
