@@ -30,6 +30,7 @@ mod proxy;
 mod published;
 mod refusals;
 mod refusals_pipedrive;
+mod refusals_square;
 mod routes;
 mod simulation;
 mod square;

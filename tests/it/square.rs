@@ -66,7 +66,7 @@ pub fn id(text: &str) -> ExternalId {
 }
 
 impl Seller {
-    fn customer(&self, fields: Json) -> String {
+    pub fn customer(&self, fields: Json) -> String {
         self.sandbox.with(|world| world.create_customer(&fields, Change::Person)).unwrap()
     }
 
@@ -166,7 +166,7 @@ async fn square_conforms_under_both_answers_to_what_is_not_documented() {
     }
 }
 
-fn update(of: &str, text: &str, version: Option<&str>) -> Write {
+pub fn update(of: &str, text: &str, version: Option<&str>) -> Write {
     let op = WriteOp::Update {
         id: id(of),
         properties: BTreeMap::from([("family_name".into(), Value::text(text))]),

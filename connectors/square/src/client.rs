@@ -223,6 +223,16 @@ fn refusal(answer: &HttpResponse, writes: bool) -> ConnectorError {
     }
 }
 
+/// A search may answer 200 and say what went wrong beside what it found: such a page may lack rows, and is none.
+pub fn complete(errors: &[Fault]) -> Result<(), ConnectorError> {
+    let Some(fault) = errors.first() else { return Ok(()) };
+    Err(match understood(fault, 400) {
+        // It was only read.
+        ConnectorError::OutcomeUnknown(why) => ConnectorError::NotSent(why),
+        error => error,
+    })
+}
+
 /// What one of Square's errors means; `status` is that of the answer, 400 for a row of a bulk.
 pub fn understood(fault: &Fault, status: u16) -> ConnectorError {
     match (fault.code.as_str(), status) {

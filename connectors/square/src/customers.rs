@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::{
     Square,
-    client::{Ask, Fault, or_none, understood},
+    client::{Ask, Fault, complete, or_none},
 };
 
 /// Rows of a page, and ids of a bulk, at most. Source: `ListCustomers`, `BulkRetrieveCustomers`.
@@ -70,6 +70,9 @@ pub struct One {
 #[serde(default)]
 pub struct Bulk {
     pub responses: BTreeMap<String, One>,
+    /// What kept the bulk as a whole from being carried out.
+    #[serde(deserialize_with = "or_none")]
+    pub errors: Vec<Fault>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -78,6 +81,8 @@ struct Rows {
     #[serde(deserialize_with = "or_none")]
     customers: Vec<Json>,
     cursor: Option<String>,
+    #[serde(deserialize_with = "or_none")]
+    errors: Vec<Fault>,
 }
 
 impl Rows {
@@ -126,14 +131,16 @@ pub async fn by_id(
     for ids in ids.chunks(PAGE) {
         let body = json!({ "customer_ids": ids.iter().map(ExternalId::as_str).collect::<Vec<_>>() });
         let answer: Bulk = square.client.ask(&Ask::search("customers/bulk-retrieve", call.lane, body)).await?;
-        for (id, one) in answer.responses {
-            match (one.customer, one.errors.first()) {
-                (Some(customer), _) => drop(found.insert(id, customer)),
-                (None, Some(fault)) => match understood(fault, 400) {
-                    ConnectorError::Gone => {}
-                    error => return Err(error),
-                },
-                (None, None) => return Err(ConnectorError::Malformed { path: "responses".into() }),
+        complete(&answer.errors)?;
+        for id in ids {
+            // Of one that is left out nothing is known: it may be there.
+            let one = answer.responses.get(id.as_str());
+            let one = one.ok_or_else(|| ConnectorError::Malformed { path: "responses".into() })?;
+            match (&one.customer, complete(&one.errors)) {
+                (Some(customer), _) => drop(found.insert(id.to_string(), customer.clone())),
+                (None, Err(ConnectorError::Gone)) => {}
+                (None, Err(error)) => return Err(error),
+                (None, Ok(())) => return Err(ConnectorError::Malformed { path: "responses".into() }),
             }
         }
     }
@@ -168,6 +175,7 @@ async fn search(
         body["cursor"] = after.into();
     }
     let mut rows: Rows = square.client.ask(&Ask::search("customers/search", call.lane, body)).await?;
+    complete(&rows.errors)?;
     Ok((rows.customers(), rows.cursor))
 }
 
@@ -211,6 +219,7 @@ pub async fn page(
         .query("sort_order", "ASC")
         .after(after);
     let mut rows: Rows = square.client.ask(&ask).await?;
+    complete(&rows.errors)?;
     Ok((square.seen(&rows.customers(), true), rows.cursor))
 }
 

@@ -13,7 +13,7 @@ use tandem_contract::{
 use crate::{
     Square,
     catalog::Catalog,
-    client::{Ask, or_none},
+    client::{Ask, Fault, complete, or_none},
     customers::{Customer, by_id, for_query},
     invoices::recipients,
 };
@@ -175,10 +175,13 @@ struct Changed {
     #[serde(deserialize_with = "or_none")]
     refunds: Vec<Json>,
     cursor: Option<String>,
+    #[serde(deserialize_with = "or_none")]
+    errors: Vec<Fault>,
 }
 
 impl Changed {
-    fn rows(self) -> (Vec<Seen>, Option<String>) {
+    fn rows(self) -> Rows {
+        complete(&self.errors)?;
         let of_money = self.payments.iter().chain(&self.refunds).map(|row| (&row["order_id"], row));
         let named = self.orders.iter().map(|row| (&row["id"], row)).chain(of_money);
         let seen = named.filter_map(|(id, row)| {
@@ -186,7 +189,7 @@ impl Changed {
             let at = row["updated_at"].as_str().and_then(|text| DateTime::parse_from_rfc3339(text).ok());
             Some(Seen::Hint { id, version: Version { token: None, updated_at: at.map(|at| at.to_utc()) } })
         });
-        (seen.collect(), self.cursor)
+        Ok((seen.collect(), self.cursor))
     }
 }
 
@@ -241,7 +244,7 @@ pub async fn changed(
             body["cursor"] = after.into();
         }
         let page = square.client.ask::<Changed>(&Ask::search("orders/search", call.lane, body)).await;
-        return Ok((page.map(Changed::rows), steps));
+        return Ok((page.and_then(Changed::rows), steps));
     }
     let ask = |path: &str| {
         Ask::get(path, call.lane)
@@ -256,7 +259,7 @@ pub async fn changed(
         Some(location) => ask("payments").query("location_id", &location.id),
         None => ask("refunds"),
     };
-    Ok((square.client.ask::<Changed>(&ask).await.map(Changed::rows), steps))
+    Ok((square.client.ask::<Changed>(&ask).await.and_then(Changed::rows), steps))
 }
 
 /// Sales by id, in the order asked.

@@ -1,4 +1,4 @@
-//! Writing customers, in bulk; one outcome per record.
+//! Writing customers, in bulk; one outcome per record. A bulk that is refused as a whole is halved until the culprit stands alone.
 //!
 //! A create carries our marker as its `reference_id`, and an idempotency key made of all that it says: sent again as it was,
 //! it answers the customer that the first one made, whatever searches show by then. An update names the version that it was planned on.
@@ -23,7 +23,8 @@ type Outcome = Result<Pushed, ConnectorError>;
 
 /// Writes everything; never fails as a whole.
 pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> {
-    let deadline = square.client.clock.elapsed() + Square::PATIENCE / 2;
+    let latest = square.client.clock.elapsed() + Square::PATIENCE;
+    let deadline = latest - Square::PATIENCE / 2;
     let mut outcomes: Vec<Option<Outcome>> = writes.iter().map(|_| None).collect();
     let (mut creates, mut updates) = (BTreeMap::new(), BTreeMap::new());
     let mut stopped: Option<ConnectorError> = None;
@@ -76,12 +77,21 @@ pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> 
     }
     for (path, writes) in [("customers/bulk-create", creates), ("customers/bulk-update", updates)] {
         let writes: Vec<(String, (usize, Json))> = writes.into_iter().collect();
-        for some in writes.chunks(PAGE) {
+        let mut waiting: Vec<&[(String, (usize, Json))]> = writes.chunks(PAGE).rev().collect();
+        while let Some(some) = waiting.pop() {
+            let is_late = square.client.clock.elapsed() > latest;
             let answer = match &stopped {
                 // What stops one stops all: the rest is not sent.
                 Some(error) => Err(error.clone()),
+                None if is_late => Err(ConnectorError::NotSent("waited too long for the rate limit".into())),
                 None => bulk(square, call, path, some).await,
             };
+            // Refused as a whole, it is sent again in halves, until the culprit stands alone.
+            if matches!(answer, Err(ConnectorError::Rejected { .. })) && some.len() > 1 {
+                let (left, right) = some.split_at(some.len() / 2);
+                waiting.extend([right, left]);
+                continue;
+            }
             if let Err(error) = &answer {
                 stopped = stops(error).or(stopped);
             }
@@ -153,7 +163,12 @@ async fn bulk(
 ) -> Result<Bulk, ConnectorError> {
     let customers: Map<String, Json> = writes.iter().map(|(key, (_, body))| (key.clone(), body.clone())).collect();
     let ask = Ask::change(Method::POST, path, call.lane, Some(json!({ "customers": customers })));
-    square.client.ask(&ask).await
+    let bulk: Bulk = square.client.ask(&ask).await?;
+    match bulk.errors.first() {
+        // Nothing of it was begun.
+        Some(fault) if bulk.responses.is_empty() => Err(understood(fault, 400)),
+        _ => Ok(bulk),
+    }
 }
 
 fn outcome(square: &Square, one: Option<&One>) -> Outcome {
