@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use axum::Router;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value as Json, json};
@@ -29,10 +30,10 @@ use crate::{
     till::{beside, ticket},
 };
 
-struct Practice {
-    rig: Rig,
-    emr: Sandbox,
-    calendar: Arc<Connection>,
+pub struct Practice {
+    pub rig: Rig,
+    pub emr: Sandbox,
+    pub calendar: Arc<Connection>,
     till: Option<(square::Sandbox, Arc<Connection>)>,
 }
 
@@ -50,7 +51,7 @@ const STAGES: [&str; 6] = [
     "closedwon",
 ];
 
-fn rules() -> VisitRules {
+pub fn rules() -> VisitRules {
     VisitRules {
         pipeline: "sales".into(),
         requested: Some("Qualified To Buy".into()),
@@ -69,6 +70,16 @@ impl Practice {
 
     /// One whose server is spoken to in this dialect.
     fn speaking(dialect: Dialect, rules: VisitRules, settings: Settings) -> Self {
+        Self::watched(dialect, rules, settings, |router| router)
+    }
+
+    /// The same, with `watch` between the connector and the clinic.
+    pub fn watched(
+        dialect: Dialect,
+        rules: VisitRules,
+        settings: Settings,
+        watch: impl FnOnce(Router) -> Router,
+    ) -> Self {
         let crm = hubspot::Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..hubspot::Settings::default() };
         let mut options = options(dialect);
         options.plans = rules.plan_accepted.is_some();
@@ -79,7 +90,7 @@ impl Practice {
             connection.account.visit_rules.clone_from(&rules);
         });
         let emr = Sandbox::new(settings, 5, rig.clock.clone());
-        let transport = Arc::new(RouterTransport::new(emr.router()));
+        let transport = Arc::new(RouterTransport::new(watch(emr.router())));
         let (_, text) = CONNECTORS.iter().find(|(name, _)| *name == "fhir").unwrap();
         let mut calendar = Connection::clone(&rig.connection);
         calendar.connector = Arc::new(Fhir::new(options, transport, rig.clock.clone()));
@@ -105,19 +116,19 @@ impl Practice {
         std::iter::once(self.rig.engine()).chain(others).collect()
     }
 
-    fn now(&self) -> DateTime<Utc> {
+    pub fn now(&self) -> DateTime<Utc> {
         self.rig.clock.now()
     }
 
     /// An appointment of three quarters of an hour, some days ahead.
-    fn wish(&self, days: i64, kind: &str) -> Wish {
+    pub fn wish(&self, days: i64, kind: &str) -> Wish {
         let starts_at = self.now() + TimeDelta::days(days);
         let ends_at = starts_at + TimeDelta::minutes(45);
         Wish { kind: kind.into(), starts_at, ends_at, slot: None, site: None, practitioner: None }
     }
 
     /// All engines in turn, until none has anything to do.
-    async fn settle(&self) {
+    pub async fn settle(&self) {
         for _ in 0..3 {
             for engine in self.engines() {
                 engine.once().await.unwrap();
@@ -126,19 +137,19 @@ impl Practice {
         }
     }
 
-    async fn wait(&self, minutes: u64) {
+    pub async fn wait(&self, minutes: u64) {
         self.settle().await;
         self.rig.clock.sleep(Duration::from_secs(60 * minutes)).await;
         self.settle().await;
     }
 
-    fn contact(&self, first: &str, last: &str, email: &str, phone: &str) -> u64 {
+    pub fn contact(&self, first: &str, last: &str, email: &str, phone: &str) -> u64 {
         let person = [("firstname", first), ("lastname", last), ("email", email), ("phone", phone)];
         let person = person.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         self.rig.sandbox.with(|world| world.create(Kind::Contact, &person, hubspot::Change::Person)).unwrap()
     }
 
-    fn deal_of(&self, contact: u64, title: &str) -> u64 {
+    pub fn deal_of(&self, contact: u64, title: &str) -> u64 {
         let deal = [("dealname", title), ("dealstage", STAGES[0]), ("amount", "100")];
         let deal = deal.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         self.rig.sandbox.with(|world| {
@@ -149,7 +160,7 @@ impl Practice {
     }
 
     /// Somebody with an open deal, whom the till knows too, if there is one; answers the deal and the patient.
-    async fn ana(&self) -> (u64, String) {
+    pub async fn ana(&self) -> (u64, String) {
         let contact = self.contact("Ana", "Rivera", "ana@example.com", "(310) 555-0142");
         let deal = self.deal_of(contact, "Ana's course");
         let patient = self.emr.with(|world| world.register("Ana", "Rivera", "Ana@Example.com", "+13105550142"));
@@ -165,12 +176,12 @@ impl Practice {
         self.rig.sandbox.with(|world| world.value(Kind::Deal, deal, property)).unwrap_or_default()
     }
 
-    fn rung(&self, deal: u64) -> usize {
+    pub fn rung(&self, deal: u64) -> usize {
         let stage = self.in_hubspot(deal, "dealstage");
         STAGES.iter().position(|known| *known == stage).unwrap()
     }
 
-    fn deals(&self) -> Vec<Opportunity> {
+    pub fn deals(&self) -> Vec<Opportunity> {
         let all = self.rig.store.all(&self.rig.account.name, Kind::Deal);
         all.into_iter().filter_map(|record| record.as_opportunity().cloned()).collect()
     }
@@ -189,7 +200,7 @@ impl Practice {
         self.visits().await.into_iter().flat_map(|visit| visit.noted).collect()
     }
 
-    async fn tasks(&self) -> Vec<String> {
+    pub async fn tasks(&self) -> Vec<String> {
         let all = self.rig.store.failures(&self.rig.account.name, 100).await.unwrap();
         all.into_iter().map(|failure| failure.code).collect()
     }

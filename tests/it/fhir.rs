@@ -80,7 +80,7 @@ impl Clinic {
     }
 
     /// Behind something that listens.
-    fn watched(settings: Settings, options: Options, watch: impl FnOnce(Router) -> Router) -> Self {
+    pub fn watched(settings: Settings, options: Options, watch: impl FnOnce(Router) -> Router) -> Self {
         let clinic = Self::new(settings, options.clone());
         let transport = Arc::new(RouterTransport::new(watch(clinic.sandbox.router())));
         Self { connector: Fhir::new(options, transport, clinic.clock.clone()), ..clinic }
@@ -589,7 +589,7 @@ fn the_published_assertions_are_believed_once_and_only_by_the_rules() {
     }
 }
 
-fn update(of: &ExternalId, name: &str, value: &str, expected: Version) -> Write {
+pub fn update(of: &ExternalId, name: &str, value: &str, expected: Version) -> Write {
     let properties = BTreeMap::from([(name.to_owned(), Value::text(value))]);
     let op = WriteOp::Update { id: of.clone(), properties, planned_on: BTreeMap::new(), expected };
     Write { trace: "t".into(), kind: Kind::Contact, op }

@@ -29,6 +29,7 @@ mod promises;
 mod proxy;
 mod published;
 mod refusals;
+mod refusals_fhir;
 mod refusals_pipedrive;
 mod refusals_square;
 mod routes;

@@ -8,7 +8,10 @@ use serde_json::value::RawValue;
 use tandem_contract::{ConnectorError, Lane};
 use url::Url;
 
-use crate::{Fhir, client::Ask};
+use crate::{
+    Fhir,
+    client::{Ask, OUTCOME, Typed},
+};
 
 /// A page of resources.
 pub struct Rows {
@@ -18,12 +21,20 @@ pub struct Rows {
     pub next: Option<String>,
 }
 
+/// A page. What is anything else, such as an OperationOutcome that came with 200, is no page without rows.
 #[derive(Deserialize)]
 struct Bundle {
+    #[serde(rename = "resourceType")]
+    _kind: IsBundle,
     #[serde(default)]
     link: Vec<Link>,
     #[serde(default)]
     entry: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+enum IsBundle {
+    Bundle,
 }
 
 #[derive(Deserialize)]
@@ -51,10 +62,13 @@ impl Bundle {
         self.link.iter().find(|link| link.relation == relation).map(|link| link.url.as_str())
     }
 
-    /// Only matches: what was included and what is said about the search are not what was asked for.
+    /// Only matches: what was included and what is said about the search are not what was asked for, whether a server says which
+    /// is which or not.
     fn matches(self) -> Vec<Box<RawValue>> {
         let is_match = |entry: &Entry| entry.search.mode.as_deref().is_none_or(|mode| mode == "match");
-        self.entry.into_iter().filter(is_match).filter_map(|entry| entry.resource).collect()
+        let is_said = |raw: &RawValue| parse::<Typed>(raw).is_ok_and(|said| said.kind == OUTCOME);
+        let rows = self.entry.into_iter().filter(is_match).filter_map(|entry| entry.resource);
+        rows.filter(|raw| !is_said(raw)).collect()
     }
 }
 

@@ -155,11 +155,15 @@ pub enum Look {
     Missing,
 }
 
+/// What servers say of a request is of this type.
+pub const OUTCOME: &str = "OperationOutcome";
+
 /// Any resource.
 #[derive(Deserialize)]
-struct Typed {
+pub struct Typed {
+    /// Of which type it is.
     #[serde(rename = "resourceType")]
-    _kind: String,
+    pub kind: String,
 }
 
 #[derive(Deserialize)]
@@ -199,6 +203,17 @@ struct Issue {
     severity: String,
     code: String,
     expression: Vec<String>,
+    /// What STU3 and its predecessors say in its place, as XPath.
+    location: Vec<String>,
+}
+
+impl Issue {
+    /// The element of the resource that it is about.
+    fn element(&self) -> Option<&str> {
+        let place = self.expression.first().or(self.location.first())?;
+        let element = place.trim_start_matches('/').split(['.', '/']).nth(1)?.trim_start_matches("f:");
+        element.split('[').next()
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -275,8 +290,10 @@ impl Client {
             StatusCode::GONE => Ok(Look::Deleted),
             // A page of something in between is no word of the server's.
             StatusCode::NOT_FOUND if answer.json::<Typed>().is_ok() => Ok(Look::Missing),
-            StatusCode::NOT_FOUND => {
-                Err(ConnectorError::NotSent("something in between answered 404: is the base_url right?".into()))
+            StatusCode::NOT_FOUND => Err(in_between()),
+            // What a server says in the place of a record is no record.
+            status if status.is_success() && answer.json::<Typed>().is_ok_and(|said| said.kind == OUTCOME) => {
+                Err(ConnectorError::Malformed { path: "resourceType".into() })
             }
             status if status.is_success() => {
                 Ok(Look::Found(Answer { status, headers: answer.headers, body: answer.body }))
@@ -403,10 +420,25 @@ fn retry_after(answer: &HttpResponse) -> Option<Duration> {
 }
 
 fn success(answer: HttpResponse, writes: bool) -> Result<Answer, ConnectorError> {
-    match answer.status.is_success() {
-        true => Ok(Answer { status: answer.status, headers: answer.headers, body: answer.body }),
-        false => Err(refusal(&answer, writes)),
+    match answer.status {
+        // A page of something in between carries nothing out, and half an answer may be of anything.
+        status if status.is_success() && writes && !tells(&answer) => {
+            Err(ConnectorError::OutcomeUnknown(format!("what came back with {status} is no resource")))
+        }
+        status if status.is_success() => Ok(Answer { status, headers: answer.headers, body: answer.body }),
+        StatusCode::NOT_FOUND if writes && answer.json::<Typed>().is_err() => Err(in_between()),
+        _ => Err(refusal(&answer, writes)),
     }
+}
+
+/// Whether a success says what was written: by its place, by a resource, or by nothing at all.
+fn tells(answer: &HttpResponse) -> bool {
+    let is_empty = answer.body.iter().all(u8::is_ascii_whitespace);
+    is_empty || answer.headers.contains_key(header::LOCATION) || answer.json::<Typed>().is_ok()
+}
+
+fn in_between() -> ConnectorError {
+    ConnectorError::NotSent("something in between answered 404: is the base_url right?".into())
 }
 
 /// What a failed answer means.
@@ -439,8 +471,7 @@ fn refusal(answer: &HttpResponse, writes: bool) -> ConnectorError {
         }
         409 | 412 => ConnectorError::Stale,
         number => {
-            let field = issue.and_then(|issue| issue.expression.first()).and_then(|place| place.split('.').nth(1));
-            let field = field.map(|field| field.split('[').next().unwrap_or(field)).filter(|field| is_code(field));
+            let field = issue.and_then(Issue::element).filter(|field| is_code(field));
             ConnectorError::Rejected {
                 field: field.map(str::to_owned),
                 reason: code.map_or_else(|| format!("HTTP {number}"), |code| format!("HTTP {number}, {code}")),

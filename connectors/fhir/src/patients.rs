@@ -388,7 +388,15 @@ pub async fn create(fhir: &Fhir, lane: Lane, new: &NewVisitor) -> Outcome {
     if profile.conditional_create {
         ask = ask.header(IF_NONE_EXIST, format!("identifier={}", form_value(&ours)));
     }
-    let answer = fhir.client.ask(&ask).await?;
+    let answer = fhir.client.ask(&ask).await.map_err(|error| match error {
+        // Nothing changed of what is only being made: others are in its way.
+        ConnectorError::Stale => ConnectorError::Conflict(
+            "the clinic has this person already, or several with our identifier: merge them there, or correct the address \
+             here"
+                .into(),
+        ),
+        error => error,
+    })?;
     let lost = || ConnectorError::OutcomeUnknown("the answer names no record".into());
     let made = id(&answer.id().ok_or_else(lost)?)?;
     if !answer.was_made() {
@@ -476,14 +484,19 @@ async fn update(
     properties: &BTreeMap<String, Value>,
     expected: &Version,
 ) -> Outcome {
+    let unread = |error: ConnectorError| ConnectorError::NotSent(error.to_string());
     let read = match fhir.client.look(&Ask::get(&["Patient", which.as_str()], lane)).await {
         Ok(Look::Found(answer)) => answer,
         Ok(Look::Deleted | Look::Missing) => return Err(ConnectorError::Gone),
-        Err(ConnectorError::OutcomeUnknown(why)) => return Err(ConnectorError::NotSent(why)),
+        // Nothing is written on what cannot be read, nor on what is no patient.
+        Err(error @ (ConnectorError::OutcomeUnknown(_) | ConnectorError::Malformed { .. })) => {
+            return Err(unread(error));
+        }
         Err(error) => return Err(error),
     };
-    let mut tree: BTreeMap<String, Box<RawValue>> = read.json()?;
-    let mut patient: Patient = read.json()?;
+    let mut tree: BTreeMap<String, Box<RawValue>> = read.json().map_err(unread)?;
+    let mut patient: Patient = read.json().map_err(unread)?;
+    id(&patient.id).map_err(unread)?;
     let current = patient.version();
     if expected.token.is_some() && current.token.is_some() && expected.token != current.token {
         return Err(ConnectorError::Stale);

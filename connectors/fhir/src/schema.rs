@@ -6,7 +6,7 @@ use tandem_contract::{Call, CheckItem, ConnectorError, Identity, Kind, Lane, Pro
 
 use crate::{
     Fhir,
-    client::Ask,
+    client::{Ask, OUTCOME, Typed},
     patients::PROPERTIES,
     profile::{Capabilities, Feed, Profile},
     visits,
@@ -17,7 +17,12 @@ const AS_THEY_CHANGE: &str = "found as they change";
 const BY_DAY: &str = "found by the day they changed: those around today are read every five minutes";
 
 async fn statement(fhir: &Fhir) -> Result<Capabilities, ConnectorError> {
-    let statement: Capabilities = fhir.client.read(&Ask::get(&["metadata"], CALL.lane)).await?;
+    let answer = fhir.client.ask(&Ask::get(&["metadata"], CALL.lane)).await?;
+    // It would seem to promise nothing.
+    if answer.json::<Typed>()?.kind == OUTCOME {
+        return Err(ConnectorError::Malformed { path: "resourceType".into() });
+    }
+    let statement: Capabilities = answer.json()?;
     fhir.learn(&statement);
     Ok(statement)
 }
