@@ -321,6 +321,17 @@ impl SyncStore for GatedStore {
         self.read("link_page").await?;
         self.inner.link_page(account, connection, kind, after, limit).await
     }
+    async fn unlinked_page(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        after: Option<RecordId>,
+        limit: usize,
+    ) -> Stored<Vec<RecordId>> {
+        self.read("unlinked_page").await?;
+        self.inner.unlinked_page(account, connection, kind, after, limit).await
+    }
     async fn records(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Stored<Vec<LocalRecord>> {
         self.read("records").await?;
         self.inner.records(account, kind, ids).await

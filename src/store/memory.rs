@@ -486,6 +486,26 @@ impl SyncStore for MemoryStore {
         Ok(all.take(limit).map(|(_, link)| link.clone()).collect())
     }
 
+    async fn unlinked_page(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        after: Option<RecordId>,
+        limit: usize,
+    ) -> Result<Vec<RecordId>, StoreError> {
+        let owned = (account.clone(), connection.clone());
+        let state = self.lock();
+        let unlinked = state.records.iter().filter(|((of, k, id), record)| {
+            of == account
+                && *k == kind
+                && after.is_none_or(|after| *id > after)
+                && !record.is_deleted()
+                && !state.links.contains_key(&(owned.clone(), kind, *id))
+        });
+        Ok(unlinked.take(limit).map(|((.., id), _)| *id).collect())
+    }
+
     async fn records(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Result<Vec<LocalRecord>, StoreError> {
         let state = self.lock();
         Ok(ids.iter().filter_map(|id| state.records.get(&(account.clone(), kind, *id)).cloned()).collect())

@@ -342,6 +342,16 @@ pub trait SyncStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Link>, StoreError>;
 
+    /// A page of the account's live records that have no link to a connection, in order of their ids.
+    async fn unlinked_page(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        after: Option<RecordId>,
+        limit: usize,
+    ) -> Result<Vec<RecordId>, StoreError>;
+
     /// Records by id.
     async fn records(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Result<Vec<LocalRecord>, StoreError>;
 

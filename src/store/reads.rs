@@ -259,6 +259,35 @@ impl SyncStore for SqlStore {
         rows.into_iter().map(link_row::link).collect()
     }
 
+    async fn unlinked_page(
+        &self,
+        account: &Name,
+        connection: &Name,
+        kind: Kind,
+        after: Option<RecordId>,
+        limit: usize,
+    ) -> Result<Vec<RecordId>, StoreError> {
+        let table = match kind {
+            Kind::Contact => "contact",
+            Kind::Deal => "opportunity",
+            Kind::Company | Kind::Appointment | Kind::Sale => return Ok(Vec::new()),
+        };
+        let rows: Vec<(Uuid,)> = on_pool!(self, pool, Db => {
+            let mut q = QueryBuilder::<Db>::new("SELECT id FROM ");
+            q.push(table).push(" AS record WHERE account = ").push_bind(account.as_str())
+                .push(" AND id > ").push_bind(after.map_or(Uuid::nil(), |id| id.0))
+                .push(" AND deleted = ").push_bind(false)
+                .push(" AND NOT EXISTS (SELECT 1 FROM link WHERE link.account = record.account AND link.connection = ")
+                .push_bind(connection.as_str())
+                .push(" AND link.kind = ").push_bind(kind.as_str())
+                .push(" AND link.local_id = record.id) ORDER BY id LIMIT ")
+                .push_bind(i64::try_from(limit).unwrap_or(i64::MAX));
+            q.build_query_as().fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        Ok(rows.into_iter().map(|(id,)| RecordId(id)).collect())
+    }
+
     async fn records(&self, account: &Name, kind: Kind, ids: &[RecordId]) -> Result<Vec<LocalRecord>, StoreError> {
         let (of, keys) = (Of::Account(account), Keys::Ids(ids));
         Ok(match kind {

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod connection;
 mod decide;
 pub mod engine;
+mod first_export;
 pub mod guard;
 pub mod intake;
 pub mod lens;
