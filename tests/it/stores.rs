@@ -524,10 +524,14 @@ async fn same_on_random_operations(other: Arc<dyn SyncStore>, streams: u64) {
                     let hubspot = name("hubspot");
                     let records = sorted(store.records(&account, Kind::Deal, &ids).await.unwrap());
                     let links = store.link_page(&account, &hubspot, Kind::Deal, None, 99).await.unwrap();
+                    let unlinked = store.unlinked_page(&account, &hubspot, Kind::Deal, None, 99).await.unwrap();
+                    let after = unlinked.first().copied();
+                    let rest = store.unlinked_page(&account, &hubspot, Kind::Deal, after, 99).await.unwrap();
+                    assert_eq!(rest, unlinked.get(1..).unwrap_or_default());
                     let due = store.due(&account, &hubspot, None, at(99), 99).await.unwrap();
                     let due: Vec<_> = due.into_iter().map(|d| (d.key, d.due_at, d.priority)).collect();
                     let intents = store.open_intents(&account, &hubspot).await.unwrap();
-                    (records, links, due, intents)
+                    (records, links, unlinked, due, intents)
                 }
             };
             assert_eq!(read(memory.clone()).await, read(other.clone()).await, "seed {seed}: {ops:?}");

@@ -8,7 +8,7 @@ use tandem::{
     model::{LocalRecord, Name, Profile, Status},
     simulation::Rig,
     store::{Commit, SyncStore},
-    sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
+    sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, lens::Direction, mapping},
     vendors::CONNECTORS,
 };
 use tandem_contract::{Call, ExternalId, Hint, Kind, Lane, RouterTransport, Secret};
@@ -301,4 +301,79 @@ async fn two_companies_that_know_the_same_people_have_them_once() {
     assert_eq!(ours.iter().filter(|contact| !contact.is_deleted()).count(), 30);
     assert_eq!(both.pipedrive.with(|world| world.ids(Kind::Contact)).len(), 30);
     assert_eq!(both.rig.sandbox.with(|world| world.ids(Kind::Contact)).len(), 30);
+}
+
+impl Both {
+    /// HubSpot alone, as if the other connection did not write, or were not there.
+    async fn hubspot_alone(&self) {
+        let mut alone = Connection::clone(&self.rig.connection);
+        alone.siblings = Vec::new();
+        let shared = self.rig.shared(Limits::default());
+        Engine::new(shared, Arc::new(alone)).once().await.unwrap();
+    }
+
+    fn add_in_hubspot(&self, title: &str) -> u64 {
+        let deal = properties(&[("dealname", title), ("dealstage", "qualifiedtobuy")]);
+        self.rig.sandbox.with(|world| world.create(Kind::Deal, &deal, hubspot::Change::Person)).unwrap()
+    }
+
+    fn titles_in_pipedrive(&self) -> Vec<String> {
+        let ids = self.pipedrive.with(|world| world.ids(Kind::Deal));
+        let mut titles: Vec<String> =
+            ids.into_iter().map(|id| self.in_pipedrive(id, "title").as_str().unwrap().to_owned()).collect();
+        titles.sort();
+        titles
+    }
+}
+
+/// VX-16: a CRM that is added later has everything, and not only what changes from then on; and it is asked for once.
+#[tokio::test(start_paused = true)]
+async fn a_crm_that_is_added_later_is_given_what_was_here_before() {
+    let both = Both::new(23);
+    both.have_one_pipeline();
+    both.add_in_hubspot("before");
+    both.hubspot_alone().await;
+    assert_eq!(both.titles_in_pipedrive(), [""; 0]);
+    both.settle().await;
+    assert_eq!(both.titles_in_pipedrive(), ["before"]);
+    // Deleted there while nobody looks, it is not made again by the next start.
+    let (_, deal) = both.pair().await;
+    both.pipedrive.with(|world| world.delete(Kind::Deal, deal, Change::Person)).unwrap();
+    let calls = || both.second.connector.calls();
+    both.settle().await;
+    both.settle().await;
+    assert_eq!(both.titles_in_pipedrive(), [""; 0]);
+    let quiet = {
+        let before = calls();
+        both.settle().await;
+        calls() - before
+    };
+    let again = {
+        let before = calls();
+        both.settle().await;
+        calls() - before
+    };
+    assert_eq!(quiet, again, "later starts look at what changed, and at nothing else");
+}
+
+/// A connection that only read, and is given leave to write, has missed the changes of that time.
+#[tokio::test(start_paused = true)]
+async fn what_changed_while_a_crm_was_only_read_goes_there_when_it_may_be_written_to() {
+    let mut both = Both::new(24);
+    both.have_one_pipeline();
+    let deal = both.add_in_hubspot("first");
+    both.settle().await;
+    assert_eq!(both.titles_in_pipedrive(), ["first"]);
+    let may_write = both.second.clone();
+    both.second = Arc::new(Connection { direction: Direction::In, ..Connection::clone(&may_write) });
+    both.settle().await;
+    let edit = properties(&[("dealname", "first, renamed")]);
+    both.rig.sandbox.with(|world| world.update(Kind::Deal, deal, &edit, hubspot::Change::Person)).unwrap();
+    both.add_in_hubspot("second");
+    both.hubspot_alone().await;
+    both.settle().await;
+    assert_eq!(both.titles_in_pipedrive(), ["first"]);
+    both.second = may_write;
+    both.settle().await;
+    assert_eq!(both.titles_in_pipedrive(), ["first, renamed", "second"]);
 }
