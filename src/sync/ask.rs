@@ -140,7 +140,7 @@ impl Reconciler {
 
     /// When what was not asked about is asked about again.
     fn together(&self, works: &[Work]) -> DateTime<Utc> {
-        self.later(works.iter().map(|work| tries(&work.dirty)).max().unwrap_or(0) + 2)
+        self.later(works.iter().map(|work| tries(&work.dirty)).min().unwrap_or(0) + 2)
     }
 
     /// The same, where nothing may be decided about the record: it leaves the batch.
@@ -250,7 +250,11 @@ impl Reconciler {
             let link = links.get(&id).filter(|link| connector.is_older(&record.id, &link.external))?;
             Some((index, record.id.clone(), id, link.external.clone()))
         });
-        let older: Vec<(usize, ExternalId, RecordId, ExternalId)> = older.collect();
+        let mut older: Vec<(usize, ExternalId, RecordId, ExternalId)> = older.collect();
+        // What is known of a merge already is not asked again: the lost one waits, perhaps for long.
+        let lost: Vec<ExternalId> = older.iter().map(|(.., lost)| lost.clone()).collect();
+        let known = self.store.aliases(account, name, kind, &lost).await?;
+        older.retain(|(_, survivor, _, lost)| !known.iter().any(|(old, new)| old == lost && new == survivor));
         let lost: Vec<ExternalId> = older.iter().map(|(.., lost)| lost.clone()).collect();
         let mut asked = Halves::of(lost.len());
         while let Some(part) = asked.next() {
@@ -275,7 +279,10 @@ impl Reconciler {
             let mut work = works.remove(index);
             match why {
                 Some(why) => ops.extend(self.set_aside(kind, &mut work, &why, together)),
-                None => ops.extend(work.dirty.drain(..).map(|dirty| self.defer(dirty, now, false))),
+                None => {
+                    let until = self.later(tries(&work.dirty));
+                    ops.extend(work.dirty.drain(..).map(|dirty| self.defer(dirty, until, true)));
+                }
             }
         }
         if !ops.is_empty() {

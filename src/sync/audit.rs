@@ -10,6 +10,7 @@ use serde::Serialize;
 use tandem_contract::{Call, Cursor, ExternalId, Kind, Lane, Record, Seen, Value};
 
 use super::{
+    lens::Direction,
     plan::remote_values,
     reconcile::{Reconciler, SyncError},
 };
@@ -133,17 +134,17 @@ impl Reconciler {
         let locals: BTreeMap<RecordId, LocalRecord> =
             self.store.records(account, kind, &locals).await?.into_iter().map(|record| (record.id(), record)).collect();
         let (mut keys, mut strangers) = (Vec::new(), Vec::new());
+        let takes_in = self.connection.direction != Direction::Out;
         for (id, record) in records {
             let Some(link) = links.get(id) else {
                 if !self.connection.filter.admits(kind, lens, record) {
                     continue;
                 }
-                if self.connection.connector.introduces(kind) {
+                if takes_in && self.connection.connector.introduces(kind) {
                     drift.not_taken_in += 1;
                     keys.push(Key::External(id.clone()));
                 } else {
-                    // Nobody unknown is taken in, so this is no drift; but who it is may be known here by now.
-                    strangers.push(Key::External(id.clone()));
+                    strangers.push(record);
                 }
                 continue;
             };
@@ -168,7 +169,9 @@ impl Reconciler {
             }
         }
         self.mark_drift(kind, keys, mark, drift).await?;
-        self.mark_all(kind, strangers, mark).await
+        // Nobody unknown is taken in, so they are no drift; but who one of them is may be known here by now.
+        let met = self.known_here(kind, lens, strangers).await?;
+        self.mark_all(kind, met, mark).await
     }
 
     /// A page of links, of which some record was not listed: each is looked at by id before anything is believed.

@@ -550,16 +550,16 @@ impl Reconciler {
         if was(&before) && !was(&local) {
             solved.push((key.clone(), QUARANTINE.to_owned()));
         }
+        let waits = |row: &String| link.holds.contains_key(row) || plan.unread.contains(row);
         for tried in whole.iter().chain((!whole.is_empty()).then_some(&key)) {
-            let waits = |row: &String| link.holds.contains_key(row) || plan.unread.contains(row);
             let free = lens.rows.iter().map(|row| row.name.clone()).filter(|row| !waits(row));
             solved.extend(free.chain([String::new()]).map(|row| (tried.clone(), row)));
         }
-        // A row that could not be read until now.
+        // A row that could not be read until now, and was agreed on.
         if let Some(before) = &decided.work.link {
-            let never = lens.rows.iter().filter(|row| !before.base.contains_key(&row.name));
-            let shown = never.filter(|row| remote_values(row, remote).is_some());
-            solved.extend(shown.map(|row| (key.clone(), row.name.clone())));
+            let never = lens.rows.iter().filter(|row| !before.base.contains_key(&row.name) && !waits(&row.name));
+            let met = never.filter(|row| link.base.contains_key(&row.name) || plan.pushes.contains_key(&row.name));
+            solved.extend(met.map(|row| (key.clone(), row.name.clone())));
         }
         decided.ops.extend(solved.iter().map(|(key, row)| self.solved(kind, key, Some(row))));
         for (row, code, message) in plan.failures {

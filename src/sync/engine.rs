@@ -200,10 +200,14 @@ impl Engine {
             unknown_stage: AtomicBool::new(false),
             import: Mutex::default(),
         });
-        reconciler.discover(&row).await?;
-        self.subscribe().await;
-        reconciler.release_unmapped().await?;
-        reconciler.follow_mapping().await?;
+        let mut held = Held { shard, epoch, renewed };
+        let preparing = async {
+            reconciler.discover(&row).await?;
+            self.subscribe().await;
+            reconciler.release_unmapped().await?;
+            reconciler.follow_mapping().await
+        };
+        self.holding(&mut held, preparing).await??;
         let audited = self.shared.store.cursor(account, name, AUDITED).await?;
         let audited_at = audited.and_then(|cursor| cursor.0.parse().ok());
         if audited_at.is_none() {
@@ -213,7 +217,7 @@ impl Engine {
         let elapsed = self.shared.clock.elapsed();
         Ok(Running {
             reconciler,
-            held: Held { shard, epoch, renewed },
+            held,
             row,
             discovered: elapsed,
             polled: BTreeMap::new(),
@@ -425,10 +429,14 @@ impl Engine {
         let age = elapsed.saturating_sub(running.discovered);
         let news = age > REDISCOVER_SOON && running.reconciler.met_unknown_stage();
         if age > REDISCOVER || news {
-            running.reconciler.discover(&running.row).await?;
-            if age > REDISCOVER {
-                self.subscribe().await;
-            }
+            let discovering = async {
+                running.reconciler.discover(&running.row).await?;
+                if age > REDISCOVER {
+                    self.subscribe().await;
+                }
+                Ok::<_, SyncError>(())
+            };
+            self.holding(&mut running.held, discovering).await??;
             running.discovered = elapsed;
         }
         Ok(())

@@ -5,7 +5,7 @@
 //! `put(get(r), r) == r` and `get(put(l, r)) == l` up to the normalisation it declares; property tests hold it to that.
 //! Source: J. N. Foster and others, "Combinators for bidirectional tree transformations", TOPLAS 2007.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, SubsecRound};
 use chrono_tz::Tz;
@@ -138,6 +138,7 @@ pub struct Directory {
     stages: BTreeMap<(String, String), StageMap>,
     back: BTreeMap<(PipelineId, StageId), (String, String)>,
     pipelines: BTreeMap<PipelineId, Pipeline>,
+    properties: BTreeSet<String>,
 }
 
 impl Directory {
@@ -154,7 +155,21 @@ impl Directory {
             stages: BTreeMap::new(),
             back: BTreeMap::new(),
             pipelines: BTreeMap::new(),
+            properties: BTreeSet::new(),
         }
+    }
+
+    /// With the names of properties that the vendor has, of whichever kind.
+    #[must_use]
+    pub fn with_properties<'a>(mut self, names: impl IntoIterator<Item = &'a String>) -> Self {
+        self.properties.extend(names.into_iter().cloned());
+        self
+    }
+
+    /// True if the vendor has a property of this name.
+    #[must_use]
+    pub fn has_property(&self, name: &str) -> bool {
+        self.properties.contains(name)
     }
 
     /// With these owners; of two with one address the active one is written.

@@ -167,7 +167,11 @@ impl Planner<'_, '_> {
                 _ if row.direction == Direction::In => {}
                 Some(base) if base.0 != local => self.plan.unread.push(row.name.clone()),
                 // Nobody changed it since the two met; once it can be read, it is a first contact.
-                None if s.link.is_some() && !local.iter().all(Value::is_blank) => {
+                None if s.link.is_some()
+                    && s.may_push
+                    && self.is_known_there()
+                    && !local.iter().all(Value::is_blank) =>
+                {
                     self.plan.failures.push((row.name.clone(), UNREAD, UNREAD_TEXT.to_owned()));
                 }
                 _ => {}
@@ -191,6 +195,12 @@ impl Planner<'_, '_> {
             Some(base) => self.merge(&base, local, remote),
             None => self.first_contact(local, remote),
         }
+    }
+
+    /// True if the vendor has such properties at all: that one does not is no matter of single records.
+    fn is_known_there(&self) -> bool {
+        let directory = self.snapshot.context.directory;
+        self.row.properties.iter().all(|(name, _)| directory.has_property(name))
     }
 
     /// True if nothing is to be done, as for most rows of most records: neither side moved, and nothing is under way.

@@ -157,14 +157,26 @@ impl Reconciler {
         self.store.links(&self.connection.account.name, &self.connection.name, kind, By::External(ids)).await
     }
 
+    /// Records of the vendor's that were made for one of ours, or whose address is one of ours.
+    pub(super) async fn known_here(
+        &self,
+        kind: Kind,
+        lens: &Lens,
+        records: Vec<&Record>,
+    ) -> Result<Vec<Key>, StoreError> {
+        let addresses = records.iter().filter_map(|record| address(kind, lens, record)).collect::<BTreeSet<String>>();
+        let addresses: Vec<String> = addresses.into_iter().collect();
+        let found = self.store.contacts_by_email(&self.connection.account.name, &addresses).await?;
+        let found: BTreeSet<String> = found.into_iter().map(|(address, _)| address).collect();
+        let is_known = |record: &&Record| {
+            self.made_for(record).is_some() || address(kind, lens, record).is_some_and(|one| found.contains(&one))
+        };
+        Ok(records.into_iter().filter(is_known).map(|record| Key::External(record.id.clone())).collect())
+    }
+
     /// Finds the record of ours that a vendor's unlinked record stands for: by our marker, else a contact by its address.
     pub(super) async fn adopt(&self, kind: Kind, lens: &Lens, works: &mut Vec<Work>) -> Result<(), StoreError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
-        let email_property = lens
-            .rows
-            .iter()
-            .find(|row| kind == Kind::Contact && row.name == "email")
-            .map(|row| row.properties[0].0.clone());
         let mut wanted: BTreeMap<usize, RecordId> = BTreeMap::new();
         let mut emails: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (index, work) in works.iter().enumerate() {
@@ -174,9 +186,7 @@ impl Reconciler {
             }
             if let Some(id) = self.made_for(record) {
                 wanted.insert(index, id);
-            } else if let Some(email) =
-                email_property.as_ref().and_then(|p| record.property(p).as_text().map(|e| e.trim().to_lowercase()))
-            {
+            } else if let Some(email) = address(kind, lens, record) {
                 emails.entry(email).or_default().push(index);
             }
         }
@@ -399,6 +409,12 @@ impl Reconciler {
         }
         Ok(())
     }
+}
+
+/// A contact's address as it is looked for.
+fn address(kind: Kind, lens: &Lens, record: &Record) -> Option<String> {
+    let row = lens.rows.iter().find(|row| kind == Kind::Contact && row.name == "email")?;
+    Some(record.property(&row.properties[0].0).as_text()?.trim().to_lowercase())
 }
 
 /// Whether a record that carries the marker of one of ours was made for it: if ours was deleted since, not long after that.

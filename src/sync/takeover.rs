@@ -47,6 +47,7 @@ impl Reconciler {
         let currency = row.currency.as_deref().and_then(|code| Currency::new(code).ok()).unwrap_or(account.currency);
         let directory = Directory::new(self.connection.connector.system(), timezone, currency, row.currencies.clone())
             .with_owners(&schema.owners)
+            .with_properties(schema.properties.values().flat_map(|of_kind| of_kind.keys()))
             .with_stages(&pipelines, &maps);
         *self.directory.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(directory);
         if news {

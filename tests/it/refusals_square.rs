@@ -91,7 +91,7 @@ async fn tried(row: &Row) -> (Pushed, usize) {
     let customer = seller.customer(json!({ "family_name": "Ito" }));
     let (at, answer) = (row.ask.route(), row.answer());
     proxy.answer(move |_, path, said| {
-        let body = answer.body.replace("KEY", &key_of(said));
+        let body = answer.body.replace("\"KEY\"", &format!("\"{}\"", key_of(said)));
         path.ends_with(at).then(|| Answer { body, ..answer.clone() })
     });
     let connector = &seller.connector;

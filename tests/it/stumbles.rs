@@ -256,3 +256,29 @@ async fn while_a_slow_vendor_is_written_to_no_other_process_takes_the_connection
     assert_eq!(both.titles()[1..], TITLES);
     assert!(other.start().await.is_ok(), "it is given back at the end");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_where_two_records_meet_stays_on_the_list_until_it_is_mended() {
+    let (both, proxy) = two_crms(48);
+    let address = json!([{ "value": "ana@example.com", "primary": true, "label": "work" }]);
+    let person = json!({ "name": "Ana Ito", "emails": address });
+    both.pipedrive.with(|world| world.create(Kind::Contact, &person, Change::Person)).unwrap();
+    let contact = [("firstname", "Ana"), ("lastname", "Ito"), ("email", "ana@example.com"), ("phone", "+12125550101")];
+    let contact = properties(&contact);
+    let contact =
+        both.rig.sandbox.with(|world| world.create(Kind::Contact, &contact, hubspot::Change::Person)).unwrap();
+    let refusal = r#"{"success":false,"error":"phones: this one is not taken","code":"ERR"}"#;
+    proxy.answer(move |method, _, said| {
+        (*method != Method::GET && said.contains("5550101")).then(|| Answer::new(400, refusal))
+    });
+    both.minutes(5).await;
+    assert_eq!(both.codes().await, ["rejected"]);
+    let edit = properties(&[("lastname", "Ito-Berg")]);
+    both.rig.sandbox.with(|world| world.update(Kind::Contact, contact, &edit, hubspot::Change::Person)).unwrap();
+    both.minutes(5).await;
+    assert_eq!(both.codes().await, ["rejected"], "another field goes out, and this one still waits");
+    let edit = properties(&[("phone", "+12125550102")]);
+    both.rig.sandbox.with(|world| world.update(Kind::Contact, contact, &edit, hubspot::Change::Person)).unwrap();
+    both.minutes(5).await;
+    assert_eq!(both.codes().await, [""; 0]);
+}
