@@ -396,6 +396,28 @@ async fn a_cursor_of_squares_that_ended_begins_its_window_anew() {
     assert!(made.iter().all(|id| seen.contains(id)), "{seen:?}");
 }
 
+/// The listing of customers goes last among all work, from its first page on, and nothing else does.
+#[tokio::test(start_paused = true)]
+async fn the_import_is_the_whole_listing_of_customers_and_nothing_else() {
+    let seller = seller(Settings { page_rows: 1, ..prompt() }, |router| router, |_| {});
+    for n in 0..3 {
+        seller.customer(json!({ "family_name": format!("L{n}") }));
+    }
+    for stream in seller.connector.streams() {
+        let mut cursor = Cursor::start();
+        loop {
+            let is_import = seller.connector.is_backfill(&stream, &cursor);
+            assert_eq!(is_import, stream.backfills, "{} {}", stream.name, cursor.0);
+            let page = seller.connector.changes(CALL, &stream, &cursor).await.unwrap();
+            cursor = page.next;
+            if !page.more {
+                break;
+            }
+        }
+        assert!(!seller.connector.is_backfill(&stream, &cursor), "{}: everything was listed", stream.name);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_till_that_was_offline_tells_when_it_sold() {
     let seller = plain();

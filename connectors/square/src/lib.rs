@@ -172,8 +172,8 @@ impl Connector for Square {
         changes::next_page(self, call, stream, cursor).await
     }
 
-    fn is_backfill(&self, _: &Stream, cursor: &Cursor) -> bool {
-        changes::is_listing(cursor)
+    fn is_backfill(&self, stream: &Stream, cursor: &Cursor) -> bool {
+        stream.backfills && (cursor.0.is_empty() || changes::is_listing(cursor))
     }
 
     async fn list(&self, call: Call, _: Kind, cursor: &Cursor) -> Result<Page, ConnectorError> {
