@@ -90,7 +90,7 @@ enum Command {
     Audit,
     /// Why a record is as it is.
     Why {
-        /// Its id.
+        /// Its id, or its key as `failures list` prints it.
         record: String,
     },
     /// Write records out.

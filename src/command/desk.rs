@@ -9,7 +9,7 @@ use tandem_contract::{Kind, Value};
 use super::{Exit, Global, account, daemon::Daemon};
 use crate::{
     installation::Installation,
-    model::{Conflict, Name, RecordId, Winner, link::Verdict},
+    model::{Conflict, Key, Name, RecordId, Winner, link::Verdict},
     store::{By, SyncStore},
 };
 
@@ -283,15 +283,45 @@ pub async fn audit(global: &Global) -> anyhow::Result<Exit> {
     Ok(if drift == 0 { Exit::Done } else { Exit::Later })
 }
 
-/// Why a record is as it is: its links, holds, conflicts and history.
+/// Why a record is as it is: its links, holds and history.
 ///
 /// # Errors
 /// Configuration, database, or no such record.
 pub async fn why(global: &Global, record: &str) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
-    let id: RecordId = record.parse().context("name a record by its id, as `tandem export opportunities` prints it")?;
+    for id in named(&installation, record).await? {
+        explain(global, &installation, id).await?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The records that somebody names: by our id, or by a key as `failures list` prints it. Two vendors may call different
+/// records the same.
+async fn named(installation: &Installation, text: &str) -> anyhow::Result<Vec<RecordId>> {
+    let key = text.parse::<RecordId>().map(Key::Local).or_else(|_| text.parse::<Key>());
+    let key = key.context("name a record as `tandem export opportunities` or `tandem failures list` does")?;
+    let id = match key {
+        Key::Local(id) => return Ok(vec![id]),
+        Key::External(id) => id,
+    };
+    let mut found = BTreeSet::new();
+    for connection in installation.connections.values() {
+        for kind in [Kind::Deal, Kind::Contact] {
+            let by = By::External(std::slice::from_ref(&id));
+            let links = installation.store.links(&connection.account.name, &connection.name, kind, by).await?;
+            found.extend(links.into_iter().map(|link| link.local));
+        }
+    }
+    anyhow::ensure!(
+        !found.is_empty(),
+        "no record here is {id} at a vendor: `tandem failures list` says what keeps it from being taken in"
+    );
+    Ok(found.into_iter().collect())
+}
+
+async fn explain(global: &Global, installation: &Installation, id: RecordId) -> anyhow::Result<()> {
     for name in installation.accounts.keys() {
-        let account = account(&installation, Some(name))?;
+        let account = account(installation, Some(name))?;
         for kind in [Kind::Deal, Kind::Contact] {
             if installation.store.records(name, kind, &[id]).await?.is_empty() {
                 continue;
@@ -300,7 +330,7 @@ pub async fn why(global: &Global, record: &str) -> anyhow::Result<Exit> {
             let links = installation.store.links_of(name, kind, &[id]).await?;
             if global.json() {
                 println!("{}", json!({ "account": account.name, "kind": kind, "links": links, "history": history }));
-                return Ok(Exit::Done);
+                return Ok(());
             }
             println!("{kind} {id} of {name}");
             for link in &links {
@@ -333,7 +363,7 @@ pub async fn why(global: &Global, record: &str) -> anyhow::Result<Exit> {
                     entry.by
                 );
             }
-            return Ok(Exit::Done);
+            return Ok(());
         }
     }
     anyhow::bail!("there is no record {id}")

@@ -29,6 +29,22 @@ fn a_first_day() {
 }
 
 #[test]
+fn a_record_is_explained_by_its_id_and_by_the_keys_that_failures_are_listed_under() {
+    let place = Place::new(3, 5, "sqlite://tandem.db");
+    place.run_ok(&["sync", "--once"]);
+    let deal = place.export().remove(0);
+    let (id, there) = (deal["id"].as_str().unwrap(), deal["external_ids"][0]["id"].as_str().unwrap());
+    let by_id = place.run_ok(&["why", id]);
+    assert!(by_id.contains(&format!("is {there} at hubspot")), "{by_id}");
+    for key in [format!("l:{id}"), format!("x:{there}")] {
+        assert_eq!(place.run_ok(&["why", &key]), by_id, "{key}");
+    }
+    let unknown = place.run(&["why", "x:1"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(text(&unknown).contains("tandem failures list"), "{}", text(&unknown));
+}
+
+#[test]
 fn a_plan_is_what_happens_and_a_stale_one_is_refused() {
     let place = Place::new(3, 5, "sqlite://tandem.db");
     place.run_ok(&["sync", "--once"]);
