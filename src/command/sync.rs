@@ -172,7 +172,7 @@ impl Bars {
     pub fn listener(self) -> Arc<dyn Fn(&Stream, Progress) + Send + Sync> {
         Arc::new(move |stream, progress| {
             let Some(bars) = &self.0 else { return };
-            if !progress.backfill {
+            if !progress.whole {
                 return;
             }
             let mut bars = bars.lock().unwrap_or_else(PoisonError::into_inner);

@@ -43,7 +43,9 @@ impl FromStr for Key {
     }
 }
 
-/// Why a record is dirty: for the history, never for the decision.
+/// Why a record is dirty: it says how urgent that is. What is to be done follows from both sides, with two exceptions.
+/// What a person asked to be tried is told again where it still waits for people; what the audit alone found is no news
+/// of when it came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// A webhook named it.

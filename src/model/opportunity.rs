@@ -186,7 +186,7 @@ pub struct Opportunity {
     /// for that word, and nowhere else.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deliberate: bool,
-    /// True for a second active record where the policy allows one: kept, shown, not counted.
+    /// True for a second active record where the policy allows only one: kept, shown, not counted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quarantined: bool,
     /// Who made it: `person`, or the connection it came from.

@@ -11,7 +11,7 @@ const CLOCKS: TimeDelta = TimeDelta::minutes(1);
 /// How far apart a person's word that an opportunity is won and the sale that won it may be, to be about the same thing.
 const SAME_SALE: TimeDelta = TimeDelta::hours(24);
 
-/// By what the buyer was found. What comes first is trusted most, and ends the search.
+/// By what the buyer was found. What comes first is trusted most; what follows is tried where that comes to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoundBy {
     /// A reference names the opportunity itself.

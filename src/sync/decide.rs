@@ -108,8 +108,8 @@ impl Reconciler {
         if let (None, Some(local), Some(Fetched::Found(record))) = (&work.link, &work.local, &work.fetched)
             && local.is_deleted()
         {
-            // Ours by its marker: made by a write whose outcome we never stored, and deleted here meanwhile.
-            // More of them may land yet: nothing waits for one that is deleted here.
+            // A create of ours whose outcome was never stored, found by its marker; the record was deleted here meanwhile.
+            // It is linked at once, and not when no try of that create can land any more: the link remembers that one may.
             let unanswered =
                 Some(work.intent.as_ref().and_then(|intent| unanswered(intent, began)).unwrap_or_else(|| late(began)));
             let link = Link::new(self.connection.name.clone(), kind, local.id(), record.id.clone());
@@ -669,7 +669,8 @@ impl Reconciler {
         decided: &mut Decided,
     ) {
         let Some(mut local) = decided.work.local.clone() else { return self.finish_all(decided) };
-        // They are marked when everything was listed; the date is for a process that ends before.
+        // `note_listed` marks them once everything was listed. It knows them from memory alone: should the process end
+        // before, they come up again at this date.
         if self.writes() && self.put_off_to_import(kind, local.id()) {
             return self.defer_all(decided, began + TimeDelta::minutes(15), false);
         }

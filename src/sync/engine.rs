@@ -336,7 +336,7 @@ impl Engine {
         loop {
             let page = self.page(running, stream).await?;
             gathered += page.records;
-            if page.backfill || !page.more || gathered >= BATCH {
+            if page.whole || !page.more || gathered >= BATCH {
                 return Ok(page.more);
             }
         }

@@ -57,8 +57,8 @@ pub struct Progress {
     pub records: usize,
     /// True if another page can be had now.
     pub more: bool,
-    /// True if the page was part of the first import.
-    pub backfill: bool,
+    /// True if it held whole records, as those of a first import do: they were worked on at once.
+    pub whole: bool,
 }
 
 impl Reconciler {
@@ -101,8 +101,8 @@ impl Reconciler {
                 }
             }
         }
-        let backfill = !read.is_empty();
-        if backfill {
+        let whole = !read.is_empty();
+        if whole {
             let now = self.clock.now();
             let dirty = read.keys().map(|id| Dirty {
                 kind: stream.kind,
@@ -141,7 +141,7 @@ impl Reconciler {
             self.note_listed(stream.kind).await?;
             self.export_what_was_here(stream.kind).await?;
         }
-        Ok(Progress { records, more: page.more, backfill })
+        Ok(Progress { records, more: page.more, whole })
     }
 
     /// The pages after the one that is worked on: one, and more until that is done, since many are stored at once for

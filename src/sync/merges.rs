@@ -54,7 +54,7 @@ impl Reconciler {
                 continue;
             }
             let mut links = self.store.links(account, name, kind, By::External(&record.absorbed)).await?;
-            // A survivor that is linked already kept its id; what it absorbed is still linked to nothing.
+            // A survivor that has no link yet takes over that of one it absorbed; one that is linked keeps its own.
             let first = if work.link.is_none() { links.pop() } else { None };
             // The others are looked at by themselves.
             let others: Vec<Op> = links
@@ -96,8 +96,9 @@ impl Reconciler {
             };
             let ids = [heir.id()];
             let has_its_own = !self.store.links(account, name, kind, By::Local(&ids)).await?.is_empty();
-            // One in quarantine remembers a create that nobody found. It may last for good; where that one's twin would be refused,
-            // nothing is waited for.
+            // An heir that is being made there may have a record of its own in a moment. One in quarantine keeps the intent
+            // of a create that nobody found for as long as it is there, perhaps for ever: where a twin is refused, it is
+            // waited for only until that create can no longer land.
             let intents = self.store.intents(account, name, kind, &ids).await?;
             let is_put_by =
                 heir.as_opportunity().is_some_and(|deal| deal.quarantined) && self.connection.connector.refuses_twins();

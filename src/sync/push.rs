@@ -321,8 +321,9 @@ impl Reconciler {
     /// The record is already there: read it, and link it if it is the same.
     fn exists(&self, kind: Kind, mut one: Outgoing, id: ExternalId, ours: bool) -> Vec<Op> {
         let now = self.clock.now();
-        // The intent stays: the next round looks for our marker, and may find it on a record that was merged. Where nothing was
-        // waited for before this one went out, the other one's time is not over.
+        // The intent stays, and is settled by the next round: that looks for our marker, and may find it on a record that
+        // was merged. It need not wait, unless this was a second try that went out beside the first (`refuses_twins`): the
+        // first may still land, so its own time goes on.
         if ours || !(one.intent.again && self.connection.connector.refuses_twins()) {
             one.intent.closes_at = Some(now);
         }
@@ -336,7 +337,8 @@ impl Reconciler {
             }
             return ops;
         }
-        // Refused the first time, nothing of ours is there: the next try says what is said here by then.
+        // Refused at its first try, there is nothing of ours that may be there or land: the intent goes, and the next one is
+        // made of what our record says by then.
         let intent = if ours || one.intent.again { Op::PutIntent(one.intent) } else { Op::DropIntent(one.intent.id) };
         let mut ops = vec![intent, self.mark(kind, Key::External(id.clone()), now)];
         for dirty in one.dirty {
