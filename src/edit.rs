@@ -51,7 +51,7 @@ pub enum EditError {
     Stale,
     /// The policy allows one only.
     #[error(
-        "this contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact)"
+        "this contact already has an open opportunity in this pipeline, and the account allows only one (policy one_active_per_contact)"
     )]
     Second,
     /// A second is made on purpose only.

@@ -35,7 +35,7 @@ use crate::{
 pub(super) const BATCH: usize = 1_000;
 /// The pseudo-row under which a second open opportunity is shown.
 pub const QUARANTINE: &str = "quarantine";
-const SECOND: &str = "the contact already has an open opportunity in this pipeline, and the account allows one (policy one_active_per_contact): this one is kept aside. Close, merge or move one of the two, here or at the vendor; it then takes its place by itself";
+const SECOND: &str = "the contact already has an open opportunity in this pipeline, and the account allows only one (policy one_active_per_contact): this one is kept aside. Close, merge or move one of the two, here or at the vendor; it then takes its place by itself";
 const UNCONFIRMED: &str = "the contact already has an open opportunity in this pipeline, and in this account a second one is made on purpose (policy confirm_second): this one is kept aside. Say here that it is meant (`deliberate`), or close, merge or move one of the two; it then takes its place by itself";
 
 /// How long a vendor that does not know a record is given before it is asked a second time.
