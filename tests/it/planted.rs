@@ -35,7 +35,7 @@ pub const RECORDED: [(Bug, u64); 19] = [
     (Bug::NoIntent, 22),
     (Bug::ForeignCheckOff, 10),
     (Bug::RecoveryCheckOff, 22),
-    (Bug::LateWindowIgnored, 248),
+    (Bug::LateWindowIgnored, 366),
     (Bug::PartialFailureIsSuccess, 327),
     (Bug::NewMarkerOnRetry, 281),
     (Bug::ConflictNotRecorded, 5),
