@@ -18,7 +18,11 @@ use crate::{
     },
     sales::{closing, matching::FoundBy},
     store::{By, Commit, Op, StoreError, SyncStore},
-    sync::reconcile::{QUARANTINE, history_ops, slot},
+    sync::{
+        change::{Change, Changed, FollowUp, slot},
+        follow_up::follow_up,
+        reconcile::QUARANTINE,
+    },
 };
 
 /// Who edits, where, when.
@@ -88,10 +92,6 @@ const PERSON: &str = "person";
 /// What a person states; fields not named stay.
 pub type Fields = BTreeMap<String, Value>;
 
-fn is_quarantined(record: &LocalRecord) -> bool {
-    record.as_opportunity().is_some_and(|deal| deal.quarantined)
-}
-
 impl Desk<'_> {
     /// Makes a record.
     ///
@@ -114,7 +114,8 @@ impl Desk<'_> {
             }
             self.ask_about_a_second(deal).await?;
         }
-        self.store_new(record).await
+        let changed = self.change(None, record);
+        self.store_change(Vec::new(), changed).await
     }
 
     /// Where a second is made on purpose only, one that nobody says is meant is refused. One that is meant takes no place in the
@@ -134,14 +135,6 @@ impl Desk<'_> {
             true => Err(EditError::Unconfirmed),
             false => Ok(()),
         }
-    }
-
-    async fn store_new(&self, record: LocalRecord) -> Result<LocalRecord, EditError> {
-        let slot = slot(self.account.uniqueness(), &record);
-        let mut ops = vec![Op::PutRecord { record: record.clone(), expected: 0, slot }];
-        ops.extend(self.marks(record.kind(), record.id()));
-        self.commit(ops).await?;
-        Ok(record)
     }
 
     /// Changes a record that is at `version`, if a version is named.
@@ -168,43 +161,40 @@ impl Desk<'_> {
         if record == before {
             return Ok(before);
         }
-        record.touch(self.now);
-        let had = slot(self.account.uniqueness(), &before);
-        let slot = slot(self.account.uniqueness(), &record);
+        let takes = |record: &LocalRecord| slot(self.account.uniqueness(), record);
         // Moved, reopened or given to somebody else: what makes it a second one is asked about as a new one is.
         if let LocalRecord::Deal(deal) = &record
-            && slot != had
+            && takes(&record) != takes(&before)
         {
             self.ask_about_a_second(deal).await?;
         }
-        if let LocalRecord::Deal(deal) = &mut record {
-            deal.end_quarantine();
-            // What takes no place waits for none: a second that is meant.
-            deal.quarantined &= slot.is_some();
-        }
-        let mut ops = vec![Op::PutRecord { record: record.clone(), expected: before.version(), slot }];
-        ops.extend(history_ops(kind, &before, &record, PERSON, self.now, self.run));
-        ops.extend(self.marks(kind, id));
-        if is_quarantined(&before) && !is_quarantined(&record) {
-            ops.extend(self.drop_quarantine(id).await?);
-        }
-        self.commit(ops).await?;
-        Ok(record)
+        let changed = self.change(Some(&before), record);
+        self.store_change(Vec::new(), changed).await
     }
 
-    /// The failures that told of a quarantine, whichever connection found it.
-    async fn drop_quarantine(&self, id: RecordId) -> Result<Vec<Op>, EditError> {
-        let all = self.store.failures(&self.account.name, usize::MAX >> 1).await?;
-        let key = Key::Local(id);
-        let mine = all.into_iter().filter(|failure| failure.row == QUARANTINE && failure.key == key.to_string());
-        Ok(mine
-            .map(|failure| Op::DropFailures {
-                connection: failure.connection,
-                kind: failure.kind,
-                key: key.clone(),
-                row: Some(QUARANTINE.into()),
-            })
-            .collect())
+    fn change(&self, before: Option<&LocalRecord>, after: LocalRecord) -> Changed {
+        let change = Change {
+            by: PERSON,
+            now: self.now,
+            run: self.run,
+            uniqueness: self.account.uniqueness(),
+            tell: self.connections,
+            reason: Reason::LocalEdit,
+            is_news: true,
+        };
+        change.of(before, after)
+    }
+
+    /// Stores a change together with these; answers the record as it is then.
+    async fn store_change(&self, mut ops: Vec<Op>, changed: Changed) -> Result<LocalRecord, EditError> {
+        ops.extend(changed.ops);
+        ops.extend(self.follow_up(changed.follow_up).await?);
+        self.commit(ops).await?;
+        Ok(changed.record)
+    }
+
+    async fn follow_up(&self, changed: FollowUp) -> Result<Vec<Op>, EditError> {
+        Ok(follow_up(self.store, self.account, changed, self.now).await?)
     }
 
     /// Deletes a record, and a contact's opportunities with it where the account's profile says so (VX-10). It is kept
@@ -226,13 +216,14 @@ impl Desk<'_> {
             return Err(EditError::HasOpportunities(open));
         }
         let mut ops = Vec::new();
+        let mut follow_up = FollowUp::default();
         let mut doomed: Vec<(Kind, RecordId)> =
             opportunities.iter().filter(|_| cascades).map(|id| (Kind::Deal, *id)).collect();
         doomed.push((kind, id));
         for (kind, id) in doomed {
             let mut record = self.load(kind, id).await?;
-            if is_quarantined(&record) {
-                ops.extend(self.drop_quarantine(id).await?);
+            if record.as_opportunity().is_some_and(|deal| deal.quarantined) {
+                follow_up.released.insert(id);
             }
             let expected = record.version();
             record.set_deleted(Some(self.now));
@@ -240,6 +231,7 @@ impl Desk<'_> {
             ops.push(Op::PutRecord { record, expected, slot: None });
             ops.extend(self.marks(kind, id));
         }
+        ops.extend(self.follow_up(follow_up).await?);
         self.commit(ops).await
     }
 
@@ -270,19 +262,17 @@ impl Desk<'_> {
         let mut record = before.clone();
         if !was_open {
             record.set(&conflict.fields, &values, &self.stamp())?;
-            if record != before {
-                record.note_transition(&before, self.now);
-                record.touch(self.now);
-                let slot = slot(self.account.uniqueness(), &record);
-                ops.push(Op::PutRecord { record: record.clone(), expected: before.version(), slot });
-                ops.extend(history_ops(conflict.kind, &before, &record, PERSON, self.now, self.run));
-            }
         }
-        ops.extend(self.marks(conflict.kind, conflict.record));
         if !self.connections.contains(&conflict.connection) {
             ops.push(self.mark(&conflict.connection, conflict.kind, conflict.record));
         }
-        self.commit(ops).await?;
+        if record == before {
+            ops.extend(self.marks(conflict.kind, conflict.record));
+            self.commit(ops).await?;
+        } else {
+            let changed = self.change(Some(&before), record);
+            self.store_change(ops, changed).await?;
+        }
         Ok(conflict)
     }
 
@@ -450,8 +440,6 @@ impl Desk<'_> {
                 // Closed anew, in another way: the moment is this one.
                 deal.position.closed_at = deal.position.status.is_closed().then_some(now);
             }
-            deal.note_closing(PERSON);
-            deal.note_transition(was.unwrap_or_default(), now);
         }
         if let LocalRecord::Deal(deal) = record
             && let (true, Some(contact)) = (fields.contains_key("contact"), deal.contact)

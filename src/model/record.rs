@@ -173,13 +173,6 @@ impl LocalRecord {
         names.iter().filter_map(|name| stamps.get(name)).max_by_key(|stamp| stamp.at).cloned()
     }
 
-    /// Notes when an opportunity's status changed, if it did since it was `before`.
-    pub fn note_transition(&mut self, before: &Self, now: DateTime<Utc>) {
-        if let (Self::Deal(deal), Self::Deal(before)) = (self, before) {
-            deal.note_transition(before.position.status, now);
-        }
-    }
-
     /// Counts a change.
     pub fn touch(&mut self, now: DateTime<Utc>) {
         each!(self, r => {

@@ -183,9 +183,6 @@ fn lower(
             deal.position.lost_reason = Some(why.into());
         }
     }
-    if !deal.position.status.is_closed() {
-        deal.closed_by = None;
-    }
     word.stamp(deal, &field::POSITION);
 }
 

@@ -210,7 +210,7 @@ impl Rig {
             Arc::new(GatedTransport { inner: RouterTransport::new(watch(sandbox.router())), gate: gate.clone() });
         let connector: Arc<dyn Connector> = Arc::new(HubSpot::new(options, transport, clock.clone()));
         let mut connection = Connection {
-            account: account.clone(),
+            account,
             name: name.clone(),
             connector,
             lenses,
@@ -232,7 +232,7 @@ impl Rig {
             store,
             clock,
             gate,
-            account,
+            account: connection.account.clone(),
             name,
             audit_every: Duration::from_secs(1_800),
             connection: Arc::new(connection),

@@ -9,10 +9,9 @@ use tandem_contract::{
 };
 use tracing::warn;
 
-use super::reconcile::{
-    ASK_AGAIN, Decided, PATIENCE, QUARANTINE, Reconciler, SECOND_LOOK, Work, history_ops, slot, tries,
-};
+use super::reconcile::{ASK_AGAIN, Decided, PATIENCE, Reconciler, SECOND_LOOK, Work, tries};
 use super::{
+    change::Change,
     guard::{Class, on_hold},
     lens::{Codec, Context, Direction, Lens},
     plan::{Clash, FieldPlan, Snapshot, UNREAD, UNREAD_TEXT, overwrites, plan, remote_values},
@@ -24,7 +23,7 @@ use super::{
 use crate::{
     model::{
         Conflict, ConflictState, Dirty, Failure, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord,
-        Mark, Opportunity, Position, Reason, RecordId, Stamp, Status, ValueSource, Winner,
+        Mark, Name, Reason, RecordId, Stamp, ValueSource, Winner,
         ids::{ConflictId, FailureId, IntentId},
         link::PRESENCE,
     },
@@ -48,7 +47,6 @@ struct Said {
 struct MergeResult {
     is_new: bool,
     revived: bool,
-    expected: i64,
     changed: bool,
     open: bool,
     before: LocalRecord,
@@ -303,11 +301,6 @@ impl Reconciler {
         }
     }
 
-    /// The one active place a record takes, where the account's policy has such places (AX-02).
-    pub(super) fn slot(&self, record: &LocalRecord) -> Option<String> {
-        slot(self.connection.account.uniqueness(), record)
-    }
-
     pub(super) fn conflict(&self, kind: Kind, record: RecordId, clash: Clash) -> Conflict {
         let now = self.clock.now();
         Conflict {
@@ -358,7 +351,6 @@ impl Reconciler {
         };
         let before = local.clone();
         let has_moved = self.bring_up_to_date(&mut local, context);
-        let expected = if is_new { 0 } else { local.version() };
         let revived = step == Step::Revive;
         if revived {
             local.set_deleted(None);
@@ -386,10 +378,10 @@ impl Reconciler {
         }
         decided.ops.extend(guarded);
         let changed = self.take(&plan, &mut local, began) || has_moved;
-        self.store_merge(
+        self.plan_merge(
             kind,
             lens,
-            MergeResult { is_new, revived, expected, changed, open, before, sent },
+            MergeResult { is_new, revived, changed, open, before, sent },
             plan,
             local,
             &remote,
@@ -454,7 +446,7 @@ impl Reconciler {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one transaction, each used once")]
-    fn store_merge(
+    fn plan_merge(
         &self,
         kind: Kind,
         lens: &Lens,
@@ -465,41 +457,24 @@ impl Reconciler {
         began: DateTime<Utc>,
         decided: &mut Decided,
     ) {
-        let MergeResult { is_new, revived, expected, changed, open, before, sent } = result;
-        if (changed || revived) && !is_new {
-            local.touch(began);
-        }
+        let MergeResult { is_new, revived, changed, open, before, sent } = result;
         if is_new || changed || revived {
+            let mut closed_at = None;
             if let LocalRecord::Deal(deal) = &mut local {
-                let by = self.connection.name.as_str();
+                closed_at = deal.position.closed_at;
                 if is_new {
-                    deal.created_by = Some(by.into());
+                    deal.created_by = Some(self.connection.name.to_string());
                 }
-                deal.note_closing(by);
-                deal.end_quarantine();
-                let was = before.as_opportunity().map_or(Status::Open, |before| before.position.status);
-                // What is only taken in now may have been closed long ago.
-                let is_recent = !is_new || deal.position.closed_at.is_some_and(|at| began - at < TimeDelta::days(1));
-                if decided.work.is_news && is_recent {
-                    deal.note_transition(was, began);
-                }
-                // What a clinic says is to be seen again from where it stands now.
-                let place = |deal: &Opportunity| {
-                    let Position { pipeline, stage, status, .. } = deal.position;
-                    (deal.contact, pipeline, stage, status, deal.quarantined)
-                };
-                let is_moved = !is_new && before.as_opportunity().is_some_and(|before| place(before) != place(deal));
-                decided.visitors.extend(deal.contact.filter(|_| revived || is_moved));
             }
-            let slot = self.slot(&local);
-            decided.ops.push(Op::PutRecord { record: local.clone(), expected, slot });
-            if !is_new {
-                decided.ops.extend(self.history_of(kind, &before, &local, began));
-                decided.tally.updated += 1;
-            } else {
+            // What is only taken in now may have been closed long ago.
+            let is_recent = !is_new || closed_at.is_some_and(|at| began - at < TimeDelta::days(1));
+            let change = Change { is_news: decided.work.is_news && is_recent, ..self.change(began) };
+            local = decided.include(change.of((!is_new).then_some(&before), local));
+            if is_new {
                 decided.tally.created += 1;
+            } else {
+                decided.tally.updated += 1;
             }
-            decided.ops.extend(self.mark_siblings(kind, local.id(), began));
         }
         let key = Key::Local(local.id());
         let mut link = decided.work.link.clone().unwrap_or_else(|| Link {
@@ -546,10 +521,6 @@ impl Reconciler {
         let tried = |dirty: &&Dirty| dirty.attempts > 0;
         let whole: Vec<Key> = decided.work.dirty.iter().filter(tried).map(|dirty| dirty.key.clone()).collect();
         let mut solved: Vec<(Key, String)> = released.into_iter().map(|row| (key.clone(), row)).collect();
-        let was = |record: &LocalRecord| record.as_opportunity().is_some_and(|deal| deal.quarantined);
-        if was(&before) && !was(&local) {
-            solved.push((key.clone(), QUARANTINE.to_owned()));
-        }
         let waits = |row: &String| link.holds.contains_key(row) || plan.unread.contains(row);
         for tried in whole.iter().chain((!whole.is_empty()).then_some(&key)) {
             let free = lens.rows.iter().map(|row| row.name.clone()).filter(|row| !waits(row));
@@ -639,25 +610,26 @@ impl Reconciler {
         if attempts < 2 { self.clock.now() } else { self.later(attempts) }
     }
 
-    pub(super) fn history_of(
-        &self,
-        kind: Kind,
-        before: &LocalRecord,
-        after: &LocalRecord,
-        now: DateTime<Utc>,
-    ) -> Vec<Op> {
-        let by = self.connection.name.to_string();
-        history_ops(kind, before, after, &by, now, self.run)
+    /// A change of ours that this connection makes, as it happens.
+    pub(super) fn change(&self, now: DateTime<Utc>) -> Change<'_> {
+        Change {
+            by: self.connection.name.as_str(),
+            now,
+            run: self.run,
+            uniqueness: self.connection.account.uniqueness(),
+            tell: self.siblings(),
+            reason: Reason::Propagate,
+            is_news: true,
+        }
+    }
+
+    fn siblings(&self) -> &[Name] {
+        if planted::has(Bug::SiblingsNotMarked) { &[] } else { &self.connection.siblings }
     }
 
     pub(super) fn mark_siblings(&self, kind: Kind, local: RecordId, now: DateTime<Utc>) -> Vec<Op> {
-        let mark = |connection: &crate::model::Name| {
-            Op::Mark(Mark::new(connection, kind, Key::Local(local), now, Reason::Propagate))
-        };
-        if planted::has(Bug::SiblingsNotMarked) {
-            return Vec::new();
-        }
-        self.connection.siblings.iter().map(mark).collect()
+        let mark = |connection: &Name| Op::Mark(Mark::new(connection, kind, Key::Local(local), now, Reason::Propagate));
+        self.siblings().iter().map(mark).collect()
     }
 
     pub(super) fn plan_create(
@@ -693,15 +665,14 @@ impl Reconciler {
             return self.finish_all(decided);
         }
         // Made here before any pipeline was known.
-        if let LocalRecord::Deal(deal) = &mut local
-            && deal.position.stage.is_none()
+        if local.as_opportunity().is_some_and(|deal| deal.position.stage.is_none())
             && let Some((pipeline, stage)) = context.directory.default_position()
         {
-            let expected = deal.version;
-            (deal.position.pipeline, deal.position.stage) = (Some(pipeline), Some(stage));
-            local.touch(began);
-            let slot = self.slot(&local);
-            decided.ops.push(Op::PutRecord { record: local.clone(), expected, slot });
+            let before = local.clone();
+            if let LocalRecord::Deal(deal) = &mut local {
+                (deal.position.pipeline, deal.position.stage) = (Some(pipeline), Some(stage));
+            }
+            local = decided.include(self.change(began).of(Some(&before), local));
         }
         // What may have landed already is said again as it was: then whatever is found there of it is ours.
         let sent = earlier.filter(|intent| intent.state == IntentState::Sent);

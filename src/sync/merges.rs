@@ -12,16 +12,17 @@ use tandem_contract::{
 };
 
 use super::{
+    change::{FollowUp, history_ops},
     decide::still_open,
     plan::is_position,
     read::MOST_MERGES,
-    reconcile::{Reconciler, SyncError, Work, history_ops},
+    reconcile::{Reconciler, SyncError, Work},
     twins::of_both,
 };
 use crate::{
     model::{
         EvidenceState, Intent, IntentOp, IntentState, Key, Link, LinkState, LocalRecord, Mark, Name, Reason, RecordId,
-        Status, Visit, ids::IntentId,
+        Status, ids::IntentId,
     },
     store::{By, Op, StoreError, SyncStore},
 };
@@ -238,38 +239,15 @@ impl Reconciler {
 
     /// The visits of a contact that is merged away are read again: they are of the one that lives on.
     async fn look_at_visits(&self, ops: &[Op]) -> Result<Vec<Op>, StoreError> {
-        let mut marks = Vec::new();
-        for op in ops {
-            let Op::PutRecord { record, .. } = op else { continue };
-            let contact = match record {
-                LocalRecord::Contact(contact) if contact.merged_into.is_some() => Some(contact.id),
-                LocalRecord::Deal(deal) if deal.merged_into.is_some() => deal.contact,
-                _ => None,
-            };
-            let Some(contact) = contact else { continue };
-            marks.extend(self.visits_again(contact).await?);
-        }
-        Ok(marks)
-    }
-
-    /// Marks the visits of a contact: what they do depends on the contact's opportunities.
-    pub(super) async fn visits_again(&self, contact: RecordId) -> Result<Vec<Op>, StoreError> {
-        let account = &self.connection.account;
-        if account.visit_rules.is_empty() {
-            return Ok(Vec::new());
-        }
-        let now = self.clock.now();
-        let visits = self.store.visits_of(&account.name, contact).await?;
-        let mark = |visit: Visit| {
-            Op::Mark(Mark::new(
-                &visit.connection,
-                Kind::Appointment,
-                Key::External(visit.visit),
-                now,
-                Reason::Propagate,
-            ))
+        let contact_of = |op: &Op| match op {
+            Op::PutRecord { record: LocalRecord::Contact(contact), .. } => contact.merged_into.map(|_| contact.id),
+            Op::PutRecord { record: LocalRecord::Deal(deal), .. } => {
+                deal.contact.filter(|_| deal.merged_into.is_some())
+            }
+            _ => None,
         };
-        Ok(visits.into_iter().map(mark).collect())
+        let visitors = ops.iter().filter_map(contact_of).collect();
+        self.follow_up(FollowUp { visitors, ..FollowUp::default() }).await
     }
 
     /// The opportunities of a contact that is merged away are those of the one that lives on, here and in every system.

@@ -2,14 +2,18 @@
 //!
 //! [`lens`] translates, [`plan`] and [`presence`] decide, all pure. [`reconcile`] reads the truth on both sides, plans,
 //! and stores the plan in one transaction; `push` carries out what is to be written at the vendor, past the [`guard`].
+//! [`change`] is what goes with a change of ours, whoever makes it, and [`follow_up`] what that has stored elsewhere.
 //! [`intake`] finds out what changed; `sales` reads what a till sold, `visits` what a clinic's calendar says. [`engine`] drives them for one connection.
 
 mod ask;
 pub mod audit;
+pub mod change;
 pub mod connection;
 mod decide;
+mod discovery;
 pub mod engine;
 mod first_export;
+pub mod follow_up;
 pub mod guard;
 pub mod intake;
 pub mod lens;
@@ -25,6 +29,5 @@ pub mod reconcile;
 mod remap;
 mod sales;
 pub mod summary;
-mod takeover;
 mod twins;
 mod visits;

@@ -10,6 +10,7 @@ use tandem_contract::{
 use tracing::{info, warn};
 
 use super::{
+    change::FollowUp,
     decide::STUMBLES,
     lens::{Context, Lens},
     plan::overwrites,
@@ -82,10 +83,11 @@ impl Reconciler {
         for ((one, outcome), history) in outgoing.into_iter().zip(outcomes).zip(histories) {
             let span = tracing::info_span!("record", %kind, record = %Key::Local(one.local.id()));
             let dirty = one.dirty.clone();
-            let ops = match self.merged_meanwhile(kind, &one, &outcome).await? {
-                Some(ops) => ops,
+            let (mut ops, changed) = match self.merged_meanwhile(kind, &one, &outcome).await? {
+                Some(ops) => (ops, FollowUp::default()),
                 None => span.in_scope(|| self.settle(kind, lens, context, one, outcome, history)),
             };
+            ops.extend(self.follow_up(changed).await?);
             match self.store.commit(&self.commit_of(ops)).await {
                 Ok(()) => {}
                 // Planned again from what is stored; the intent is still there and says what we did.
@@ -181,15 +183,16 @@ impl Reconciler {
         one: Outgoing,
         outcome: Pushed,
         history: Option<History>,
-    ) -> Vec<Op> {
-        match outcome {
-            Pushed::Written { id, properties, .. } => match history {
-                Some(history) => self.written(kind, lens, context, one, &id, &properties, &history),
-                None => self.unchecked(one),
-            },
-            Pushed::Exists { id, ours } => self.exists(kind, one, id, ours),
-            Pushed::Failed(error) => self.failed(kind, lens, one, &error),
-        }
+    ) -> (Vec<Op>, FollowUp) {
+        let ops = match (outcome, history) {
+            (Pushed::Written { id, properties, .. }, Some(history)) => {
+                return self.written(kind, lens, context, one, &id, &properties, &history);
+            }
+            (Pushed::Written { .. }, None) => self.unchecked(one),
+            (Pushed::Exists { id, ours }, _) => self.exists(kind, one, id, ours),
+            (Pushed::Failed(error), _) => self.failed(kind, lens, one, &error),
+        };
+        (ops, FollowUp::default())
     }
 
     /// Written, but the check could not be made: the outcome is known, so the next read may settle it.
@@ -213,10 +216,11 @@ impl Reconciler {
         id: &ExternalId,
         stored: &BTreeMap<String, Value>,
         history: &History,
-    ) -> Vec<Op> {
+    ) -> (Vec<Op>, FollowUp) {
         let now = self.clock.now();
         let key = Key::Local(one.local.id());
         let mut ops = vec![Op::DropIntent(one.intent.id)];
+        let mut follow_up = FollowUp::default();
         if matches!(one.intent.op, IntentOp::Archive { .. }) {
             self.count(|summary| summary.pushed.deleted += 1);
             if let Some(mut link) = one.link {
@@ -225,7 +229,7 @@ impl Reconciler {
             }
             ops.extend(one.dirty.iter().map(|dirty| self.solved(kind, &dirty.key, None)));
             ops.extend(one.dirty.into_iter().map(|dirty| self.finish(dirty)));
-            return ops;
+            return (ops, follow_up);
         }
         let created = one.link.is_none();
         let mut link = one.link.unwrap_or_else(|| new_link(&one.intent, id, now));
@@ -279,7 +283,6 @@ impl Reconciler {
             }
         }
         let mut local = one.local.clone();
-        let expected = local.version();
         for found in overwrites(&one.intent, lens, history, &one.local, context, self.skew) {
             if let Some((values, at)) = &found.revert {
                 let stamp = Stamp { at: *at, by: self.connection.name.to_string() };
@@ -289,12 +292,9 @@ impl Reconciler {
             ops.push(Op::AddConflict(self.conflict(kind, one.local.id(), found.clash)));
         }
         if local != one.local {
-            local.note_transition(&one.local, now);
-            local.touch(now);
-            ops.extend(self.history_of(kind, &one.local, &local, now));
-            let slot = self.slot(&local);
-            ops.extend(self.mark_siblings(kind, local.id(), now));
-            ops.push(Op::PutRecord { record: local, expected, slot });
+            let changed = self.change(now).of(Some(&one.local), local);
+            ops.extend(changed.ops);
+            follow_up = changed.follow_up;
         }
         if created {
             // Sent again as it was first said: what was said here since goes out now.
@@ -311,7 +311,7 @@ impl Reconciler {
         }
         ops.extend(one.dirty.into_iter().map(|dirty| self.finish(dirty)));
         self.count(|summary| if created { summary.pushed.created += 1 } else { summary.pushed.updated += 1 });
-        ops
+        (ops, follow_up)
     }
 
     pub(super) fn mark(&self, kind: Kind, key: Key, due_at: DateTime<Utc>) -> Op {

@@ -16,6 +16,7 @@ use tandem_contract::{
 };
 
 use super::{
+    change::{Changed, FollowUp},
     connection::Connection,
     guard::Guard,
     lens::{Context, Direction, Directory, Lens, Need},
@@ -25,8 +26,7 @@ use super::{
 };
 use crate::{
     model::{
-        Conflict, Dirty, HistoryEntry, Ids, Intent, Key, Link, LocalRecord, Mark, Reason, RecordId, Status, Uniqueness,
-        Winner, ids::RunId,
+        Conflict, Dirty, Ids, Intent, Key, Link, LocalRecord, Mark, Reason, RecordId, Uniqueness, Winner, ids::RunId,
     },
     store::{Commit, Fence, Op, StoreError, SyncStore, Taken},
 };
@@ -138,8 +138,8 @@ pub(super) struct Decided {
     pub ops: Vec<Op>,
     pub outgoing: Option<Outgoing>,
     pub needs: Vec<Need>,
-    /// Contacts whose visits are to be looked at again.
-    pub visitors: Vec<RecordId>,
+    /// What is to be looked up in the store, and stored with the rest.
+    pub follow_up: FollowUp,
     /// What it was decided from.
     pub work: Work,
     pub tally: Tally,
@@ -148,7 +148,22 @@ pub(super) struct Decided {
 impl Decided {
     /// Nothing so far.
     pub fn new(work: Work) -> Self {
-        Self { ops: Vec::new(), outgoing: None, needs: Vec::new(), visitors: Vec::new(), work, tally: Tally::default() }
+        Self {
+            ops: Vec::new(),
+            outgoing: None,
+            needs: Vec::new(),
+            follow_up: FollowUp::default(),
+            work,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Takes a change in; answers the record as it is then.
+    pub fn include(&mut self, changed: Changed) -> LocalRecord {
+        self.ops.extend(changed.ops);
+        self.follow_up.visitors.extend(changed.follow_up.visitors);
+        self.follow_up.released.extend(changed.follow_up.released);
+        changed.record
     }
 }
 
@@ -255,12 +270,13 @@ impl Reconciler {
         self.refresh_guard(kind, effects).await?;
         let directory = self.directory();
         let context = Context { directory: &directory, people: &people };
-        let decided: Vec<Decided> =
+        let mut decided: Vec<Decided> =
             works.into_iter().map(|work| self.decide_one(kind, lens, context, began, work)).collect();
         let needs = decided.iter().flat_map(|d| d.needs.iter().cloned()).collect();
-        let mut with: Vec<Op> = with.into_iter().chain(self.ask_for(needs)).collect();
-        for contact in decided.iter().flat_map(|one| &one.visitors) {
-            with.extend(self.visits_again(*contact).await?);
+        let with: Vec<Op> = with.into_iter().chain(self.ask_for(needs)).collect();
+        for one in &mut decided {
+            let follow_up = std::mem::take(&mut one.follow_up);
+            one.ops.extend(self.follow_up(follow_up).await?);
         }
         let found = recovered(kind, &decided);
         let outgoing = self.store_decisions(kind, began, decided, with).await?;
@@ -489,28 +505,15 @@ impl Reconciler {
             return Ok(());
         }
         let free = self.store.quarantined(account, has_places, 100).await?;
-        for mut record in self.store.records(account, Kind::Deal, &free).await? {
-            let (expected, id) = (record.version(), record.id());
-            let mut contact = None;
+        for before in self.store.records(account, Kind::Deal, &free).await? {
+            let mut record = before.clone();
             if let LocalRecord::Deal(deal) = &mut record {
                 deal.quarantined = false;
-                contact = deal.contact;
             }
-            record.touch(now);
-            let slot = self.slot(&record);
-            let name = self.connection.name.clone();
-            let mut ops = vec![Op::PutRecord { record, expected, slot }];
-            ops.extend([&name].into_iter().chain(&self.connection.siblings).map(|connection| Op::DropFailures {
-                connection: connection.clone(),
-                kind: Kind::Deal,
-                key: Key::Local(id),
-                row: Some(QUARANTINE.into()),
-            }));
-            ops.push(Op::Mark(Mark::new(&name, Kind::Deal, Key::Local(id), now, Reason::Propagate)));
-            ops.extend(self.mark_siblings(Kind::Deal, id, now));
-            if let Some(contact) = contact {
-                ops.extend(self.visits_again(contact).await?);
-            }
+            let Changed { mut ops, follow_up, .. } = self.change(now).of(Some(&before), record);
+            let key = Key::Local(before.id());
+            ops.push(Op::Mark(Mark::new(&self.connection.name, Kind::Deal, key, now, Reason::Propagate)));
+            ops.extend(self.follow_up(follow_up).await?);
             match self.store.commit(&self.commit_of(ops)).await {
                 // Of two that wait for one place the first has it now.
                 Ok(()) | Err(StoreError::Taken { .. } | StoreError::Stale { .. }) => {}
@@ -552,61 +555,4 @@ fn recovered(kind: Kind, decided: &[Decided]) -> Vec<RecordId> {
     let is_found = |work: &Work| work.link.is_none() && matches!(work.fetched, Some(Fetched::Found(_)));
     let found = decided.iter().map(|one| &one.work).filter(|work| kind == Kind::Contact && is_found(work));
     found.filter_map(|work| work.local.as_ref().map(LocalRecord::id)).collect()
-}
-
-/// The one active place of a contact in a pipeline that a record takes, or waits for; `None` where it takes none.
-#[must_use]
-pub fn slot(uniqueness: Uniqueness, record: &LocalRecord) -> Option<String> {
-    let deal = record.as_opportunity()?;
-    let active = deal.position.status == Status::Open && deal.deleted_at.is_none();
-    let has_places = match uniqueness {
-        Uniqueness::OneActivePerContact => true,
-        Uniqueness::ConfirmSecond => !deal.deliberate,
-        Uniqueness::Unlimited => false,
-    };
-    match (deal.contact, deal.position.pipeline) {
-        (Some(contact), Some(pipeline)) if active && has_places => Some(format!("{contact}/{pipeline}")),
-        _ => None,
-    }
-}
-
-/// One history entry per field that differs.
-#[must_use]
-pub fn history_ops(
-    kind: Kind,
-    before: &LocalRecord,
-    after: &LocalRecord,
-    by: &str,
-    now: DateTime<Utc>,
-    run: RunId,
-) -> Vec<Op> {
-    let names: Vec<String> = match kind {
-        Kind::Contact => crate::model::field::CONTACT
-            .iter()
-            .map(|name| (*name).to_owned())
-            .chain(custom_names(before, after))
-            .collect(),
-        _ => crate::model::field::OPPORTUNITY
-            .iter()
-            .map(|name| (*name).to_owned())
-            .chain(custom_names(before, after))
-            .collect(),
-    };
-    names
-        .into_iter()
-        .filter_map(|field| {
-            let (old, new) = (before.get(&field), after.get(&field));
-            (old != new).then(|| {
-                Op::AddHistory(HistoryEntry { kind, record: after.id(), field, old, new, by: by.into(), at: now, run })
-            })
-        })
-        .collect()
-}
-
-fn custom_names(before: &LocalRecord, after: &LocalRecord) -> BTreeSet<String> {
-    let names = |record: &LocalRecord| match record {
-        LocalRecord::Contact(contact) => contact.custom.keys().cloned().collect::<Vec<_>>(),
-        LocalRecord::Deal(deal) => deal.custom.keys().cloned().collect(),
-    };
-    names(before).into_iter().chain(names(after)).map(|name| format!("custom.{name}")).collect()
 }

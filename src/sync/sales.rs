@@ -6,6 +6,7 @@ use tandem_contract::{Buyer, Call, ExternalId, Kind, Lane, Origin, Sale, SaleRea
 use tracing::info;
 
 use super::{
+    change::FollowUp,
     merges::heir_of,
     read::MOST_MERGES,
     reconcile::{Reconciler, SyncError},
@@ -273,7 +274,9 @@ impl Reconciler {
         let evidence = closing::apply(sale, evidence, &mut deal, pipelines, &others, &trigger, &self.word(now));
         let told = stored.and_then(|stored| self.tell_of_payment(sale, stored, &deal, trigger.won_on));
         let mut ops = self.put_evidence(stored, evidence);
-        ops.extend(self.put_opportunity(&before, deal, "a sale", now));
+        let (changed, follow_up) = self.put_opportunity(&before, deal, "a sale", now);
+        ops.extend(changed);
+        ops.extend(self.follow_up(follow_up).await?);
         ops.extend(told);
         Ok(ops)
     }
@@ -298,28 +301,21 @@ impl Reconciler {
         Word { by: &self.connection.name, now, source }
     }
 
-    /// Stores what this, a sale or a visit, made of an opportunity, if it is new or changed: with its history, and for the other systems
-    /// to be told.
+    /// What this, a sale or a visit, made of an opportunity, to be stored if it is new or changed.
     pub(super) fn put_opportunity(
         &self,
         before: &LocalRecord,
         deal: Opportunity,
         what: &str,
         now: DateTime<Utc>,
-    ) -> Vec<Op> {
-        let mut after = LocalRecord::Deal(deal);
-        after.note_transition(before, now);
-        let is_new = before.version() == 0;
-        if after == *before && !is_new {
-            return Vec::new();
+    ) -> (Vec<Op>, FollowUp) {
+        let after = LocalRecord::Deal(deal);
+        if after == *before && before.version() > 0 {
+            return Default::default();
         }
-        after.touch(now);
-        let slot = self.slot(&after);
-        let mut ops = self.history_of(Kind::Deal, before, &after, now);
-        ops.extend(self.mark_siblings(Kind::Deal, after.id(), now));
         info!(record = %after.id(), "{what} changed an opportunity");
-        ops.push(Op::PutRecord { expected: before.version(), record: after, slot });
-        ops
+        let changed = self.change(now).of(Some(before), after);
+        (changed.ops, changed.follow_up)
     }
 
     /// The record of this id, or the one that it was merged into.

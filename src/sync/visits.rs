@@ -318,7 +318,7 @@ impl Reconciler {
                     effect.ops.push(self.failure(Kind::Deal, &key, &format!("visit {id}"), note.as_str(), task.into()));
                 }
             }
-            effect.ops.extend(self.store_move(deal, pipeline, rules, verdict.to, verdict.next_visit, now));
+            effect.ops.extend(self.move_ops(deal, pipeline, rules, verdict.to, verdict.next_visit, now));
         }
         Ok(effect)
     }
@@ -404,8 +404,8 @@ impl Reconciler {
         Ok(Some(deal))
     }
 
-    /// Stores where an opportunity goes.
-    fn store_move(
+    /// What stores where an opportunity goes.
+    fn move_ops(
         &self,
         deal: Opportunity,
         pipeline: &Pipeline,
@@ -443,7 +443,9 @@ impl Reconciler {
                 deal.stamps.insert(format!("custom.{name}"), stamp);
             }
         }
-        self.put_opportunity(&before, deal, "a visit", now)
+        // All of the contact's visits were looked at for this.
+        let (ops, _) = self.put_opportunity(&before, deal, "a visit", now);
+        ops
     }
 
     /// Who comes, where they are known here; true if it is not clear of one.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets something unexpected fails there and then")]
 #![allow(missing_docs, reason = "the names of tests are sentences")]
 
+mod changes;
 mod conformance;
 mod decisions;
 mod disk;

@@ -61,7 +61,7 @@ fn every_room_knows_only_those_below_it() {
 
 #[test]
 fn the_core_sees_no_clock_and_does_no_io() {
-    for file in ["plan.rs", "lens.rs", "position.rs", "presence.rs", "mapping.rs"] {
+    for file in ["plan.rs", "lens.rs", "position.rs", "presence.rs", "mapping.rs", "change.rs"] {
         let text = fs::read_to_string(Path::new(ROOT).join("src/sync").join(file)).unwrap();
         for word in ["async ", "SyncStore", "dyn Clock", "std::fs"] {
             assert!(!text.contains(word), "src/sync/{file} must not know `{word}`");
