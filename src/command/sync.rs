@@ -103,7 +103,7 @@ async fn attention(installation: &Installation, engine: &Engine, summary: &mut S
         .filter(|event| event.state == "held")
         .map(|event| event.count)
         .sum();
-    summary.waiting = store.backlog(account, name).await?;
+    summary.waiting = store.left_undone(account, name).await?;
     let open =
         store.conflicts(account, true, 100_000).await?.iter().filter(|conflict| conflict.connection == *name).count();
     if open > 0 && summary.state == "active" {

@@ -43,6 +43,12 @@ impl FromStr for Key {
     }
 }
 
+/// True for what is looked at again for days, with nothing left undone: a sale may find its opportunity yet, and a visit may change.
+#[must_use]
+pub fn is_watched(kind: Kind) -> bool {
+    matches!(kind, Kind::Sale | Kind::Appointment)
+}
+
 /// Why a record is dirty: it says how urgent that is. What is to be done follows from both sides, with two exceptions.
 /// What a person asked to be tried is told again where it still waits for people; what the audit alone found is no news
 /// of when it came about.

@@ -10,7 +10,7 @@ use super::{
     reads::{Keys, Of},
     sql::{Pools, SqlStore, on_pool, parse, refused},
 };
-use crate::model::{Contact, Link, Name, Opportunity, RecordId};
+use crate::model::{Contact, Link, Name, Opportunity, RecordId, dirty::is_watched};
 
 /// Runs on the writer of SQLite, or any connection of PostgreSQL.
 macro_rules! on_writer {
@@ -107,6 +107,21 @@ impl SqlStore {
         })
         .map_err(refused)?;
         Ok(u64::try_from(row.0).unwrap_or(0))
+    }
+
+    /// How many of them are work left undone: without what is only looked at again for days.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn left_undone(&self, account: &Name, connection: &Name) -> Result<u64, StoreError> {
+        let rows: Vec<(String, i64)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT kind, COUNT(*) FROM dirty WHERE account = $1 AND connection = $2 GROUP BY kind")
+                .bind(account.as_str()).bind(connection.as_str()).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        let is_undone = |kind: &str| kind.parse().is_ok_and(|kind| !is_watched(kind));
+        let undone: i64 = rows.iter().filter(|(kind, _)| is_undone(kind)).map(|(_, count)| *count).sum();
+        Ok(u64::try_from(undone).unwrap_or(0))
     }
 
     /// This installation's id; made on first use from the one proposed.

@@ -25,7 +25,7 @@ use super::{
     visits::VISITS,
 };
 use crate::{
-    model::{ConnectionRow, ConnectionState, Ids, Name, ids::RunId},
+    model::{ConnectionRow, ConnectionState, Ids, Name, dirty::is_watched, ids::RunId},
     store::{Fence, Op, StoreError, SyncStore, change_connection},
 };
 
@@ -287,11 +287,10 @@ impl Engine {
         let mut summary = running.reconciler.summary.lock().unwrap_or_else(PoisonError::into_inner).clone();
         summary.calls = self.connection.connector.calls();
         summary.seconds = (self.shared.clock.elapsed() - began).as_secs_f64();
-        // Sales that are nobody's, and visits that may change, are looked at again for days; that is no work left undone.
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let left =
             self.shared.store.due(account, name, None, self.shared.clock.now() + TimeDelta::days(400), 1).await?;
-        summary.waiting = u64::from(left.iter().any(|dirty| !matches!(dirty.kind, Kind::Sale | Kind::Appointment)));
+        summary.waiting = u64::from(left.iter().any(|dirty| !is_watched(dirty.kind)));
         if let Some(state) = unreadable(&running.unreadable) {
             summary.state = state.into();
         }

@@ -373,6 +373,26 @@ fn a_checkout_and_an_appointment_are_started_by_commands_with_a_daemon_and_witho
     assert_eq!(free["openings"][0]["slot"], slot["id"]);
 }
 
+/// An appointment that is ahead is looked at every day until it is over; no work is left undone by that.
+#[test]
+fn sync_once_has_done_its_work_where_an_appointment_is_ahead() {
+    let house = House::open("info", |place| emr(place, 2));
+    let ana = house.person("Ana");
+    let course = house.deal("Ana's course", Some(&ana), None);
+    let at = |hours: i64| iso(now() + TimeDelta::hours(hours));
+    let wish = json!({ "connection": "emr", "kind": "meeting", "starts_at": at(48), "ends_at": at(49) });
+    let (status, booked) = house.place.ask("POST", &format!("/api/v1/opportunities/{course}/appointment"), &wish);
+    assert_eq!(status, 201, "{booked}");
+    house.until_visit(&course, "status", "booked");
+    let place = house.leave();
+    place.until("nothing is left undone", || place.run(&["sync", "--once"]).status.code() == Some(0));
+    let told: Json = serde_json::from_str(&place.run_ok(&["sync", "--once", "--format", "json"])).unwrap();
+    assert_eq!(told["converged"], true, "{told}");
+    assert!(told["connections"].as_array().unwrap().iter().all(|one| one["waiting"] == 0), "{told}");
+    let shown = place.run_ok(&["connection", "list", "--format", "json"]);
+    assert!(shown.contains("\"backlog\":1"), "the appointment is looked at again: {shown}");
+}
+
 /// A private key is read from a file beside the configuration, and the clinic lets in what it signs. One that cannot be used is named
 /// by its key in the configuration, and not quoted.
 #[test]
