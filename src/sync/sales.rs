@@ -2,7 +2,7 @@
 //! the opportunity, in one transaction.
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use tandem_contract::{Buyer, Call, ExternalId, Kind, Lane, Origin, Sale, SaleRead, SaleState};
+use tandem_contract::{Buyer, Call, ExternalId, Kind, Lane, Origin, Sale, SaleRead, SaleState, is_same_number};
 use tracing::info;
 
 use super::{
@@ -453,31 +453,9 @@ pub(super) fn named_id(text: &str) -> Option<RecordId> {
     text.parse().ok().or_else(|| text.rsplit_once(['_', ':', ' '])?.1.parse().ok())
 }
 
-/// Whether two ways of writing a telephone number mean the same one, read as people in this country do.
-pub(super) fn is_same_number(ours: &str, theirs: &str, country: Option<&str>) -> bool {
-    use phonenumber::{Mode, country::Id};
-    let country: Option<Id> = country.and_then(|code| code.parse().ok());
-    let read = |text: &str| {
-        let number = phonenumber::parse(country, text).ok()?;
-        Some(number.format().mode(Mode::E164).to_string())
-    };
-    match (read(ours), read(theirs)) {
-        (Some(ours), Some(theirs)) => ours == theirs,
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_number_is_the_same_however_it_is_written() {
-        assert!(is_same_number("(310) 555-0142", "+13105550142", Some("US")));
-        assert!(!is_same_number("(310) 555-0142", "+13105550143", Some("US")));
-        assert!(!is_same_number("555-0142", "+13105550142", Some("US")));
-        assert!(!is_same_number("(310) 555-0142", "+13105550142", None), "without a country it is not known");
-    }
 
     #[test]
     fn an_opportunity_is_named_by_its_id() {

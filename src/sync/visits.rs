@@ -12,7 +12,7 @@ use tandem_contract::{
 
 use super::{
     reconcile::{Reconciler, SECOND_LOOK, SyncError},
-    sales::{is_same_number, named_id, unique},
+    sales::{named_id, unique},
 };
 use crate::{
     model::{
@@ -491,18 +491,8 @@ impl Reconciler {
                 LocalRecord::Deal(_) => None,
             })
             .collect();
-        // Numbers are written without a country more often than not: the same digits at the end are the same there.
-        let same = |ours: &str, theirs: &str| {
-            is_same_number(ours, theirs, None) || national(ours).is_some_and(|ours| national(theirs) == Some(ours))
-        };
-        Ok(find(visitor, &contacts, same))
+        Ok(find(visitor, &contacts))
     }
-}
-
-/// The last ten digits of a number, if it has so many.
-fn national(phone: &str) -> Option<String> {
-    let digits: Vec<char> = phone.chars().filter(char::is_ascii_digit).collect();
-    digits.len().checked_sub(10).map(|from| digits[from..].iter().collect())
 }
 
 /// The opportunity that a visit is of.

@@ -912,6 +912,12 @@ async fn somebody_whom_the_clinic_knows_is_not_made_again_and_of_two_it_is_not_g
     clinic.sandbox.with(|world| world.register("Leo", "Stone", "ana@example.com", ""));
     clinic.connector.book(CALL, &booking("r3", start, None)).await.unwrap();
     assert_eq!(clinic.sandbox.with(|world| world.ids("Patient").len()), 2);
+    // Nor is the number of another area, of somebody of the same name.
+    let clinic = Clinic::of(Dialect::FullR4);
+    clinic.connector.identify().await.unwrap();
+    let other = clinic.sandbox.with(|world| world.register("Lea", "Rivera", "lea@example.com", "(602) 555-0142"));
+    let (_, patient) = clinic.connector.book(CALL, &booking("r5", start, None)).await.unwrap();
+    assert_ne!(patient.as_str(), other);
     // A clinic may want more of a patient than a lead has: that is told, and nothing is invented.
     let settings = Settings {
         required_of_patients: vec!["birthDate".into()],

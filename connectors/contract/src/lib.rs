@@ -17,6 +17,7 @@ mod grant;
 mod kind;
 mod limiter;
 mod pace;
+mod phone;
 pub mod planted;
 mod record;
 mod retry;
@@ -37,6 +38,7 @@ pub use grant::{Auth, Credentials, Exchange, Grant, KeepRefreshToken, Renewed};
 pub use kind::{Kind, UnknownKind};
 pub use limiter::{Bucket, Lane, Limit, Limiter};
 pub use pace::Pace;
+pub use phone::is_same_number;
 pub use record::{Fetched, History, Record, Statement, Version};
 pub use retry::Backoff;
 pub use sale::{

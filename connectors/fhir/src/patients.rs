@@ -15,7 +15,7 @@ use serde_json::{
 use sha2::{Digest, Sha256};
 use tandem_contract::{
     Call, ConnectorError, ExternalId, Fetched, Kind, Lane, NewVisitor, Pushed, Record, Sought, Value, Version, Visitor,
-    Write, WriteOp,
+    Write, WriteOp, is_same_number,
     planted::{self, Bug},
 };
 
@@ -459,18 +459,13 @@ async fn somebody(fhir: &Fhir, lane: Lane, new: &NewVisitor) -> Result<Option<Ex
     }
 }
 
-fn digits(text: &str) -> String {
-    let digits: Vec<char> = text.chars().filter(char::is_ascii_digit).collect();
-    digits[digits.len().saturating_sub(7)..].iter().collect()
-}
-
 fn is_same(patient: &Patient, new: &NewVisitor) -> bool {
     let alike = |name: &str, ours: &Option<String>, same: fn(&str, &str) -> bool| {
         let theirs = patient.property(name);
         theirs.as_text().zip(ours.as_deref()).is_some_and(|(theirs, ours)| same(theirs.trim(), ours.trim()))
     };
     let email = alike("email", &new.email, str::eq_ignore_ascii_case);
-    let phone = alike("phone", &new.phone, |a, b| digits(a) == digits(b) && digits(a).len() == 7);
+    let phone = alike("phone", &new.phone, |a, b| is_same_number(a, b, None));
     let family = alike("family", &new.last_name, |a, b| a.to_lowercase() == b.to_lowercase());
     (email && phone) || ((email || phone) && family)
 }
