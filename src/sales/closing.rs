@@ -9,7 +9,7 @@ use tandem_contract::{Sale, SaleState};
 use super::meaning;
 use crate::model::{
     Before, Evidence, EvidenceState, Money, Name, OnRefund, Opportunity, Pipeline, RecordId, Stamp, Status, Trigger,
-    ValueSource, WonOn, field,
+    ValueSource, field,
 };
 
 /// What a sale counts for its opportunity now, and what that does to it: raises it, lowers it, or changes what it is worth.
@@ -27,16 +27,12 @@ pub fn apply(
     let pipeline = deal.position.pipeline.and_then(|id| pipelines.iter().find(|pipeline| pipeline.id == id));
     let was = total(others.iter().chain([&evidence]));
     let was_live = evidence.state == EvidenceState::Live;
-    let gone = match sale.state {
-        SaleState::Void => Some("it was called off"),
-        SaleState::Return => Some("goods or money that went back are no sale"),
+    let gone = meaning::no_sale(sale).or(match sale.state {
         // A till that was offline may be refused its money later.
         SaleState::Unpaid if was_live => Some("its payment failed"),
         _ if meaning::is_given_back(sale) => Some("it was given back"),
         _ => None,
-    };
-    let is_paid =
-        sale.state == SaleState::Paid || (sale.state == SaleState::PartlyPaid && trigger.won_on == WonOn::FirstPayment);
+    });
     evidence.opportunity = Some(deal.id);
     if !was_live {
         evidence.worth = meaning::worth(sale, trigger);
@@ -57,13 +53,13 @@ pub fn apply(
             }
         }
         None if was_live => revalue(deal, was, total(others.iter().chain([&evidence])), word),
-        None if is_paid => {
+        None if meaning::is_paid(sale, trigger) => {
             evidence.state = EvidenceState::Live;
             evidence.why = format!("found by {}", evidence.found_by.as_deref().unwrap_or("reference"));
             raise(deal, pipeline, &mut evidence, others, word);
         }
         None if evidence.state == EvidenceState::Waiting && evidence.paid.is_some() => {
-            evidence.why = "it is not paid in full".into();
+            evidence.why = meaning::NOT_IN_FULL.into();
         }
         None => {}
     }

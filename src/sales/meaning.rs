@@ -34,6 +34,29 @@ pub fn triggers<'a>(
     all.into_iter().filter(|(_, trigger)| is_ours(trigger)).map(|(name, trigger)| (Some(name), trigger)).collect()
 }
 
+/// Why something is no sale, or none any more, whatever was paid.
+#[must_use]
+pub fn no_sale(sale: &Sale) -> Option<&'static str> {
+    match sale.state {
+        SaleState::Return => Some("goods or money that went back are no sale"),
+        SaleState::Void => Some("it was called off"),
+        SaleState::Unpaid | SaleState::PartlyPaid | SaleState::Paid => None,
+    }
+}
+
+/// Why a sale of which a part is still due does not count yet.
+pub const NOT_IN_FULL: &str = "it is not paid in full";
+
+/// Whether as much was paid as a trigger asks for.
+#[must_use]
+pub fn is_paid(sale: &Sale, trigger: &Trigger) -> bool {
+    match sale.state {
+        SaleState::Paid => true,
+        SaleState::PartlyPaid => trigger.won_on == WonOn::FirstPayment,
+        SaleState::Unpaid | SaleState::Void | SaleState::Return => false,
+    }
+}
+
 /// Whether a sale counts for a trigger, payment first.
 #[must_use]
 pub fn standing(sale: &Sale, trigger: &Trigger) -> Standing {
@@ -41,14 +64,15 @@ pub fn standing(sale: &Sale, trigger: &Trigger) -> Standing {
     let for_nothing = sale.total.saturating_sub(sale.tip) <= 0;
     // A drawer that is opened is an order too.
     let is_gift = trigger.for_nothing && !sale.lines.is_empty();
+    if let Some(why) = no_sale(sale) {
+        return Standing::Never(why);
+    }
     match sale.state {
-        SaleState::Return => Standing::Never("goods or money that went back are no sale"),
-        SaleState::Void => Standing::Never("it was called off"),
         _ if !sale.lines.is_empty() && !goods => Standing::Never("a gift card is money for later, not a sale"),
         SaleState::Unpaid => Standing::NotYet("it is not paid"),
-        SaleState::PartlyPaid if trigger.won_on == WonOn::FullPayment => Standing::NotYet("it is not paid in full"),
+        _ if !is_paid(sale, trigger) => Standing::NotYet(NOT_IN_FULL),
         _ if for_nothing && !is_gift => Standing::Never("it came to nothing"),
-        SaleState::PartlyPaid | SaleState::Paid => match meets(sale, trigger) {
+        _ => match meets(sale, trigger) {
             Some(true) => Standing::Counts,
             Some(false) => Standing::Never("no trigger names what was sold, where, or for how much"),
             None => Standing::NotYet("the till does not tell yet what was sold"),
