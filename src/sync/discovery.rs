@@ -1,4 +1,4 @@
-//! Taking a vendor's pipelines over: a pipeline that nobody mapped becomes one of ours, stage by stage.
+//! What a vendor has, and taking its pipelines over: a pipeline that nobody mapped becomes one of ours, stage by stage.
 
 use std::sync::Arc;
 

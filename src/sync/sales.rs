@@ -131,7 +131,7 @@ impl Reconciler {
     }
 
     /// The same, with its opportunity in quarantine.
-    fn beside(&self, mut ops: Vec<Op>) -> Vec<Op> {
+    pub(super) fn beside(&self, mut ops: Vec<Op>) -> Vec<Op> {
         let mut failures = Vec::new();
         for op in &mut ops {
             if let Op::PutRecord { record: LocalRecord::Deal(deal), .. } = op {

@@ -19,7 +19,7 @@ use crate::{
         Contact, Currency, Dirty, Key, LocalRecord, Money, Note, Opportunity, Pipeline, Raised, RecordId, Stamp,
         Status, Visit, VisitRules, contact::phone_tail, field,
     },
-    store::{By, Op, StoreError},
+    store::{By, Op, StoreError, Taken},
     visits::{
         ladder::{Rank, groups, is_about, names_stages, rank},
         people::{Found, find},
@@ -111,7 +111,15 @@ impl Reconciler {
         if dirty.attempts > 0 {
             ops.insert(0, self.solved(Kind::Appointment, &dirty.key, Some("")));
         }
-        match self.store.commit(&self.commit_of(ops)).await {
+        let stored = match self.store.commit(&self.commit_of(ops.clone())).await {
+            // Whoever took the place meanwhile is found when it is read again. What is refused once more was open beside another one
+            // before visits moved either: it waits.
+            Err(StoreError::Taken { what: Taken::ActivePlace }) if dirty.attempts > 0 => {
+                self.store.commit(&self.commit_of(self.beside(ops))).await
+            }
+            stored => stored,
+        };
+        match stored {
             Err(StoreError::Outdated(_) | StoreError::Stale { .. } | StoreError::Taken { .. }) => {
                 let mut ops = Vec::new();
                 if dirty.attempts >= 8 {

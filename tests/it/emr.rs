@@ -9,9 +9,9 @@ use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value as Json, json};
 use tandem::{
     booking::{self, BookingError, Wish},
-    model::{LocalRecord, Name, Note, Opportunity, Profile, Status, Trigger, Visit, VisitRules},
+    model::{LocalRecord, Name, Note, Opportunity, Profile, RecordId, Status, Trigger, Visit, VisitRules},
     simulation::Rig,
-    store::{Commit, SyncStore},
+    store::{Commit, Op, SyncStore},
     sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
     vendors::CONNECTORS,
 };
@@ -595,6 +595,36 @@ async fn a_second_open_opportunity_is_quarantined_where_visits_move_them() {
     practice.emr.with(|world| world.appoint(&patient, "CONSULT", "booked", practice.now() + TimeDelta::days(1)));
     practice.settle().await;
     assert_eq!((practice.rung(deal), practice.rung(second)), (2, 0), "the visit is of the first");
+}
+
+/// Two that were open beside one another before visits moved either: what a visit of the second does is kept, and it waits, as
+/// any second does.
+#[tokio::test(start_paused = true)]
+async fn a_visit_of_an_opportunity_whose_place_is_taken_puts_it_in_quarantine_until_the_place_is_free() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, _) = practice.ana().await;
+    let account = practice.rig.account.name.clone();
+    let second = Opportunity {
+        id: RecordId(uuid::Uuid::from_u128(7)),
+        name: "From before".into(),
+        ..practice.deals().remove(0)
+    };
+    let record = LocalRecord::Deal(second.clone());
+    let ops = vec![Op::PutRecord { record, expected: 0, slot: None }];
+    practice.rig.store.commit(&Commit { account, fence: None, ops }).await.unwrap();
+    let (store, clinic) = (&*practice.rig.store, &practice.calendar);
+    booking::book(store, clinic, second.id, practice.wish(1, "meeting"), practice.now()).await.unwrap();
+    practice.wait(30).await;
+    let shown = || practice.deals().into_iter().find(|deal| deal.id == second.id).unwrap();
+    assert!(shown().quarantined);
+    assert_ne!(shown().position.stage, second.position.stage, "the visit moved it");
+    assert_eq!(practice.rung(deal), 0, "and no other");
+    assert_eq!(practice.tasks().await, ["second_opportunity"]);
+    let lost = BTreeMap::from([("dealstage".to_owned(), "closedlost".to_owned())]);
+    practice.rig.sandbox.with(|world| world.update(Kind::Deal, deal, &lost, hubspot::Change::Person)).unwrap();
+    practice.wait(30).await;
+    assert!(!shown().quarantined);
+    assert_eq!(practice.tasks().await, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
