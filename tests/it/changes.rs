@@ -84,7 +84,7 @@ async fn a_conflict_that_a_person_answers_closes_and_ends_the_quarantine() {
     let account = &shop.rig.account.name;
     let told = shop.rig.store.failures(account, 10).await.unwrap();
     assert_eq!((second.quarantined, told.len()), (true, 1), "{told:?}");
-    let fields = field::POSITION.map(str::to_owned).to_vec();
+    let fields = Vec::from(field::POSITION.map(str::to_owned));
     let conflict = Conflict {
         id: ConflictId(uuid::Uuid::nil()),
         connection: shop.rig.name.clone(),
@@ -143,7 +143,7 @@ async fn an_edit_here_of_the_contact_or_the_pipeline_has_the_contacts_visits_loo
             let ana = contacts.iter().find(|contact| contact.get("first_name") == Value::text("Ana")).unwrap();
             ("contact", ana.id().to_string())
         };
-        practice.rig.desk().update(Kind::Deal, ours.id, None, &says(&[(edit.0, &edit.1)]), None).await.unwrap();
+        practice.rig.desk().update(Kind::Deal, ours.id, None, &says(&[(edit.0, edit.1.as_str())]), None).await.unwrap();
         practice.settle().await;
         assert_eq!(practice.rung(deal), 2, "moved: {moved}");
     }
