@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value as Json, json};
 use tandem::{
     booking::{self, BookingError, Wish},
-    model::{LocalRecord, Name, Note, Opportunity, Profile, RecordId, Status, Trigger, Visit, VisitRules},
+    model::{LocalRecord, Name, Note, OnRefund, Opportunity, Profile, RecordId, Status, Trigger, Visit, VisitRules},
     simulation::Rig,
     store::{Commit, Op, SyncStore},
     sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
@@ -254,12 +254,14 @@ impl Practice {
         self.rig.store.commit(&commit).await.unwrap();
     }
 
-    fn sell(&self) {
+    /// Answers the payment.
+    fn sell(&self) -> String {
         let (square, _) = self.till.as_ref().unwrap();
         square.with(|world| {
             let part = square::Part { customer: world.customer_ids().pop(), ..square::Part::default() };
-            world.sell(&square::Ticket { parts: vec![part], ..ticket("Serum") }).unwrap();
-        });
+            let order = world.sell(&square::Ticket { parts: vec![part], ..ticket("Serum") }).unwrap();
+            world.payments_of(&order).remove(0)
+        })
     }
 
     /// Takes these steps with somebody's patient, and lets what the last ones came to for later.
@@ -292,7 +294,7 @@ impl Practice {
                     body["status"] = status.into();
                     self.notify(kind, id, &body).await;
                 }
-                Sell => self.sell(),
+                Sell => drop(self.sell()),
                 Bill => drop(emr.with(|world| world.invoice(patient, "balanced", 600.0, "USD"))),
                 Merge => emr.with(|world| {
                     let other = world.register("Anita", "Rivera-Stone", "anita@example.com", "");
@@ -595,6 +597,26 @@ async fn a_second_open_opportunity_is_quarantined_where_visits_move_them() {
     practice.emr.with(|world| world.appoint(&patient, "CONSULT", "booked", practice.now() + TimeDelta::days(1)));
     practice.settle().await;
     assert_eq!((practice.rung(deal), practice.rung(second)), (2, 0), "the visit is of the first");
+}
+
+/// A refund opens its opportunity again: what was booked meanwhile counts at once, and not with the next day's look.
+#[tokio::test(start_paused = true)]
+async fn what_was_booked_while_a_sale_had_won_counts_when_a_refund_opens_the_opportunity_again() {
+    let mut practice = Practice::new(rules(), Settings::default());
+    let triggers = &mut Arc::make_mut(&mut practice.rig.connection).account.triggers;
+    triggers.insert(name("any"), Trigger { on_refund: OnRefund::Reopen, ..Trigger::default() });
+    let practice = practice.with_till();
+    let (deal, patient) = practice.ana().await;
+    let payment = practice.sell();
+    practice.settle().await;
+    let start = practice.now() + TimeDelta::days(5);
+    practice.emr.with(|world| world.appoint(&patient, "CONSULT", "booked", start));
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 5, "what is won stays won");
+    let (square, _) = practice.till.as_ref().unwrap();
+    square.with(|world| world.refund(&payment, 4_500)).unwrap();
+    practice.settle().await;
+    assert_eq!(practice.rung(deal), 2);
 }
 
 /// Two that were open beside one another before visits moved either: what a visit of the second does is kept, and it waits, as
