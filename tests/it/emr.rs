@@ -3,7 +3,12 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{Next, from_fn},
+    response::Response,
+};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value as Json, json};
@@ -19,7 +24,7 @@ use tandem_contract::{
     ConnectorError, Kind, RouterTransport, Secret, VisitChange, VisitClass, VisitStatus, WebhookRequest,
 };
 use tandem_fhir::{
-    Dialect, Fhir,
+    Dialect, Fhir, Options,
     sandbox::{CANARY, LastUpdated, Sandbox, Settings},
 };
 use tandem_hubspot::sandbox as hubspot;
@@ -106,6 +111,15 @@ impl Practice {
         self.till = Some((square, Arc::new(till)));
         Arc::make_mut(&mut self.rig.connection).siblings.push(name("square"));
         Arc::make_mut(&mut self.calendar).siblings.push(name("square"));
+        self
+    }
+
+    /// The same where patients' contact details are kept in step, with `watch` between the connector and the clinic.
+    pub fn with_patients(mut self, dialect: Dialect, watch: impl FnOnce(Router) -> Router) -> Self {
+        let options = Options { patients: true, ..options(dialect) };
+        let transport = Arc::new(RouterTransport::new(watch(self.emr.router())));
+        let calendar = Arc::make_mut(&mut self.calendar);
+        calendar.connector = Arc::new(Fhir::new(options, transport, self.rig.clock.clone()));
         self
     }
 
@@ -421,6 +435,47 @@ async fn where_no_encounters_are_told_the_test_of_the_connection_says_what_wins_
         let (deal, patient) = practice.ana().await;
         practice.walk(&patient, &[Book("TREAT"), Wait(1), Say(0, "fulfilled"), Wait(1)]).await;
         assert_eq!(practice.rung(deal), rung, "{dialect:?}");
+    }
+}
+
+/// Pages of patients, and whatever comes after a page, take their time.
+async fn slowly(request: Request, next: Next) -> Response {
+    if request.uri().path().ends_with("/Patient") || request.uri().path().ends_with("/fhir") {
+        tokio::time::sleep(Duration::from_secs(15)).await;
+    }
+    next.run(request).await
+}
+
+/// Where nothing tells who changed, everybody is listed for a long time once a day: what visits say is not waited for meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_visit_is_looked_at_while_all_patients_are_listed() {
+    let settings = Settings { page_rows: 1, page_seconds: 86_400, ..Settings::of(Dialect::Canvas) };
+    let practice = Practice::speaking(Dialect::Canvas, rules(), settings);
+    let practice = practice.with_patients(Dialect::Canvas, |router| router.layer(from_fn(slowly)));
+    let (_, patient) = practice.ana().await;
+    for n in 0..200 {
+        practice.emr.with(|world| world.register("Leo", &format!("Stone {n}"), "", ""));
+    }
+    practice.rig.clock.sleep(Duration::from_secs(25 * 3_600)).await;
+    let is_listing = async || {
+        let listing = practice.calendar.connector.streams().pop().unwrap();
+        let (account, name) = (&practice.rig.account.name, &practice.calendar.name);
+        let cursor = practice.rig.store.cursor(account, name, &listing.name).await.unwrap().unwrap();
+        practice.calendar.connector.is_backfill(&listing, &cursor)
+    };
+    let engine = Engine::new(practice.rig.shared(Limits::default()), practice.calendar.clone());
+    let acting = async {
+        practice.rig.clock.sleep(Duration::from_secs(600)).await;
+        assert!(is_listing().await && practice.visits().await.is_empty());
+        let start = practice.now() + TimeDelta::days(1);
+        practice.emr.with(|world| world.appoint(&patient, "CONSULT", "booked", start));
+        practice.rig.clock.sleep(Duration::from_secs(300)).await;
+        assert!(is_listing().await, "it is not over yet");
+        assert_eq!(practice.visits().await.len(), 1);
+    };
+    tokio::select! {
+        () = engine.run() => unreachable!("an engine runs until it is dropped"),
+        () = acting => {}
     }
 }
 

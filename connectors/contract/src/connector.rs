@@ -225,7 +225,8 @@ pub trait Connector: Send + Sync {
     /// The kinds it carries, parents first.
     fn kinds(&self) -> Vec<Kind>;
 
-    /// Its feeds.
+    /// Its feeds. Before each page they are looked at in this order, and the first that is due is read: what takes many pages
+    /// while others wait comes last.
     fn streams(&self) -> Vec<Stream>;
 
     /// Who are we connected to, with which rights, and is the clock right?

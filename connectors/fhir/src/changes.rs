@@ -2,7 +2,8 @@
 //!
 //! `_lastUpdated` to the second: windows that overlap by two minutes, up to the server's own time less five seconds. By day: the
 //! days around today, of appointments, encounters and patients alike: such servers know no time of day and no `ge`. Without it:
-//! windows of appointment dates, and all patients once a day. What was read before is told by its version, or by what it says.
+//! windows of appointment dates, and all patients once a day, however often we are started: the cursor knows when it was. What was
+//! read before is told by its version, or by what it says.
 //! Deleted records vanish from searches: every visit that is held as open is read by id once a day, whatever feeds say.
 //!
 //! Source: <https://hl7.org/fhir/R4/search.html>.
@@ -33,6 +34,8 @@ const BEHIND: TimeDelta = TimeDelta::seconds(5);
 const FIRST_LOOK: Days = Days::new(30);
 /// How far the second pass stays behind, for what an index showed late.
 const LATE: TimeDelta = TimeDelta::hours(1);
+/// How often all patients are listed where nothing tells who changed.
+const LISTED: TimeDelta = TimeDelta::days(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Where a stream stands. `next` is where the server said to go on; `again` is true once such a link had ended and the search was
@@ -90,7 +93,7 @@ fn stream(kind: Kind, name: &str, period: Duration, backfills: bool) -> Stream {
 pub fn streams(fhir: &Fhir) -> Vec<Stream> {
     let poll = fhir.options.poll.unwrap_or(MINUTE);
     let visits = Kind::Appointment;
-    let mut all = Vec::new();
+    let (mut all, mut last) = (Vec::new(), None);
     let profile = fhir.profile();
     if fhir.options.patients {
         let patients = Kind::Contact;
@@ -100,8 +103,9 @@ pub fn streams(fhir: &Fhir) -> Vec<Stream> {
                 all.push(stream(patients, "changes", poll.max(5 * MINUTE), true));
                 all.push(stream(patients, "around", 30 * MINUTE, false));
             }
-            // Nothing tells who changed: everybody is listed again.
-            Feed::Dates | Feed::None => all.push(stream(patients, "changes", 1_440 * MINUTE, true)),
+            // Nothing tells who changed: everybody is listed again, once that is due. No visit waits for the end of it: streams
+            // are looked at in order before each page.
+            Feed::Dates | Feed::None => last = Some(stream(patients, "changes", 60 * MINUTE, true)),
         }
     }
     match profile.feed {
@@ -133,6 +137,7 @@ pub fn streams(fhir: &Fhir) -> Vec<Stream> {
     if fhir.options.plans && profile.plans {
         all.push(stream(visits, "plans", poll, false));
     }
+    all.extend(last);
     all
 }
 
@@ -174,6 +179,11 @@ pub async fn next_page(fhir: &Fhir, call: Call, stream: &Stream, at: &Cursor) ->
         }
         _ => {
             let has_windows = kind != "Patient" || profile.patients == Feed::Instant;
+            if let (false, Some(Place::Waiting { since })) = (has_windows, &place)
+                && (TimeDelta::zero()..LISTED).contains(&(now - *since))
+            {
+                return Ok(Page { next: at.clone(), ..Page::default() });
+            }
             let place = place.filter(|place| match place {
                 Place::Listing { .. } => true,
                 Place::Window { .. } | Place::Waiting { .. } => has_windows,
