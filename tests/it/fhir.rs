@@ -967,15 +967,15 @@ async fn nobody_is_made_for_an_opening_that_cannot_be_had() {
     }
 }
 
-/// A server may take no searches by POST: it says so once, and who is booked is found, or made, all the same. Any other failure
-/// brings nothing personal into an address.
+/// A server may take no searches by POST: it says so once, and who is booked is found, or made, all the same, until it is asked anew
+/// what it can do. Any other failure brings nothing personal into an address.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_takes_no_searches_by_form_is_asked_by_address_from_then_on() {
     let searches = |clinic: &Clinic, of: &str| -> u64 {
         let by_route = clinic.sandbox.with(|world| world.stats.by_route.clone());
         by_route.iter().filter(|(route, _)| route.ends_with(of)).map(|(_, count)| count).sum()
     };
-    for post_search in [405, 501] {
+    for post_search in [404, 405, 415, 501] {
         let clinic = Clinic::new(Settings { post_search, ..Settings::default() }, options(Dialect::FullR4));
         clinic.connector.identify().await.unwrap();
         let start = clinic.now() + TimeDelta::days(2);
@@ -990,13 +990,21 @@ async fn a_server_that_takes_no_searches_by_form_is_asked_by_address_from_then_o
         assert_ne!(patient.as_str(), known, "{post_search}: somebody new");
         assert_eq!(searches(&clinic, "/_search"), 1, "{post_search}: what it said is remembered");
         assert_eq!(searches(&clinic, "GET Patient"), 4, "{post_search}: of both by address and by telephone number");
+        clinic.sandbox.with(|world| world.settings.post_search = 200);
+        clinic.connector.identify().await.unwrap();
+        other.reference = "r3".into();
+        clinic.connector.book(CALL, &other).await.unwrap();
+        assert_eq!(searches(&clinic, "/_search"), 3, "{post_search}: it takes them by now");
+        assert_eq!(searches(&clinic, "GET Patient"), 4, "{post_search}");
     }
-    let clinic = Clinic::new(Settings { post_search: 500, ..Settings::default() }, options(Dialect::FullR4));
-    clinic.connector.identify().await.unwrap();
-    let start = clinic.now() + TimeDelta::days(2);
-    let error = clinic.connector.book(CALL, &booking("r1", start, None)).await.unwrap_err();
-    assert!(matches!(error, ConnectorError::NotSent(_)), "{error}");
-    assert_eq!(searches(&clinic, "GET Patient"), 0);
+    for post_search in [400, 500] {
+        let clinic = Clinic::new(Settings { post_search, ..Settings::default() }, options(Dialect::FullR4));
+        clinic.connector.identify().await.unwrap();
+        let start = clinic.now() + TimeDelta::days(2);
+        let error = clinic.connector.book(CALL, &booking("r1", start, None)).await.unwrap_err();
+        assert!(matches!(error, ConnectorError::NotSent(_)), "{post_search}: {error}");
+        assert_eq!(searches(&clinic, "GET Patient"), 0, "{post_search}");
+    }
 }
 
 /// What a visit was charged, as text.

@@ -12,8 +12,8 @@ use tandem::{
     sync::{engine::Engine, guard::Limits},
 };
 use tandem_contract::{
-    Connector, ConnectorError, Cursor, Fetched, Kind, NewVisit, NewVisitor, Pushed, Seen, Value, Version, Write,
-    WriteOp,
+    Connector, ConnectorError, Cursor, Fetched, Kind, NewVisit, NewVisitor, Pushed, Seen, Value, Version, VisitRead,
+    Write, WriteOp,
 };
 use tandem_fhir::{Dialect, Options, sandbox::Settings};
 
@@ -214,6 +214,49 @@ async fn an_outcome_among_the_rows_of_a_page_is_no_row_and_hides_none() {
     let feed = clinic.connector.streams().into_iter().find(|stream| stream.name == "appointment.changes").unwrap();
     let page = clinic.connector.changes(CALL, &feed, &Cursor::start()).await.unwrap();
     assert!(matches!(page.seen.as_slice(), [Seen::Hint { id, .. }] if id.as_str() == "Appointment/simone"), "{page:?}");
+}
+
+/// A page of something in between says nothing of the server: by it nobody's address or number goes into a URL.
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_lets_no_search_by_form_pass_is_no_reason_to_search_by_address() {
+    for status in [404, 405, 415, 501] {
+        let proxy = Proxy::default();
+        let clinic = Clinic::watched(Settings::default(), options(Dialect::FullR4), proxy.layer());
+        clinic.connector.identify().await.unwrap();
+        proxy.answer(move |_, path, _| path.ends_with("/_search").then(|| Answer::new(status, PAGE)));
+        let new = wanted("r1", clinic.clock.now() + TimeDelta::days(2), None);
+        let refused = clinic.connector.book(CALL, &new).await.unwrap_err();
+        let is_said = matches!(&refused, ConnectorError::Forbidden(why) if why.contains("let it pass to the server"));
+        assert_eq!(is_said, matches!(status, 405 | 415), "{status}: {refused}");
+        assert!(!PRIVATE.iter().any(|value| refused.to_string().contains(value)), "{refused}");
+        assert_eq!(proxy.answered(), 1, "{status}");
+        proxy.pass();
+        clinic.connector.book(CALL, &new).await.unwrap();
+        assert!(!clinic.sandbox.with(|world| world.stats.by_route.contains_key("GET Patient")), "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_server_takes_no_searches_of_one_type_by_form_is_said_of_no_other() {
+    let proxy = Proxy::default();
+    let clinic = Clinic::watched(Settings::default(), options(Dialect::FullR4), proxy.layer());
+    clinic.connector.identify().await.unwrap();
+    let said = outcome("not-supported", None);
+    proxy.answer(move |_, path, _| path.ends_with("/ChargeItem/_search").then(|| Answer::new(405, said.as_str())));
+    let treated = clinic.sandbox.with(|world| {
+        let ana = world.register("Ana", "Rivera", "ana@example.com", "");
+        let treated = world.encounter(&ana, "TREAT", "finished", None);
+        world.charge(&ana, &treated, 650.5);
+        id(&format!("Encounter/{treated}"))
+    });
+    for _ in 0..2 {
+        let read = clinic.connector.visits(CALL, std::slice::from_ref(&treated)).await.unwrap();
+        let [VisitRead::Found(visit)] = read.as_slice() else { panic!("{read:?}") };
+        assert!(visit.charged.is_some(), "{visit:?}");
+    }
+    let by_address =
+        |kind: &str| clinic.sandbox.with(|world| world.stats.by_route.get(&format!("GET {kind}")).copied());
+    assert_eq!((proxy.answered(), by_address("ChargeItem"), by_address("Patient")), (1, Some(2), None));
 }
 
 fn practice() -> (Practice, Proxy) {

@@ -4,9 +4,10 @@
 //! quote a patient and are not taken; codes and expressions are. Source: <https://hl7.org/fhir/R4/http.html>.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -41,8 +42,8 @@ pub struct Client {
     limiter: Limiter,
     pace: Pace,
     timeout: Duration,
-    /// False once the server said that it takes no searches by POST.
-    takes_forms: AtomicBool,
+    /// Types that the server said it takes no searches of by POST.
+    by_address: Mutex<BTreeSet<String>>,
     pub calls: AtomicU64,
     theirs: VendorClock,
 }
@@ -235,7 +236,7 @@ impl Client {
             limiter: Limiter::new(&[rate], options.daily_budget),
             pace: Pace::new(rate),
             timeout: options.request_timeout,
-            takes_forms: AtomicBool::new(true),
+            by_address: Mutex::default(),
             calls: AtomicU64::new(0),
             theirs: VendorClock::default(),
             clock,
@@ -338,7 +339,7 @@ impl Client {
     }
 
     /// The first page of a search whose values are personal: by a form, since addresses stand in the logs of servers and of whatever
-    /// is in between. A server that takes no forms is asked by address from then on; our own logs name none.
+    /// is in between. A server that says itself that it takes no forms is asked by address for a while; our own logs name none.
     ///
     /// # Errors
     /// [`ConnectorError`].
@@ -348,15 +349,21 @@ impl Client {
         pairs: &[(&str, &str)],
         lane: Lane,
     ) -> Result<T, ConnectorError> {
-        if self.takes_forms.load(Ordering::Relaxed) {
+        if !self.by_address.lock().unwrap_or_else(PoisonError::into_inner).contains(kind) {
             let answer = self.exchange(&Ask::form(kind, pairs, lane)).await?;
-            if !matches!(answer.status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED) {
+            if !takes_no_form(&answer)? {
                 return success(answer, false)?.json();
             }
-            self.takes_forms.store(false, Ordering::Relaxed);
         }
         let ask = pairs.iter().fold(Ask::get(&[kind], lane), |ask, (name, value)| ask.query(name, *value));
-        self.read(&ask).await
+        let found = self.read(&ask).await?;
+        self.by_address.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.to_owned());
+        Ok(found)
+    }
+
+    /// What the server takes is asked anew: it may take forms by now.
+    pub fn forget_refused_forms(&self) {
+        self.by_address.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn url(&self, ask: &Ask) -> Result<Url, ConnectorError> {
@@ -428,6 +435,22 @@ fn success(answer: HttpResponse, writes: bool) -> Result<Answer, ConnectorError>
         status if status.is_success() => Ok(Answer { status, headers: answer.headers, body: answer.body }),
         StatusCode::NOT_FOUND if writes && answer.json::<Typed>().is_err() => Err(in_between()),
         _ => Err(refusal(&answer, writes)),
+    }
+}
+
+/// Whether the server says that a search must not come by POST. Of a type or a body that it does not know, its own words must say
+/// so; a page of something in between says nothing of the server, and moves no address of anybody's into a URL.
+fn takes_no_form(answer: &HttpResponse) -> Result<bool, ConnectorError> {
+    let said = answer.json::<Typed>().ok();
+    match answer.status {
+        StatusCode::METHOD_NOT_ALLOWED | StatusCode::UNSUPPORTED_MEDIA_TYPE if said.is_none() => {
+            let status = answer.status;
+            let why = format!("something in between answered {status} to a search by POST: let it pass to the server");
+            Err(ConnectorError::Forbidden(why))
+        }
+        StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Ok(said.is_some()),
+        StatusCode::NOT_FOUND | StatusCode::UNSUPPORTED_MEDIA_TYPE => Ok(said.is_some_and(|said| said.kind == OUTCOME)),
+        _ => Ok(false),
     }
 }
 

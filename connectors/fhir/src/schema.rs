@@ -24,6 +24,7 @@ async fn statement(fhir: &Fhir) -> Result<Capabilities, ConnectorError> {
     }
     let statement: Capabilities = answer.json()?;
     fhir.learn(&statement);
+    fhir.client.forget_refused_forms();
     Ok(statement)
 }
 
