@@ -195,6 +195,28 @@ async fn an_answer_that_is_none_is_not_taken_for_one() {
     hold(rows, tried).await;
 }
 
+/// What a server says in the place of an opening is no word on whether it may be had: the booking tells.
+#[tokio::test(start_paused = true)]
+async fn an_opening_that_cannot_be_read_is_left_to_the_booking() {
+    for (status, body) in [
+        (200, outcome("exception", None)),
+        (200, PAGE.to_owned()),
+        (422, outcome("not-supported", None)),
+        (403, outcome("forbidden", None)),
+    ] {
+        let proxy = Proxy::default();
+        let clinic = Clinic::watched(Settings::default(), options(Dialect::FullR4), proxy.layer());
+        clinic.connector.identify().await.unwrap();
+        let start = clinic.clock.now() + TimeDelta::days(2);
+        let slot = clinic.sandbox.with(|world| world.open_slot(start));
+        let (at, said) = (format!("/Slot/{slot}"), body.clone());
+        proxy.answer(move |_, path, _| path.ends_with(&at).then(|| Answer::new(status, said.as_str())));
+        clinic.connector.book(CALL, &wanted("r1", start, Some(slot))).await.unwrap();
+        let made = clinic.sandbox.with(|world| world.ids("Appointment").len());
+        assert_eq!((proxy.answered(), made), (1, 1), "{status} {body}");
+    }
+}
+
 /// What a server says about a search stands among what it found, marked as such or not.
 #[tokio::test(start_paused = true)]
 async fn an_outcome_among_the_rows_of_a_page_is_no_row_and_hides_none() {

@@ -115,7 +115,9 @@ async fn offered(fhir: &Fhir, call: Call, slot: &str) -> Result<(), ConnectorErr
         Ok(Look::Deleted | Look::Missing) => {
             return Err(ConnectorError::Conflict("that opening is not there any more: choose another".into()));
         }
-        Err(ConnectorError::Forbidden(_) | ConnectorError::Rejected { .. }) => return Ok(()),
+        Err(ConnectorError::Forbidden(_) | ConnectorError::Rejected { .. } | ConnectorError::Malformed { .. }) => {
+            return Ok(());
+        }
         Err(error) => return Err(error),
     };
     match offer.status.as_str() {
