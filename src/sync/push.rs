@@ -26,7 +26,7 @@ use crate::{
     store::{By, Op, StoreError},
 };
 
-/// What people are told who see that a vendor does not answer a write.
+/// What people are told who see that a vendor has no clear answer to a write.
 const STUMBLING: &str = "the vendor may stumble over a value of this record; correct it here, or ask the vendor; it is tried again by itself";
 
 /// A write that is planned and durable.
@@ -361,16 +361,16 @@ impl Reconciler {
         let mut ops = Vec::new();
         let mut until = self.later(attempts);
         match error.disposition() {
+            // What could not be read before it was to be written is as it was, and may be read at the next try.
+            Disposition::Park if is_unread(&one.intent.op, error) => {
+                ops.extend(self.stumbled(kind, one.local.id(), attempts, error));
+                ops.push(self.not_sent(one.intent, now));
+            }
             Disposition::Ambiguous => {
                 let window =
                     TimeDelta::from_std(self.connection.connector.late_window()).unwrap_or(TimeDelta::minutes(10));
                 one.intent.closes_at = Some(now + window);
-                if attempts >= STUMBLES {
-                    let key = Key::Local(one.local.id());
-                    let text = format!("{error}; so it went {} times: {STUMBLING}", attempts + 1);
-                    ops.push(self.failure(kind, &key, "", error.code(), text));
-                    self.count(|summary| summary.failed += 1);
-                }
+                ops.extend(self.stumbled(kind, one.local.id(), attempts, error));
                 ops.push(Op::PutIntent(one.intent));
                 info!(code = error.code(), "the outcome of a write is not known; it is read back");
             }
@@ -392,6 +392,16 @@ impl Reconciler {
         }
         ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, until, true)));
         ops
+    }
+
+    /// What people are told of a record that the vendor gave no clear answer for again and again.
+    fn stumbled(&self, kind: Kind, local: RecordId, attempts: u32, error: &ConnectorError) -> Option<Op> {
+        if attempts < STUMBLES {
+            return None;
+        }
+        self.count(|summary| summary.failed += 1);
+        let text = format!("{error}; so it went {} times: {STUMBLING}", attempts + 1);
+        Some(self.failure(kind, &Key::Local(local), "", error.code(), text))
     }
 
     /// A write that was not carried out leaves nothing, but for a create that was sent before and may land yet: that one is
@@ -466,6 +476,11 @@ impl Reconciler {
         ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, now, false)));
         ops
     }
+}
+
+/// Whether a record that is to be changed could not be read right before: no value is refused by that.
+fn is_unread(op: &IntentOp, error: &ConnectorError) -> bool {
+    matches!((op, error), (IntentOp::Update { .. }, ConnectorError::Malformed { .. }))
 }
 
 /// What the vendor filled in by itself where we said nothing, and what agrees with that: nobody's edit.

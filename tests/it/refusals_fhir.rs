@@ -16,12 +16,14 @@ use tandem_contract::{
     Write, WriteOp,
 };
 use tandem_fhir::{Dialect, Options, sandbox::Settings};
+use tandem_hubspot::sandbox::Change;
 
 use crate::{
     decisions::{self, PAGE, PRIVATE, Want, hold, row},
     emr::{Practice, rules},
     fhir::{CALL, Clinic, booking as wanted, id, options, update},
     proxy::{Answer, Proxy},
+    two_crms::properties,
 };
 
 /// How a record whose answer breaks off begins.
@@ -173,11 +175,9 @@ async fn versions_elements_and_records_that_are_gone_are_told_by_status_and_code
 async fn an_answer_that_is_none_is_not_taken_for_one() {
     let mut rows = Vec::new();
     for ask in Ask::READS {
-        // What was read before a write leaves nothing behind: the write is tried again.
-        let odd = || if matches!(ask, Ask::Look) { Want::NotSent } else { Want::Malformed };
-        rows.push(row("an outcome in the place of it", ask, 200, outcome("exception", None), odd()));
-        rows.push(row("a page in the place of it", ask, 200, PAGE, odd()));
-        rows.push(row("half of it", ask, 200, HALF, odd()));
+        rows.push(row("an outcome in the place of it", ask, 200, outcome("exception", None), Want::Malformed));
+        rows.push(row("a page in the place of it", ask, 200, PAGE, Want::Malformed));
+        rows.push(row("half of it", ask, 200, HALF, Want::Malformed));
     }
     for ask in Ask::WRITES {
         rows.push(row("a page in the place of it", ask, 200, PAGE, Want::OutcomeUnknown));
@@ -358,6 +358,43 @@ async fn a_visit_that_is_refused_waits_alone_and_says_why() {
         proxy.pass();
         practice.wait(60).await;
         assert_eq!((practice.rung(ana), practice.tasks().await), (2, Vec::<String>::new()), "{status} {body}");
+    }
+}
+
+/// A patient who cannot be read cannot be written: the edit is neither lost nor set aside, and people are told after some tries.
+#[tokio::test(start_paused = true)]
+async fn an_edit_of_a_patient_who_cannot_be_read_is_shown_and_goes_out_once_they_can() {
+    for body in [outcome("exception", None), PAGE.to_owned(), HALF.to_owned()] {
+        let (practice, proxy) = practice();
+        let practice = practice.with_patients(Dialect::FullR4, proxy.layer());
+        let contact = practice.contact("Ana", "Rivera", "ana@example.com", "(310) 555-0142");
+        let patient = practice.emr.with(|world| world.register("Ana", "Rivera", "ana@example.com", "+13105550142"));
+        practice.settle().await;
+        let (at, said) = (format!("/Patient/{patient}"), body.clone());
+        proxy.answer(move |method, path, _| {
+            (*method == Method::GET && path.ends_with(&at)).then(|| Answer::new(200, said.as_str()))
+        });
+        let edit = properties(&[("lastname", "Stone")]);
+        practice.rig.sandbox.with(|world| world.update(Kind::Contact, contact, &edit, Change::Person)).unwrap();
+        for _ in 0..6 {
+            practice.wait(20).await;
+        }
+        let shown = async || {
+            let mut all = practice.rig.store.failures(&practice.rig.account.name, 100).await.unwrap();
+            all.retain(|failure| failure.code == "malformed");
+            all
+        };
+        let is_written =
+            || practice.emr.with(|world| world.resource("Patient", &patient).unwrap().to_string().contains("Stone"));
+        let all = shown().await;
+        let [failure] = all.as_slice() else { panic!("{body}: {all:?}") };
+        assert!(failure.message.contains("may stumble over a value of this record"), "{failure:?}");
+        assert!(!PRIVATE.iter().any(|value| failure.message.contains(value)), "{failure:?}");
+        assert!(!is_written() && proxy.answered() > 4, "{body}");
+        proxy.pass();
+        practice.wait(20).await;
+        assert!(is_written(), "{body}");
+        assert_eq!(shown().await.len(), 0, "{body}");
     }
 }
 

@@ -479,19 +479,17 @@ async fn update(
     properties: &BTreeMap<String, Value>,
     expected: &Version,
 ) -> Outcome {
-    let unread = |error: ConnectorError| ConnectorError::NotSent(error.to_string());
     let read = match fhir.client.look(&Ask::get(&["Patient", which.as_str()], lane)).await {
         Ok(Look::Found(answer)) => answer,
         Ok(Look::Deleted | Look::Missing) => return Err(ConnectorError::Gone),
-        // Nothing is written on what cannot be read, nor on what is no patient.
-        Err(error @ (ConnectorError::OutcomeUnknown(_) | ConnectorError::Malformed { .. })) => {
-            return Err(unread(error));
-        }
+        // Nothing is written on what cannot be read.
+        Err(ConnectorError::OutcomeUnknown(why)) => return Err(ConnectorError::NotSent(why)),
         Err(error) => return Err(error),
     };
-    let mut tree: BTreeMap<String, Box<RawValue>> = read.json().map_err(unread)?;
-    let mut patient: Patient = read.json().map_err(unread)?;
-    id(&patient.id).map_err(unread)?;
+    // Nor on what is no patient.
+    let mut tree: BTreeMap<String, Box<RawValue>> = read.json()?;
+    let mut patient: Patient = read.json()?;
+    id(&patient.id)?;
     let current = patient.version();
     if expected.token.is_some() && current.token.is_some() && expected.token != current.token {
         return Err(ConnectorError::Stale);
