@@ -1035,7 +1035,8 @@ async fn what_a_treatment_came_to_is_the_invoices_total_else_the_charges() {
     assert_eq!(charged(clinic.visit(&treated).await), None, "two currencies are no sum");
 }
 
-/// ModMed's charges have no price: an extension of its own says what they came to. A price that is set goes before it.
+/// ModMed's charges have no price: an extension of its own says what they came to. A price that is set goes before it, where it can be
+/// read; a charge of which neither says anything makes no sum.
 #[tokio::test(start_paused = true)]
 async fn where_a_charge_has_no_price_the_vendors_extension_says_what_it_came_to() {
     let clinic =
@@ -1052,6 +1053,12 @@ async fn where_a_charge_has_no_price_the_vendors_extension_says_what_it_came_to(
     let price = json!({ "priceOverride": { "value": 600, "currency": "USD" } });
     clinic.sandbox.with(|world| world.edit("ChargeItem", &injected, &price));
     assert_eq!(charged(clinic.visit(&treated).await), Some(("640.25".into(), "USD".into())));
+    let priceless = json!({ "currency": "USD" });
+    clinic.sandbox.with(|world| world.edit("ChargeItem", &injected, &json!({ "priceOverride": priceless })));
+    assert_eq!(charged(clinic.visit(&treated).await), Some(("690.75".into(), "USD".into())));
+    let neither = json!({ "priceOverride": priceless, "extension": null });
+    clinic.sandbox.with(|world| world.edit("ChargeItem", &injected, &neither));
+    assert_eq!(charged(clinic.visit(&treated).await), None, "a sum without it is another one");
     // An extension of any other name is no price.
     let other = json!({ "priceOverride": null, "extension": [
         { "url": "https://ehr.example.test/ext/balance", "valueMoney": { "value": 9, "currency": "USD" } },

@@ -74,10 +74,12 @@ struct Extension {
 const TOTAL_COST: &str = "financialTransaction.totalCost";
 
 impl ChargeItem {
-    /// The price that was set; else what the vendor says that it came to.
+    /// The price that was set; else what the vendor says that it came to. One that was set and cannot be read is not left out: a
+    /// sum without it would be another one.
     fn amount(&self) -> Option<&Money> {
+        let set = self.price_override.as_ref();
         let total = || self.extension.iter().find(|one| one.url.ends_with(TOTAL_COST))?.value_money.as_ref();
-        self.price_override.as_ref().or_else(total)
+        set.filter(|price| price.read().is_some()).or_else(total).or(set)
     }
 }
 
