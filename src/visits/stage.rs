@@ -233,6 +233,12 @@ fn note(s: &Situation<'_>, visits: &[Visit], changed: &mut Changed<'_>, verdict:
             continue;
         }
         let told = &visit.noted;
+        // An appointment and its encounters are one visit, to which people come once, also where both say so at once.
+        let of = together.iter().find(|group| group.visits.iter().any(|one| one.id() == visit.id()));
+        let came = of.is_some_and(|of| {
+            let mut all = of.visits.iter();
+            all.any(|one| one.noted.contains(&Note::Arrived) || verdict.notes.contains(&(one.id(), Note::Arrived)))
+        });
         let mut tell = |note: Note| {
             changed.change(visit, |visit| {
                 visit.noted.insert(note);
@@ -240,11 +246,6 @@ fn note(s: &Situation<'_>, visits: &[Visit], changed: &mut Changed<'_>, verdict:
             verdict.notes.push((visit.id(), note));
         };
         let is_new = |note: Note| !told.contains(&note);
-        // An appointment and its encounters are one visit, to which people come once.
-        let came = |visit: &Visit| {
-            let of = together.iter().find(|group| group.visits.iter().any(|one| one.id() == visit.id()));
-            of.is_some_and(|of| of.visits.iter().any(|one| one.noted.contains(&Note::Arrived)))
-        };
         let never = told.is_disjoint(&BTreeSet::from([Note::Cancelled, Note::Rescheduled]));
         match visit.status {
             VisitStatus::Cancelled if never => {
@@ -265,7 +266,7 @@ fn note(s: &Situation<'_>, visits: &[Visit], changed: &mut Changed<'_>, verdict:
                 }
             }
             VisitStatus::Missed if is_new(Note::Missed) => tell(Note::Missed),
-            VisitStatus::Arrived if !came(visit) => tell(Note::Arrived),
+            VisitStatus::Arrived if !came => tell(Note::Arrived),
             VisitStatus::Erased if is_new(Note::Withdrawn) => {
                 let stage = visit.raised_for(s.deal.id).and_then(|raised| s.pipeline.stage(raised.to));
                 let won = stage.is_some_and(|stage| stage.kind == StageKind::Won);

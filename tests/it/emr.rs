@@ -1033,6 +1033,20 @@ async fn an_encounter_is_of_its_appointments_opportunity_also_when_that_was_won_
     assert_eq!(practice.deals().len(), 1, "what was paid before is not sold a second time");
 }
 
+/// An appointment and its encounter that say the same at once are one visit, to which people come once.
+#[tokio::test(start_paused = true)]
+async fn that_somebody_came_is_noted_once_where_both_said_so_before_there_was_an_opportunity() {
+    let practice = Practice::new(rules(), Settings::default());
+    let contact = practice.contact("Ana", "Rivera", "ana@example.com", "(310) 555-0142");
+    let patient = practice.emr.with(|world| world.register("Ana", "Rivera", "ana@example.com", "+13105550142"));
+    practice.walk(&patient, &[Book("CONSULT"), Say(0, "arrived"), Meet("CONSULT", Some(0)), Wait(1)]).await;
+    let known = practice.visits().await.len();
+    assert_eq!((known, practice.told().await), (2, Vec::new()), "nothing is noted of nobody's opportunity");
+    practice.deal_of(contact, "Ana's course");
+    practice.wait(1_450).await;
+    assert_eq!(practice.told().await, [Note::Arrived]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_person_moved_back_is_not_raised_again_by_the_same_visit() {
     let practice = Practice::new(rules(), Settings::default());
