@@ -10,13 +10,13 @@ use tandem::{
 };
 use tandem_contract::{Connector, ConnectorError, Credentials, Cursor, Kind, Pushed, Secret, Value, Write, WriteOp};
 use tandem_hubspot::sandbox as hubspot;
-use tandem_square::sandbox::Settings;
+use tandem_square::sandbox::{Change, Settings};
 
 use crate::{
     decisions::{self, PAGE, PRIVATE, Want, hold, row},
     proxy::{Answer, Proxy},
     square::{CALL, id, seller, update},
-    till::Shop,
+    till::{Shop, ticket},
 };
 
 /// How a customer whose answer breaks off begins.
@@ -205,6 +205,59 @@ async fn an_answer_that_is_none_is_not_taken_for_one() {
         ]);
     }
     hold(rows, tried).await;
+}
+
+/// Every page but the first one is refused: that is shown, and sales are found meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_is_always_refused_is_shown_and_keeps_no_sale_waiting() {
+    let why = invalid("BAD_REQUEST", Some("limit"));
+    for status in [200, 400] {
+        let (shop, proxy) = shop();
+        shop.square.with(|world| {
+            world.settings.page_rows = 1;
+            let ben = json!({ "given_name": "Ben", "email_address": "ben@example.com" });
+            world.create_customer(&ben, Change::Person).unwrap();
+        });
+        let (mut pages, why) = (0, why.clone());
+        proxy.answer(move |method, path, _| {
+            let is_page = *method == Method::GET && path.ends_with("/v2/customers");
+            pages += usize::from(is_page);
+            (is_page && pages > 1).then(|| Answer::new(status, why.as_str()))
+        });
+        let an_hour = Duration::from_secs(3_600);
+        let ana = tokio::time::timeout(an_hour, shop.person("Ana")).await.expect("the other streams have their turn");
+        shop.sell_to(&ana.customer, ticket("Serum"));
+        shop.settle().await;
+        assert_eq!(shop.stage(ana.deal), "closedwon", "{status}");
+        let account = &shop.rig.account.name;
+        let shown = shop.rig.store.connection(account, &shop.till.name).await.unwrap().unwrap().reason;
+        assert!(shown.as_ref().is_some_and(|shown| shown.contains("BAD_REQUEST")), "{status}: {shown:?}");
+        proxy.pass();
+        shop.settle().await;
+        let shown = shop.rig.store.connection(account, &shop.till.name).await.unwrap().unwrap().reason;
+        assert_eq!(shown, None, "{status}: what is read again is off the list");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_begun_anew_where_its_cursor_is_what_is_refused() {
+    for (code, field) in [("INVALID_CURSOR", None), ("BAD_REQUEST", Some("query.cursor"))] {
+        let proxy = Proxy::default();
+        let settings = Settings { page_rows: 1, customer_lag_ms: 0, ..Settings::default() };
+        let seller = seller(settings, proxy.layer(), |_| {});
+        for name in ["Ito", "Kaya"] {
+            seller.customer(json!({ "family_name": name }));
+        }
+        let stream = seller.connector.streams().into_iter().find(|stream| stream.backfills).unwrap();
+        let first = seller.connector.changes(CALL, &stream, &Cursor::start()).await.unwrap();
+        let ended = invalid(code, field);
+        proxy.answer(move |_, _, _| Some(Answer::new(400, ended.as_str())));
+        let anew = seller.connector.changes(CALL, &stream, &first.next).await.unwrap();
+        assert!(anew.more && anew.seen.is_empty(), "{code}: {anew:?}");
+        proxy.pass();
+        let again = seller.connector.changes(CALL, &stream, &anew.next).await.unwrap();
+        assert_eq!((first.seen.len(), &first.seen), (1, &again.seen), "{code}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,10 +111,15 @@ pub async fn next_page(square: &Square, call: Call, stream: &Stream, at: &Cursor
 
 type Rows = (Vec<Seen>, Option<String>);
 
-/// A page; `None` if Square does not take its own cursor any more.
+/// A page; `None` if Square does not take its own cursor any more. Whatever else it refuses stands: a list that is begun
+/// anew for it would never end where it is refused each time.
 fn refused_cursor(page: Result<Rows, ConnectorError>, after: Option<&str>) -> Result<Option<Rows>, ConnectorError> {
+    let is_of_cursor = |error: &ConnectorError| match error {
+        ConnectorError::Rejected { field, reason } => field.as_deref() == Some("cursor") || reason == "INVALID_CURSOR",
+        _ => false,
+    };
     match page {
-        Err(ConnectorError::Rejected { .. }) if after.is_some() => Ok(None),
+        Err(error) if after.is_some() && is_of_cursor(&error) => Ok(None),
         page => page.map(Some),
     }
 }
