@@ -8,9 +8,11 @@ use tandem::{
     model::{Failure, Profile},
     store::SyncStore,
 };
-use tandem_contract::{Connector, ConnectorError, Credentials, Cursor, Kind, Pushed, Secret, Value, Write, WriteOp};
+use tandem_contract::{
+    Connector, ConnectorError, Credentials, Cursor, Kind, Pushed, SaleRead, Secret, Value, Write, WriteOp,
+};
 use tandem_hubspot::sandbox as hubspot;
-use tandem_square::sandbox::{Change, Settings};
+use tandem_square::sandbox::{Change, Part, Settings, Ticket};
 
 use crate::{
     decisions::{self, PAGE, PRIVATE, Want, hold, row},
@@ -205,6 +207,54 @@ async fn an_answer_that_is_none_is_not_taken_for_one() {
         ]);
     }
     hold(rows, tried).await;
+}
+
+/// Whoever cannot be read is not known: their sale is read all the same, and so is everybody else.
+#[tokio::test(start_paused = true)]
+async fn a_buyer_who_cannot_be_read_keeps_no_sale_from_being_read() {
+    let proxy = Proxy::default();
+    let seller = seller(Settings::default(), proxy.layer(), |_| {});
+    let [ana, ben] =
+        ["ana@example.com", "ben@example.com"].map(|email| seller.customer(json!({ "email_address": email })));
+    let sold = [&ana, &ben].map(|customer| {
+        let parts = vec![Part { customer: Some(customer.clone()), ..Part::default() }];
+        id(&seller.sandbox.with(|world| world.sell(&Ticket { parts, ..ticket("Serum") })).unwrap())
+    });
+    let beside = |hers: Option<Json>| {
+        let mut all = json!({});
+        all[ben.as_str()] = json!({ "customer": { "id": ben, "email_address": "ben@example.com" } });
+        if let Some(hers) = hers {
+            all[ana.as_str()] = hers;
+        }
+        (200, json!({ "responses": all }).to_string())
+    };
+    let fails: Json = serde_json::from_str(&broken()).unwrap();
+    for (what, (status, body)) in [
+        ("she is left out", beside(None)),
+        ("she is nothing", beside(Some(json!({})))),
+        ("she fails", beside(Some(fails))),
+        ("she is odd", beside(Some(json!({ "customer": "Jane Roe" })))),
+        ("her bulk is refused", (400, invalid("BAD_REQUEST", Some("customer_ids")))),
+        ("her bulk is refused in a success", (200, invalid("BAD_REQUEST", Some("customer_ids")))),
+    ] {
+        let hers = ana.clone();
+        proxy.answer(move |_, path, said| {
+            let is_of_her = path.ends_with("/customers/bulk-retrieve") && said.contains(hers.as_str());
+            is_of_her.then(|| Answer::new(status, body.as_str()))
+        });
+        let read = seller.connector.sales(CALL, &sold).await.unwrap();
+        assert!(proxy.answered() > 0, "{what}");
+        let buyers = read.into_iter().map(|sale| match sale {
+            SaleRead::Found(sale) => sale.buyers.into_iter().map(|buyer| (buyer.id, buyer.email)).collect::<Vec<_>>(),
+            SaleRead::NotYet => panic!("{what}: a sale is not read"),
+        });
+        let known = [(Some(id(&ana)), None), (Some(id(&ben)), Some("ben@example.com".to_owned()))];
+        assert_eq!(buyers.collect::<Vec<_>>(), known.map(|buyer| vec![buyer]), "{what}");
+    }
+    // An outage is no word on anybody.
+    proxy.answer(|_, path, _| path.ends_with("/customers/bulk-retrieve").then(|| Answer::new(503, "")));
+    let error = seller.connector.sales(CALL, &sold).await.unwrap_err();
+    assert!(Want::NotSent.is_error(&error), "{error}");
 }
 
 /// Every page but the first one is refused: that is shown, and sales are found meanwhile.

@@ -121,27 +121,63 @@ impl Square {
     }
 }
 
+/// What one bulk says of each of these: the customer, nothing where there is none, or why that cannot be told.
+async fn bulk(
+    square: &Square,
+    call: Call,
+    ids: &[ExternalId],
+) -> Result<Vec<(String, Result<Option<Customer>, ConnectorError>)>, ConnectorError> {
+    let body = json!({ "customer_ids": ids.iter().map(ExternalId::as_str).collect::<Vec<_>>() });
+    let answer: Bulk = square.client.ask(&Ask::search("customers/bulk-retrieve", call.lane, body)).await?;
+    complete(&answer.errors)?;
+    let told = |id: &ExternalId| match answer.responses.get(id.as_str()) {
+        Some(One { customer: Some(customer), .. }) => Ok(Some(customer.clone())),
+        Some(One { customer: None, errors }) => match complete(errors) {
+            Err(ConnectorError::Gone) => Ok(None),
+            Err(error) => Err(error),
+            Ok(()) => Err(ConnectorError::Malformed { path: "responses".into() }),
+        },
+        // Of one that is left out nothing is known: it may be there.
+        None => Err(ConnectorError::Malformed { path: "responses".into() }),
+    };
+    Ok(ids.iter().map(|id| (id.to_string(), told(id))).collect())
+}
+
 /// Customers by id as they are now; those that are not there are left out.
-pub async fn by_id(
+async fn by_id(square: &Square, call: Call, ids: &[ExternalId]) -> Result<BTreeMap<String, Customer>, ConnectorError> {
+    let mut found = BTreeMap::new();
+    for ids in ids.chunks(PAGE) {
+        for (id, told) in bulk(square, call, ids).await? {
+            found.extend(told?.map(|customer| (id, customer)));
+        }
+    }
+    Ok(found)
+}
+
+/// The same as far as they can be read: whoever cannot be is not known, and keeps nobody's sale from being read. A bulk
+/// that is refused as a whole is halved until the culprit stands alone.
+pub async fn readable(
     square: &Square,
     call: Call,
     ids: &[ExternalId],
 ) -> Result<BTreeMap<String, Customer>, ConnectorError> {
     let mut found = BTreeMap::new();
-    for ids in ids.chunks(PAGE) {
-        let body = json!({ "customer_ids": ids.iter().map(ExternalId::as_str).collect::<Vec<_>>() });
-        let answer: Bulk = square.client.ask(&Ask::search("customers/bulk-retrieve", call.lane, body)).await?;
-        complete(&answer.errors)?;
-        for id in ids {
-            // Of one that is left out nothing is known: it may be there.
-            let one = answer.responses.get(id.as_str());
-            let one = one.ok_or_else(|| ConnectorError::Malformed { path: "responses".into() })?;
-            match (&one.customer, complete(&one.errors)) {
-                (Some(customer), _) => drop(found.insert(id.to_string(), customer.clone())),
-                (None, Err(ConnectorError::Gone)) => {}
-                (None, Err(error)) => return Err(error),
-                (None, Ok(())) => return Err(ConnectorError::Malformed { path: "responses".into() }),
+    let mut waiting: Vec<&[ExternalId]> = ids.chunks(PAGE).collect();
+    while let Some(ids) = waiting.pop() {
+        match bulk(square, call, ids).await {
+            Ok(all) => {
+                for (id, told) in all {
+                    match told {
+                        Ok(customer) => found.extend(customer.map(|customer| (id, customer))),
+                        Err(error) => warn!(%error, "a customer of a sale cannot be read"),
+                    }
+                }
             }
+            Err(error) if error.may_be_of_one() => match ids.split_at(ids.len() / 2) {
+                ([], _) => warn!(%error, "a customer of a sale cannot be read"),
+                (left, right) => waiting.extend([left, right]),
+            },
+            Err(error) => return Err(error),
         }
     }
     Ok(found)

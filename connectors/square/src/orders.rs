@@ -14,7 +14,7 @@ use crate::{
     Square,
     catalog::Catalog,
     client::{Ask, Fault, complete, or_none},
-    customers::{Customer, by_id, for_query},
+    customers::{Customer, for_query, readable},
     invoices::recipients,
 };
 
@@ -309,7 +309,7 @@ pub async fn sales(square: &Square, call: Call, ids: &[ExternalId]) -> Result<Ve
     }
     let wanted: BTreeSet<ExternalId> = named.values().flatten().map(|(id, _)| id.clone()).collect();
     let wanted: Vec<ExternalId> = wanted.into_iter().collect();
-    let customers = by_id(square, call, &wanted).await?;
+    let customers = readable(square, call, &wanted).await?;
     let reads = ids.iter().map(|id| match orders.get(id.as_str()) {
         Some(order) => {
             let place = locations.iter().find(|location| location.id == order.location_id);
