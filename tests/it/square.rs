@@ -25,7 +25,10 @@ use tandem_square::{
     sign,
 };
 
-use crate::unreadable::refusing;
+use crate::{
+    proxy::{Answer, Proxy},
+    unreadable::refusing,
+};
 
 pub const CALL: Call = Call { lane: Lane::Interactive };
 
@@ -415,6 +418,32 @@ async fn the_import_is_the_whole_listing_of_customers_and_nothing_else() {
             }
         }
         assert!(!seller.connector.is_backfill(&stream, &cursor), "{}: everything was listed", stream.name);
+    }
+}
+
+/// A page that is larger than what is read of an answer is asked for in smaller ones, and so are those after it: whether the
+/// first one is too large, or one after it, whose cursor is then good for nothing.
+#[tokio::test(start_paused = true)]
+async fn orders_that_are_too_large_to_be_read_together_are_read_in_smaller_pages() {
+    for is_first in [true, false] {
+        let proxy = Proxy::default();
+        let seller = seller(Settings { page_rows: 1, ..prompt() }, proxy.layer(), |_| {});
+        let sold = [(); 3].map(|()| seller.sells_serum());
+        proxy.answer(move |_, path, said| {
+            let asked: Json = serde_json::from_str(said).unwrap_or_default();
+            let is_late = is_first || !asked["cursor"].is_null();
+            let is_large = path.ends_with("/orders/search") && is_late && asked["limit"].as_u64() > Some(300);
+            is_large.then(|| Answer::new(200, " ".repeat(33 * 1024 * 1024)))
+        });
+        let mut cursor = Cursor::start();
+        let seen = seller.drain("sale.changes", &mut cursor).await;
+        // Once with its payment, so once more as an order.
+        let often = |order: &String| seen.iter().filter(|id| *id == order).count();
+        assert!(sold.iter().all(|order| often(order) > 1), "{is_first}: {seen:?}");
+        assert_eq!(proxy.answered(), 2, "{is_first}: 1,000 and 500 are too many");
+        seller.clock.sleep(Duration::from_secs(60)).await;
+        seller.drain("sale.changes", &mut cursor).await;
+        assert_eq!(proxy.answered(), 2, "{is_first}: that is remembered");
     }
 }
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::TransportError;
 
+/// How the place is called where an answer is larger than what is read.
+const TOO_LARGE: &str = "body of more than";
+
 /// Why a call did not do what was asked. The variant decides; the text is for people and holds no body, no address
 /// and no value of a record.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -78,6 +81,12 @@ impl ConnectorError {
         matches!(self, Self::Malformed { .. } | Self::Rejected { .. } | Self::Gone)
     }
 
+    /// True if an answer came, and was larger than what is read of one: less can be asked for at once.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Malformed { path } if path.starts_with(TOO_LARGE))
+    }
+
     /// The decision this error stands for.
     #[must_use]
     pub fn disposition(&self) -> Disposition {
@@ -121,7 +130,7 @@ impl From<TransportError> for ConnectorError {
         match error {
             TransportError::NotSent(why) => Self::NotSent(why),
             TransportError::Unknown(why) => Self::OutcomeUnknown(why),
-            TransportError::TooLarge(bytes) => Self::Malformed { path: format!("body of more than {bytes} bytes") },
+            TransportError::TooLarge(bytes) => Self::Malformed { path: format!("{TOO_LARGE} {bytes} bytes") },
         }
     }
 }

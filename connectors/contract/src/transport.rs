@@ -173,9 +173,12 @@ impl Transport for RouterTransport {
         let answering = async {
             let Ok(answer) = self.0.clone().oneshot(built).await;
             let (status, headers) = (answer.status(), answer.headers().clone());
-            let body = axum::body::to_bytes(answer.into_body(), LARGEST_ANSWER)
+            let body = axum::body::to_bytes(answer.into_body(), usize::MAX)
                 .await
                 .map_err(|_| TransportError::Unknown("the connection broke".into()))?;
+            if body.len() > LARGEST_ANSWER {
+                return Err(TransportError::TooLarge(LARGEST_ANSWER));
+            }
             Ok(HttpResponse { status, headers, body })
         };
         tokio::time::timeout(timeout, answering)

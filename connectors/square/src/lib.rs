@@ -25,7 +25,10 @@ pub mod sandbox;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -99,6 +102,8 @@ pub struct Square {
     client: Client,
     options: Options,
     books: Books,
+    /// How many orders a page of a search is asked for: fewer once so many were too large to be read.
+    orders_of_a_page: AtomicUsize,
 }
 
 impl Square {
@@ -114,7 +119,7 @@ impl Square {
     #[must_use]
     pub fn new(options: Options, transport: Arc<dyn Transport>, clock: Arc<dyn Clock>) -> Self {
         let client = Client::new(&options, transport, clock);
-        Self { client, options, books: Books::default() }
+        Self { client, options, books: Books::default(), orders_of_a_page: AtomicUsize::new(orders::PAGE) }
     }
 
     /// Sets where a changed refresh token is kept, before the access token that came with it is used.

@@ -1,6 +1,9 @@
 //! Sales: orders with their payments and whoever bought, read whole; and the windows in which they changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -22,7 +25,7 @@ use crate::{
 const LOCATIONS: usize = 10;
 const ORDERS: usize = 100;
 /// Orders of a page of a search, at most. Source: `SearchOrders`.
-const PAGE: usize = 1_000;
+pub const PAGE: usize = 1_000;
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -234,7 +237,7 @@ pub async fn changed(
         let ids: Vec<&str> = group.iter().map(|location| location.id.as_str()).collect();
         let range = json!({ "updated_at": { "start_at": for_query(since), "end_at": for_query(until) } });
         let mut body = json!({
-            "location_ids": ids, "limit": PAGE,
+            "location_ids": ids,
             "query": {
                 "filter": { "date_time_filter": range, "state_filter": { "states": ["OPEN", "COMPLETED", "CANCELED"] } },
                 "sort": { "sort_field": "UPDATED_AT", "sort_order": "ASC" },
@@ -243,8 +246,7 @@ pub async fn changed(
         if let Some(after) = after {
             body["cursor"] = after.into();
         }
-        let page = square.client.ask::<Changed>(&Ask::search("orders/search", call.lane, body)).await;
-        return Ok((page.and_then(Changed::rows), steps));
+        return Ok((search(square, call, body).await, steps));
     }
     let ask = |path: &str| {
         Ask::get(path, call.lane)
@@ -260,6 +262,20 @@ pub async fn changed(
         None => ask("refunds"),
     };
     Ok((square.client.ask::<Changed>(&ask).await.and_then(Changed::rows), steps))
+}
+
+/// A page of a search for orders; of fewer, from then on, where so many are more than is read of an answer.
+async fn search(square: &Square, call: Call, mut body: Json) -> Rows {
+    loop {
+        let limit = square.orders_of_a_page.load(Ordering::Relaxed);
+        body["limit"] = limit.into();
+        match square.client.ask::<Changed>(&Ask::search("orders/search", call.lane, body.clone())).await {
+            Err(error) if error.is_too_large() && limit > 1 => {
+                square.orders_of_a_page.fetch_min(limit / 2, Ordering::Relaxed);
+            }
+            page => return page.and_then(Changed::rows),
+        }
+    }
 }
 
 /// Sales by id, in the order asked.
