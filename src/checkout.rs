@@ -53,6 +53,23 @@ fn today(till: &Connection, now: DateTime<Utc>) -> NaiveDate {
     now.with_timezone(&till.account.timezone).date_naive()
 }
 
+/// Keeps what a checkout is asked for as, with the place that it is made at. Where two ask at once the first word stands.
+async fn keep(
+    store: &dyn SyncStore,
+    till: &Connection,
+    call: Call,
+    mut new: NewCheckout,
+    now: DateTime<Utc>,
+) -> Result<NewCheckout, CheckoutError> {
+    if new.location.is_none() {
+        new.location = till.connector.checkout_location(call, &new.currency).await?;
+    }
+    let account = &till.account.name;
+    let keep = Op::KeepCheckout { connection: till.name.clone(), new: new.clone(), asked_at: now };
+    store.commit(&Commit { account: account.clone(), fence: None, ops: vec![keep] }).await?;
+    Ok(store.checkout(account, &till.name, &new.key).await?.unwrap_or(new))
+}
+
 /// Starts a checkout, and remembers whose it is before anybody can pay it unnoticed: the sale names the opportunity
 /// itself as well. Asked for again with the same wish it is the same checkout. Of a lost opportunity it is one like any
 /// other: whoever pays has bought, and it is won.
@@ -102,14 +119,16 @@ pub async fn start(
         email,
         due_on: wish.due_on.or_else(|| (wish.by == CheckoutBy::Invoice).then(|| today(till, now))),
     };
-    // What it says may change meanwhile; asked for again it says what it said first, or the till takes it for another.
-    let connection = till.name.clone();
-    let keep = Op::KeepCheckout { connection, new: new.clone(), asked_at: now };
-    // One that is dropped as too old is kept anew as it is asked for now.
-    let ops = vec![Op::DropOldCheckouts { now }, keep];
-    store.commit(&Commit { account: account.clone(), fence: None, ops }).await?;
-    let new = store.checkout(account, &till.name, &new.key).await?.unwrap_or(new);
-    let started = till.connector.checkout(Call { lane: Lane::Interactive }, &new).await;
+    // What it says may change meanwhile; asked for again it says what it said first, or the till takes it for another. One
+    // that is dropped as too old is kept anew as it is asked for now.
+    let call = Call { lane: Lane::Interactive };
+    let drop_old = Op::DropOldCheckouts { now };
+    store.commit(&Commit { account: account.clone(), fence: None, ops: vec![drop_old] }).await?;
+    let new = match store.checkout(account, &till.name, &new.key).await? {
+        Some(kept) => kept,
+        None => keep(store, till, call, new, now).await?,
+    };
+    let started = till.connector.checkout(call, &new).await;
     if let Err(ConnectorError::Rejected { .. } | ConnectorError::Forbidden(_)) = &started {
         let forget = Op::DropCheckout { connection: till.name.clone(), key: new.key.clone() };
         store.commit(&Commit { account: account.clone(), fence: None, ops: vec![forget] }).await?;

@@ -930,6 +930,37 @@ async fn gym_20_a_checkout_carries_its_opportunity_and_paying_it_wins_that_very_
     }
 }
 
+/// Where it is made is settled when it is first asked for: another place would be other words under the same key, which the
+/// till refuses for good.
+#[tokio::test(start_paused = true)]
+async fn a_checkout_that_names_no_place_stays_where_it_was_begun_when_that_closes() {
+    for by in [CheckoutBy::Link, CheckoutBy::Invoice] {
+        let shop = Shop::new(&[]);
+        let ana = shop.person("Ana").await;
+        let ours = shop.ours("Ana's course").id;
+        let start = async |key: Option<&str>| {
+            let wish = Wish { by, price: None, location: None, due_on: None, key: key.map(str::to_owned) };
+            let (store, now) = (&*shop.rig.store, shop.rig.clock.now());
+            let (evidence, url) = checkout::start(store, &shop.till, ours, wish, now).await.unwrap();
+            (evidence.sale, url)
+        };
+        let first = start(None).await;
+        shop.square.with(|world| world.close_location("Downtown"));
+        // What was read of locations is taken to be so for an hour.
+        shop.rig.clock.sleep(Duration::from_secs(3_601)).await;
+        assert_eq!(start(None).await, first, "{by:?}");
+        assert_ne!(start(Some("another")).await, first, "{by:?}: at the one that is open");
+        assert_eq!(shop.square.with(|world| world.stats.keys_reused), 0, "{by:?}");
+        let url = first.1.unwrap();
+        shop.square.with(|world| match by {
+            CheckoutBy::Link => world.pay_link(&url, "somebody@example.com").unwrap(),
+            CheckoutBy::Invoice => world.pay_invoice(url.rsplit('/').next().unwrap(), None).unwrap(),
+        });
+        shop.settle().await;
+        assert_eq!(shop.stage(ana.deal), "closedwon", "{by:?}");
+    }
+}
+
 /// The order is made, and its invoice refused: what is said of the opportunity by the time of the next try is another order.
 #[tokio::test(start_paused = true)]
 async fn a_checkout_that_was_refused_half_way_goes_out_as_the_opportunity_is_by_then() {

@@ -328,6 +328,16 @@ pub trait Connector: Send + Sync {
         Ok(ids.iter().map(|_| SaleRead::NotYet).collect())
     }
 
+    /// Where a checkout is made that names no location, by the vendor's id; `None` where a vendor has none. Asked once, before
+    /// the checkout is kept: asked for again it is to be the same one, whatever opened or closed since.
+    ///
+    /// # Errors
+    /// [`ConnectorError`]; a rejection where no open location takes the currency.
+    async fn checkout_location(&self, call: Call, currency: &str) -> Result<Option<String>, ConnectorError> {
+        let _ = (call, currency);
+        Ok(None)
+    }
+
     /// Starts a checkout at a till, or finds the one that was started under its key.
     ///
     /// # Errors

@@ -71,7 +71,7 @@ pub async fn start(square: &Square, call: Call, new: &NewCheckout) -> Result<Che
 }
 
 /// The first open location that takes this currency: an order is in its location's.
-async fn some_location(square: &Square, call: Call, currency: &str) -> Result<String, ConnectorError> {
+pub async fn some_location(square: &Square, call: Call, currency: &str) -> Result<String, ConnectorError> {
     let all = square.locations(call).await?;
     let is_fit =
         |place: &&Location| !place.is_closed && place.currency.as_deref().is_none_or(|takes| takes == currency);

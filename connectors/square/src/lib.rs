@@ -201,6 +201,10 @@ impl Connector for Square {
         orders::sales(self, call, ids).await
     }
 
+    async fn checkout_location(&self, call: Call, currency: &str) -> Result<Option<String>, ConnectorError> {
+        checkout::some_location(self, call, currency).await.map(Some)
+    }
+
     async fn checkout(&self, call: Call, new: &NewCheckout) -> Result<Checkout, ConnectorError> {
         checkout::start(self, call, new).await
     }
