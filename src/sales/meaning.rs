@@ -96,6 +96,12 @@ fn meets(sale: &Sale, trigger: &Trigger) -> Option<bool> {
         return Some(false);
     }
     let about_lines = !trigger.items.is_empty() || !trigger.categories.is_empty();
+    let may_be_named = |line: &SaleLine| line.kind == LineKind::Goods && !line.is_known && !matches(line, trigger);
+    let is_open = about_lines && sale.lines.iter().any(may_be_named);
+    // What it is worth is settled when it counts: not before all is known that is part of it.
+    if is_open && trigger.worth == Worth::MatchedLines {
+        return None;
+    }
     let lines = !about_lines || sale.lines.iter().any(|line| matches(line, trigger));
     let in_range = match worth(sale, trigger) {
         Some(worth) => {
@@ -105,15 +111,18 @@ fn meets(sale: &Sale, trigger: &Trigger) -> Option<bool> {
         }
         None => trigger.at_least.is_none() && trigger.at_most.is_none(),
     };
-    if lines && in_range {
-        return Some(true);
+    match lines {
+        false if is_open && in_range => None,
+        lines => Some(lines && in_range),
     }
-    let may_be_named = |line: &SaleLine| line.kind == LineKind::Goods && !line.is_known && !matches(line, trigger);
-    let hangs_on_lines = about_lines && (in_range || trigger.worth == Worth::MatchedLines);
-    match hangs_on_lines && sale.lines.iter().any(may_be_named) {
-        true => None,
-        false => Some(false),
-    }
+}
+
+/// A sale of which no more is to be told than is known.
+#[must_use]
+pub fn as_told(sale: &Sale) -> Sale {
+    let mut sale = sale.clone();
+    sale.lines.iter_mut().for_each(|line| line.is_known = true);
+    sale
 }
 
 /// What a sale is worth to an opportunity, before anything was given back: without the tip and, unless asked for, without

@@ -236,7 +236,17 @@ impl Reconciler {
         let any = Trigger::default();
         let triggers = meaning::triggers(account.triggers.iter(), &self.connection.name, &any);
         let meant = self.meant(sale).await?;
-        let (state, why, candidates) = match judge(sale, &triggers, pipelines, &meant) {
+        let verdict = match judge(sale, &triggers, pipelines, &meant) {
+            // What the till has not told by the last look it does not tell: what is known to count does.
+            Verdict::NotYet(why) if next_look(evidence.seen_at, now).is_none() => {
+                match judge(&meaning::as_told(sale), &triggers, pipelines, &meant) {
+                    Verdict::PassedOver(_) => Verdict::NotYet(why),
+                    verdict => verdict,
+                }
+            }
+            verdict => verdict,
+        };
+        let (state, why, candidates) = match verdict {
             Verdict::For { opportunity, found_by, trigger } => {
                 closing::attach(&mut evidence, opportunity, found_by.as_str());
                 evidence.trigger = trigger;

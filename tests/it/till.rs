@@ -772,6 +772,42 @@ async fn a_sale_of_what_the_catalog_does_not_tell_of_yet_waits_until_it_does() {
     assert_eq!([shop.stage(ana.deal), shop.stage(ben.deal)], ["closedwon", "qualifiedtobuy"]);
 }
 
+/// CB-14: a sale that is worth what its matching lines come to is settled once all of them are known, and with what is known
+/// where the till never tells. One that is worth what the order comes to waits for none.
+#[tokio::test(start_paused = true)]
+async fn what_matching_lines_come_to_is_not_settled_before_all_of_them_are_known() {
+    for (worth, is_told, amount) in
+        [(Worth::MatchedLines, true, 14_500), (Worth::MatchedLines, false, 10_000), (Worth::Order, false, 14_500)]
+    {
+        let what = format!("{worth:?}, {is_told}");
+        let is_refused = Arc::new(AtomicBool::new(true));
+        let watch = refusing({
+            let is_refused = is_refused.clone();
+            move |path, _| path.ends_with("/catalog/batch-retrieve") && is_refused.load(Ordering::SeqCst)
+        });
+        let retail = Trigger { categories: ["Retail".to_owned()].into(), worth, ..Trigger::default() };
+        let shop = Shop::watched(Profile::Agency, &[("retail", retail)], watch);
+        shop.square.with(|world| world.move_item("Consultation", "Retail"));
+        let ana = shop.person("Ana").await;
+        let both = vec![Line::of("Consultation"), Line::of("Serum")];
+        let order = shop.sell_to(&ana.customer, Ticket { lines: both, ..ticket("Serum") });
+        shop.square.with(|world| world.delete_variations("Serum"));
+        shop.settle().await;
+        if worth == Worth::MatchedLines {
+            let waits = shop.evidence(&order).await;
+            let told = (waits.state, waits.why.as_str());
+            assert_eq!(told, (EvidenceState::Waiting, "the till does not tell yet what was sold"), "{what}");
+            assert_eq!(shop.stage(ana.deal), "qualifiedtobuy", "{what}");
+            is_refused.store(!is_told, Ordering::SeqCst);
+            // Looked at after a quarter of an hour, and for the last time after three days.
+            shop.rig.clock.sleep(Duration::from_secs(if is_told { 16 * 60 } else { 73 * 3_600 })).await;
+            shop.settle().await;
+        }
+        assert_eq!(shop.evidence(&order).await.state, EvidenceState::Live, "{what}");
+        assert_eq!((shop.stage(ana.deal).as_str(), shop.amount(ana.deal)), ("closedwon", Decimal::new(amount, 2)));
+    }
+}
+
 /// CB-14: a service charge is part of what a sale comes to, unlike tip and tax. It stands on no line, so a trigger that counts
 /// lines leaves it out. Source: <https://developer.squareup.com/reference/square/objects/OrderServiceCharge>.
 #[tokio::test(start_paused = true)]
@@ -930,8 +966,8 @@ async fn gym_20_a_checkout_carries_its_opportunity_and_paying_it_wins_that_very_
     }
 }
 
-/// Where it is made is settled when it is first asked for: another place would be other words under the same key, which the
-/// till refuses for good.
+/// Where it is made is settled when it is first asked for: another place would be other words under the same key, which
+/// the till refuses for good.
 #[tokio::test(start_paused = true)]
 async fn a_checkout_that_names_no_place_stays_where_it_was_begun_when_that_closes() {
     for by in [CheckoutBy::Link, CheckoutBy::Invoice] {
