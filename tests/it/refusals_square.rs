@@ -1,8 +1,22 @@
 //! Every refusal of Square's, what it is taken for, and what becomes of the customer and of the others.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::http::Method;
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::Method,
+    middleware::{Next, from_fn},
+    response::Response,
+};
 use serde_json::{Value as Json, json};
 use tandem::{
     model::{Failure, Profile},
@@ -257,22 +271,34 @@ async fn a_buyer_who_cannot_be_read_keeps_no_sale_from_being_read() {
     assert!(Want::NotSent.is_error(&error), "{error}");
 }
 
+/// Stands before Square, and refuses every page of its customers but the first one, while the switch is on.
+fn refusing_later_pages(is_on: Arc<AtomicBool>, status: u16) -> impl FnOnce(Router) -> Router {
+    let why = invalid("BAD_REQUEST", Some("limit"));
+    move |router| {
+        router.layer(from_fn(move |request: Request, next: Next| {
+            let is_late = request.uri().query().is_some_and(|query| query.contains("cursor="));
+            let is_it = is_late && request.uri().path().ends_with("/v2/customers") && is_on.load(Ordering::SeqCst);
+            let why = why.clone();
+            async move {
+                match is_it {
+                    true => Response::builder().status(status).body(Body::from(why)).unwrap(),
+                    false => next.run(request).await,
+                }
+            }
+        }))
+    }
+}
+
 /// Every page but the first one is refused: that is shown, and sales are found meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_page_that_is_always_refused_is_shown_and_keeps_no_sale_waiting() {
-    let why = invalid("BAD_REQUEST", Some("limit"));
     for status in [200, 400] {
-        let (shop, proxy) = shop();
+        let is_refused = Arc::new(AtomicBool::new(true));
+        let shop = Shop::watched(Profile::Agency, &[], refusing_later_pages(is_refused.clone(), status));
         shop.square.with(|world| {
             world.settings.page_rows = 1;
             let ben = json!({ "given_name": "Ben", "email_address": "ben@example.com" });
             world.create_customer(&ben, Change::Person).unwrap();
-        });
-        let (mut pages, why) = (0, why.clone());
-        proxy.answer(move |method, path, _| {
-            let is_page = *method == Method::GET && path.ends_with("/v2/customers");
-            pages += usize::from(is_page);
-            (is_page && pages > 1).then(|| Answer::new(status, why.as_str()))
         });
         let an_hour = Duration::from_secs(3_600);
         let ana = tokio::time::timeout(an_hour, shop.person("Ana")).await.expect("the other streams have their turn");
@@ -282,7 +308,7 @@ async fn a_page_that_is_always_refused_is_shown_and_keeps_no_sale_waiting() {
         let account = &shop.rig.account.name;
         let shown = shop.rig.store.connection(account, &shop.till.name).await.unwrap().unwrap().reason;
         assert!(shown.as_ref().is_some_and(|shown| shown.contains("BAD_REQUEST")), "{status}: {shown:?}");
-        proxy.pass();
+        is_refused.store(false, Ordering::SeqCst);
         shop.settle().await;
         let shown = shop.rig.store.connection(account, &shop.till.name).await.unwrap().unwrap().reason;
         assert_eq!(shown, None, "{status}: what is read again is off the list");
