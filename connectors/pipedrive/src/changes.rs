@@ -30,6 +30,11 @@ const WITHOUT_CLOCK: TimeDelta = TimeDelta::minutes(15);
 const LATE: TimeDelta = TimeDelta::hours(1);
 /// Archived deals change seldom, and their list costs twice as much.
 const SELDOM: u32 = 10;
+/// Seconds.
+const HOUR: u64 = 3_600;
+const DAY: u64 = 24 * HOUR;
+/// The second pass takes a quarter of what polls may cost, at most: it finds what an index was slow to tell, and may be late.
+const PART_OF_LATE: u64 = 4;
 
 /// Where a stream stands. `after` is a cursor of Pipedrive's.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,23 +61,52 @@ impl Place {
     }
 }
 
-/// Tokens of one round of polls.
-pub fn round_cost(kinds: &[Kind]) -> u64 {
-    let archived = if kinds.contains(&Kind::Deal) { 20 / u64::from(SELDOM) } else { 0 };
-    10 * kinds.len() as u64 + archived
+/// How often a kind's feeds are asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Periods {
+    /// Between two polls of what changed.
+    pub changes: Duration,
+    /// Between two second passes.
+    pub late: Duration,
+}
+
+impl Periods {
+    /// Such that the polls of these kinds cost so many tokens a day, or less: the pages that it takes to see that nothing
+    /// happened. The second pass goes first, once an hour or as seldom as a part of the tokens makes it; the rest is for what
+    /// changed.
+    pub fn within(tokens: u64, kinds: &[Kind]) -> Self {
+        let kinds_read = kinds.len() as u64;
+        // A window, and what was made in it.
+        let pass = 2 * 10 * kinds_read;
+        let late = seconds_between(pass, tokens / PART_OF_LATE).clamp(HOUR, DAY);
+        let archived = if kinds.contains(&Kind::Deal) { 20 / u64::from(SELDOM) } else { 0 };
+        let left = tokens.saturating_sub((DAY * pass).div_ceil(late));
+        let changes = seconds_between(10 * kinds_read + archived, left).clamp(5, HOUR);
+        Self { changes: Duration::from_secs(changes), late: Duration::from_secs(late) }
+    }
+
+    /// As somebody wishes it, whatever it costs.
+    pub fn every(poll: Duration) -> Self {
+        Self { changes: poll, late: Duration::from_secs(HOUR) }
+    }
+}
+
+/// Seconds between two rounds that cost so much, where a day has so many tokens for them.
+fn seconds_between(cost: u64, tokens: u64) -> u64 {
+    (DAY * cost).div_ceil(tokens.max(1))
 }
 
 /// The feeds of these kinds.
-pub fn streams(kinds: &[Kind], period: Duration) -> Vec<Stream> {
+pub fn streams(kinds: &[Kind], periods: Periods) -> Vec<Stream> {
     let feed =
         |kind: Kind, name: &str, period, backfills| Stream { name: format!("{kind}.{name}"), kind, period, backfills };
     let mut all = Vec::new();
     for kind in kinds {
-        all.push(feed(*kind, "changes", period, true));
+        all.push(feed(*kind, "changes", periods.changes, true));
         if *kind == Kind::Deal {
-            all.push(feed(*kind, "shelved", period * SELDOM, false));
+            all.push(feed(*kind, "shelved", periods.changes * SELDOM, false));
         }
-        all.push(feed(*kind, "late", Duration::from_secs(3_600), false));
+        all.push(feed(*kind, "late", periods.late, false));
     }
     all
 }

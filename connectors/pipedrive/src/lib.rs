@@ -46,6 +46,7 @@ use url::Url;
 pub use plan::{Plan, UnknownPlan};
 pub use tandem_contract::Credentials;
 
+use changes::Periods;
 use client::Client;
 use fields::Books;
 
@@ -173,17 +174,15 @@ impl Pipedrive {
         self
     }
 
-    /// Time between two polls.
-    fn period(&self) -> Duration {
+    /// How often is polled.
+    fn periods(&self) -> Periods {
         let share = if self.is_told.load(Ordering::Relaxed) { Self::POLLING_SHARE } else { Self::SHARE_UNTOLD };
-        self.options.poll.unwrap_or_else(|| self.period_at(share))
+        self.options.poll.map_or_else(|| self.periods_at(share), Periods::every)
     }
 
-    /// Time between two polls that cost this share of the day's budget, or less.
-    fn period_at(&self, share: u64) -> Duration {
-        let tokens = self.options.budget().saturating_mul(share) / 100;
-        let seconds = (86_400 * changes::round_cost(&self.kinds())).div_ceil(tokens.max(1));
-        Duration::from_secs(seconds.clamp(5, 3_600))
+    /// The same where polls may cost this share of the day's budget.
+    fn periods_at(&self, share: u64) -> Periods {
+        Periods::within(self.options.budget().saturating_mul(share) / 100, &self.kinds())
     }
 }
 
@@ -222,7 +221,7 @@ impl Connector for Pipedrive {
     }
 
     fn streams(&self) -> Vec<Stream> {
-        changes::streams(&self.kinds(), self.period())
+        changes::streams(&self.kinds(), self.periods())
     }
 
     async fn check(&self) -> Result<Identity, ConnectorError> {

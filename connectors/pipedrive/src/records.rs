@@ -176,6 +176,10 @@ impl Pipedrive {
         kind: Kind,
         items: &[Item],
     ) -> Result<Vec<Result<Seen, ConnectorError>>, ConnectorError> {
+        // Most polls find nothing: for that no fields are read.
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
         let book = self.book_for(call, kind, items).await?;
         self.learn_organizations(call, kind, items).await?;
         let read = |item: &Item| match is_deleted(item) {

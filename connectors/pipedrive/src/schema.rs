@@ -64,7 +64,7 @@ pub async fn check(pipedrive: &Pipedrive) -> Result<Identity, ConnectorError> {
         },
     });
     let budget = pipedrive.options.budget();
-    let every = |share: u64| pipedrive.period_at(share).as_secs();
+    let every = |share: u64| pipedrive.periods_at(share).changes.as_secs();
     let (told, untold) = (Pipedrive::POLLING_SHARE, Pipedrive::SHARE_UNTOLD);
     let because = if pipedrive.options.daily_budget.is_some() { "daily_budget" } else { "plan, seats" };
     items.push(CheckItem {
