@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
+use tracing::Instrument;
 
 use crate::{Clock, ConnectorError, Secret, Transport};
 
@@ -36,10 +37,10 @@ pub enum Auth<A> {
     /// The token, and what people are told when it is refused.
     Token(Secret, &'static str),
     /// The app and its grant.
-    OAuth(Box<(A, Grant)>),
+    OAuth(Arc<A>, Grant),
 }
 
-impl<A: Exchange> Auth<A> {
+impl<A: Exchange + 'static> Auth<A> {
     /// From what is configured; `app` makes the app of its id and secret, `refused` is for people.
     #[must_use]
     pub fn new(credentials: &Credentials, refused: &'static str, app: impl FnOnce(String, Secret) -> A) -> Self {
@@ -50,21 +51,21 @@ impl<A: Exchange> Auth<A> {
             }
             Credentials::App { client_id, client_secret } => (client_id, client_secret, Grant::default()),
         };
-        Self::OAuth(Box::new((app(client_id.clone(), client_secret.clone()), grant)))
+        Self::OAuth(Arc::new(app(client_id.clone(), client_secret.clone())), grant)
     }
 
     /// The app, where it is one that calls.
     pub fn app(&self) -> Option<&A> {
         match self {
             Self::Token(..) => None,
-            Self::OAuth(app) => Some(&app.0),
+            Self::OAuth(app, _) => Some(&**app),
         }
     }
 
     /// Sets where a changed refresh token is kept.
     pub fn keep_by(&mut self, keep: Arc<dyn KeepRefreshToken>) {
-        if let Self::OAuth(app) = self {
-            app.1.keep = Some(keep);
+        if let Self::OAuth(_, grant) = self {
+            grant.keep = Some(keep);
         }
     }
 
@@ -75,13 +76,13 @@ impl<A: Exchange> Auth<A> {
     pub async fn token(
         &self,
         refused: Option<&Secret>,
-        transport: &dyn Transport,
-        clock: &dyn Clock,
+        transport: &Arc<dyn Transport>,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Secret, ConnectorError> {
         match self {
             Self::Token(token, _) if refused.is_none() => Ok(token.clone()),
             Self::Token(_, why) => Err(ConnectorError::Unauthorized((*why).into())),
-            Self::OAuth(app) => app.1.token(refused, &app.0, transport, clock).await,
+            Self::OAuth(app, grant) => grant.token(refused, app, transport, clock).await,
         }
     }
 
@@ -100,7 +101,7 @@ impl<A: Exchange> Auth<A> {
             Self::Token(..) => {
                 Err(ConnectorError::Unauthorized("a token is configured: there is no app to let in".into()))
             }
-            Self::OAuth(app) => app.1.redeem(code, &app.0, transport, clock).await,
+            Self::OAuth(app, grant) => grant.redeem(code, &**app, transport, clock).await,
         }
     }
 
@@ -111,14 +112,14 @@ impl<A: Exchange> Auth<A> {
     pub async fn confirm(&self) -> Result<(), ConnectorError> {
         match self {
             Self::Token(..) => Ok(()),
-            Self::OAuth(app) => app.1.confirm().await,
+            Self::OAuth(_, grant) => grant.confirm().await,
         }
     }
 
     /// It is not: all is as it was before.
     pub async fn forget(&self) {
-        if let Self::OAuth(app) = self {
-            app.1.forget().await;
+        if let Self::OAuth(_, grant) = self {
+            grant.forget().await;
         }
     }
 }
@@ -170,12 +171,12 @@ pub trait KeepRefreshToken: Send + Sync {
     async fn newest(&self) -> Result<Option<Secret>, String>;
 }
 
-/// A grant and the access token that is in use.
-#[derive(Default)]
+/// A grant and the access token that is in use, the same one for every clone.
+#[derive(Clone, Default)]
 pub struct Grant {
     /// `None` while nobody let the app in.
     configured: Option<Secret>,
-    current: Mutex<Current>,
+    current: Arc<Mutex<Current>>,
     keep: Option<Arc<dyn KeepRefreshToken>>,
 }
 
@@ -215,18 +216,19 @@ impl Grant {
 
     /// A token to call with. `refused` is one that was just answered 401: it is not handed out again.
     ///
-    /// Exchanging happens under the lock, so ten calls that meet one 401 make one exchange.
+    /// Exchanging happens under the lock, so ten calls that meet one 401 make one exchange. It goes on where whoever asked is
+    /// dropped meanwhile: the vendor may have taken the refresh token already, and tells the next one only once.
     ///
     /// # Errors
     /// [`ConnectorError`] as [`Exchange::exchange`] answers, or if a changed refresh token cannot be kept.
-    pub async fn token(
+    pub async fn token<A: Exchange + 'static>(
         &self,
         refused: Option<&Secret>,
-        exchange: &dyn Exchange,
-        transport: &dyn Transport,
-        clock: &dyn Clock,
+        exchange: &Arc<A>,
+        transport: &Arc<dyn Transport>,
+        clock: &Arc<dyn Clock>,
     ) -> Result<Secret, ConnectorError> {
-        let mut current = self.current.lock().await;
+        let mut current = self.current.clone().lock_owned().await;
         self.keep_newest(&mut current).await?;
         if let Some(access) = &current.access {
             let is_refused = refused.is_some_and(|token| token.expose() == access.expose());
@@ -234,6 +236,25 @@ impl Grant {
                 return Ok(access.clone());
             }
         }
+        let (grant, exchange, transport, clock) = (self.clone(), exchange.clone(), transport.clone(), clock.clone());
+        let renewing = async move { grant.renew(&mut current, &*exchange, &*transport, &*clock).await };
+        match tokio::spawn(renewing.in_current_span()).await {
+            Ok(renewed) => renewed,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(ConnectorError::NotSent("the program ends".into())),
+            },
+        }
+    }
+
+    /// Exchanges a refresh token that the vendor still takes, and keeps what it became.
+    async fn renew(
+        &self,
+        current: &mut Current,
+        exchange: &dyn Exchange,
+        transport: &dyn Transport,
+        clock: &dyn Clock,
+    ) -> Result<Secret, ConnectorError> {
         let (mut refused, mut why) = (Vec::<Secret>::new(), nobody());
         let (renewed, refresh) = loop {
             let kept = if current.unconfirmed { None } else { self.kept().await? };
@@ -258,7 +279,7 @@ impl Grant {
         let access = renewed.access_token.clone();
         current.take(renewed, Some(refresh), clock);
         // Before the access token is used: after a crash the old refresh token may be worth nothing.
-        self.keep_newest(&mut current).await?;
+        self.keep_newest(current).await?;
         Ok(access)
     }
 
@@ -335,7 +356,10 @@ fn nobody() -> ConnectorError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        collections::BTreeSet,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
     use crate::{HttpRequest, HttpResponse, TokioClock, TransportError};
@@ -347,6 +371,9 @@ mod tests {
         away: AtomicUsize,
         /// Whose tokens are refused.
         refuses: &'static str,
+        /// How long it takes to answer.
+        slow: Duration,
+        spent: std::sync::Mutex<BTreeSet<String>>,
     }
 
     #[async_trait]
@@ -360,6 +387,10 @@ mod tests {
             if !self.refuses.is_empty() && given.starts_with(self.refuses) {
                 return Err(ConnectorError::Unauthorized("refused".into()));
             }
+            if !self.spent.lock().unwrap().insert(given.to_owned()) {
+                return Err(ConnectorError::Unauthorized("spent".into()));
+            }
+            tokio::time::sleep(self.slow).await;
             Ok(Renewed {
                 access_token: Secret::new(format!("access of {given}")),
                 expires_in: Duration::from_secs(600),
@@ -392,9 +423,34 @@ mod tests {
         }
     }
 
-    async fn next(grant: &Grant, vendor: &Rotating, clock: &TokioClock) -> Result<String, ConnectorError> {
+    fn clock() -> Arc<dyn Clock> {
+        Arc::new(TokioClock::starting_at(chrono::DateTime::UNIX_EPOCH))
+    }
+
+    async fn token(grant: &Grant, vendor: &Arc<Rotating>, clock: &Arc<dyn Clock>) -> Result<String, ConnectorError> {
+        let nowhere: Arc<dyn Transport> = Arc::new(Nowhere);
+        grant.token(None, vendor, &nowhere, clock).await.map(|token| token.expose().to_owned())
+    }
+
+    async fn next(grant: &Grant, vendor: &Arc<Rotating>, clock: &Arc<dyn Clock>) -> Result<String, ConnectorError> {
         clock.sleep(Duration::from_secs(700)).await;
-        grant.token(None, vendor, &Nowhere, clock).await.map(|token| token.expose().to_owned())
+        token(grant, vendor, clock).await
+    }
+
+    /// An engine that lost its lease drops what it does where it stands.
+    #[tokio::test(start_paused = true)]
+    async fn what_the_vendor_hands_out_is_kept_also_where_nobody_waits_for_it_any_more() {
+        let drawer = Arc::new(Drawer::default());
+        let grant = Grant { keep: Some(drawer.clone()), ..Grant::new(Secret::new("first")) };
+        let (clock, slow) = (clock(), Duration::from_secs(10));
+        let vendor = Arc::new(Rotating { slow, ..Rotating::default() });
+        tokio::time::timeout(slow / 2, token(&grant, &vendor, &clock)).await.unwrap_err();
+        assert!(drawer.newest().await.unwrap().is_none(), "the vendor has not answered yet");
+        assert_eq!(token(&grant, &vendor, &clock).await.unwrap(), "access of first", "of the exchange under way");
+        assert_eq!(drawer.newest().await.unwrap().unwrap().expose(), "first*");
+        tokio::time::timeout(Duration::from_secs(700) + slow / 2, next(&grant, &vendor, &clock)).await.unwrap_err();
+        clock.sleep(slow).await;
+        assert_eq!(drawer.newest().await.unwrap().unwrap().expose(), "first**", "before anybody asks again");
     }
 
     /// Both grants are good: what was consented to last is what is called with, and it is not overwritten.
@@ -402,13 +458,12 @@ mod tests {
     async fn a_second_consent_is_taken_up_while_the_first_one_still_works() {
         let drawer = Arc::new(Drawer::default());
         let grant = Grant { keep: Some(drawer.clone()), ..Grant::new(Secret::new("first")) };
-        let clock = TokioClock::starting_at(chrono::DateTime::UNIX_EPOCH);
-        let vendor = Rotating::default();
+        let clock = clock();
+        let vendor = Arc::new(Rotating::default());
         assert_eq!(next(&grant, &vendor, &clock).await.unwrap(), "access of first");
         assert_eq!(next(&grant, &vendor, &clock).await.unwrap(), "access of first*");
         *drawer.0.lock().unwrap() = Some("second".into());
-        let access = grant.token(None, &vendor, &Nowhere, &clock).await.unwrap();
-        assert_eq!(access.expose(), "access of first*", "until it ends");
+        assert_eq!(token(&grant, &vendor, &clock).await.unwrap(), "access of first*", "until it ends");
         vendor.away.store(1, Ordering::SeqCst);
         assert!(matches!(next(&grant, &vendor, &clock).await, Err(ConnectorError::NotSent(_))));
         assert_eq!(next(&grant, &vendor, &clock).await.unwrap(), "access of second", "also after a try that failed");
@@ -419,12 +474,12 @@ mod tests {
     async fn a_second_consent_that_the_vendor_refuses_takes_nothing_away() {
         let drawer = Arc::new(Drawer::default());
         let grant = Grant { keep: Some(drawer.clone()), ..Grant::new(Secret::new("first")) };
-        let clock = TokioClock::starting_at(chrono::DateTime::UNIX_EPOCH);
-        let vendor = Rotating { refuses: "second", ..Rotating::default() };
+        let clock = clock();
+        let vendor = Arc::new(Rotating { refuses: "second", ..Rotating::default() });
         assert_eq!(next(&grant, &vendor, &clock).await.unwrap(), "access of first");
         *drawer.0.lock().unwrap() = Some("second".into());
         assert_eq!(next(&grant, &vendor, &clock).await.unwrap(), "access of first*");
-        let nothing = Rotating { refuses: "first", ..Rotating::default() };
+        let nothing = Arc::new(Rotating { refuses: "first", ..Rotating::default() });
         assert!(matches!(next(&grant, &nothing, &clock).await, Err(ConnectorError::Unauthorized(_))));
     }
 }

@@ -147,17 +147,17 @@ pub fn auth(options: &Options, clock: Arc<dyn Clock>) -> (Auth<Client>, Arc<Mute
     let granted = Arc::new(Mutex::new(None));
     let auth = match &options.login {
         Login::Token(token) => Auth::Token(token.clone(), REFUSED),
-        login => Auth::OAuth(Box::new((
-            Client {
+        login => Auth::OAuth(
+            Arc::new(Client {
                 login: login.clone(),
                 base_url: options.base_url.clone(),
                 token_url: options.token_url.clone(),
                 scopes: Scopes { writes: !options.read_only, plans: options.plans },
                 clock,
                 granted: granted.clone(),
-            },
+            }),
             Grant::new(Secret::new(String::new())),
-        ))),
+        ),
     };
     (auth, granted)
 }

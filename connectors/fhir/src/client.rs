@@ -308,7 +308,7 @@ impl Client {
         let mut repeats = 0;
         loop {
             self.limiter.acquire(ALL, ask.lane, 1, &*self.clock).await?;
-            let token = self.auth.token(refused.as_ref(), &*self.transport, &*self.clock).await?;
+            let token = self.auth.token(refused.as_ref(), &self.transport, &self.clock).await?;
             let answer = self.send(ask, &token).await?;
             match answer.status {
                 status if status.is_success() => {

@@ -132,7 +132,7 @@ impl Client {
         let mut repeats = 0;
         loop {
             self.limiter.acquire(ask.bucket, ask.lane, 1, &*self.clock).await?;
-            let token = self.auth.token(refused.as_ref(), &*self.transport, &*self.clock).await?;
+            let token = self.auth.token(refused.as_ref(), &self.transport, &self.clock).await?;
             let answer = self.send(&ask, &token).await?;
             if answer.status.is_success() {
                 return Ok(answer);

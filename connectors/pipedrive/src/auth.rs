@@ -82,7 +82,7 @@ pub fn auth(options: &Options) -> Auth<App> {
 pub fn header_of(auth: &Auth<App>, token: &Secret) -> Option<(HeaderName, HeaderValue)> {
     let (name, text) = match auth {
         Auth::Token(..) => (HeaderName::from_static("x-api-token"), token.expose().to_owned()),
-        Auth::OAuth(_) => (header::AUTHORIZATION, format!("Bearer {}", token.expose())),
+        Auth::OAuth(..) => (header::AUTHORIZATION, format!("Bearer {}", token.expose())),
     };
     let mut value = HeaderValue::try_from(text).ok()?;
     value.set_sensitive(true);
@@ -93,7 +93,7 @@ pub fn header_of(auth: &Auth<App>, token: &Secret) -> Option<(HeaderName, Header
 pub fn domain(auth: &Auth<App>) -> Option<Url> {
     match auth {
         Auth::Token(..) => None,
-        Auth::OAuth(app) => app.0.domain.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        Auth::OAuth(app, _) => app.domain.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     }
 }
 

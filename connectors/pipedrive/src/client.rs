@@ -237,7 +237,7 @@ impl Client {
                 self.limiter.acquire(SEARCH, ask.lane, 0, &*self.clock).await?;
             }
             self.limiter.acquire(GENERAL, ask.lane, ask.cost, &*self.clock).await?;
-            let token = self.auth.token(refused.as_ref(), &*self.transport, &*self.clock).await?;
+            let token = self.auth.token(refused.as_ref(), &self.transport, &self.clock).await?;
             let answer = self.send(&ask, &token).await?;
             if answer.status.is_success() {
                 return understood(&answer, ask.writes());
