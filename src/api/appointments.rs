@@ -1,5 +1,7 @@
 //! Appointments of an opportunity, and what is free at a clinic.
 
+use std::sync::Arc;
+
 use axum::{
     Json as JsonBody,
     extract::{State, rejection::JsonRejection},
@@ -17,6 +19,7 @@ use super::{
     extract::{Path, Query},
     opportunities::{Page, id, parsed},
     problem::Problem,
+    under_way::to_the_end,
 };
 use crate::{
     booking::{self, BookingError, Wish},
@@ -111,10 +114,10 @@ impl From<Visit> for VisitView {
     }
 }
 
-fn clinic<'a>(door: &'a Door, account: &Account, name: &str) -> Result<&'a Connection, Problem> {
+fn clinic(door: &Door, account: &Account, name: &str) -> Result<Arc<Connection>, Problem> {
     let found = name.parse().ok().and_then(|name| door.0.installation.connections.get(&name));
     let found = found.filter(|connection| connection.account.name == account.name);
-    found.map(AsRef::as_ref).ok_or_else(|| Problem::not_found("connection"))
+    found.cloned().ok_or_else(|| Problem::not_found("connection"))
 }
 
 /// Books an appointment for the opportunity's contact; it has one at a time.
@@ -131,9 +134,15 @@ pub async fn book(
     let ends_at = booking::end(asked.starts_at, asked.ends_at);
     let NewAppointment { kind, starts_at, slot, site, practitioner, .. } = asked;
     let wish = Wish { kind, starts_at, ends_at, slot, site, practitioner };
-    let installation = &door.0.installation;
-    let visit = booking::book(&*installation.store, clinic, opportunity, wish, installation.clock.now()).await?;
-    door.ring(std::slice::from_ref(&clinic.name));
+    let at = clinic.clone();
+    let booking = async move {
+        let installation = &door.0.installation;
+        let now = installation.clock.now();
+        let booked = booking::book(&*installation.store, &clinic, opportunity, wish, now).await;
+        door.ring(std::slice::from_ref(&clinic.name));
+        booked
+    };
+    let visit = to_the_end(&at, booking).await?;
     Ok((StatusCode::CREATED, JsonBody(VisitView::from(visit))).into_response())
 }
 
@@ -147,7 +156,7 @@ pub async fn shift(
 ) -> Result<Response, Problem> {
     let asked = parsed(body)?;
     let to = VisitChange::Move { starts_at: asked.starts_at, ends_at: booking::end(asked.starts_at, asked.ends_at) };
-    change(&door, &account, &text, &asked.connection, to).await
+    change(door, &account, &text, &asked.connection, to).await
 }
 
 /// Calls the opportunity's appointment off; at the clinic it stays, as cancelled.
@@ -158,21 +167,27 @@ pub async fn cancel(
     Path(text): Path<String>,
     Query(at): Query<Clinic>,
 ) -> Result<Response, Problem> {
-    change(&door, &account, &text, &at.connection, VisitChange::Cancel).await
+    change(door, &account, &text, &at.connection, VisitChange::Cancel).await
 }
 
 async fn change(
-    door: &Door,
+    door: Door,
     account: &Account,
     text: &str,
     connection: &str,
     to: VisitChange,
 ) -> Result<Response, Problem> {
     let opportunity = id(text, "opportunity")?;
-    let clinic = clinic(door, account, connection)?;
-    let installation = &door.0.installation;
-    let visit = booking::change(&*installation.store, clinic, opportunity, to, installation.clock.now()).await?;
-    door.ring(std::slice::from_ref(&clinic.name));
+    let clinic = clinic(&door, account, connection)?;
+    let at = clinic.clone();
+    let changing = async move {
+        let installation = &door.0.installation;
+        let now = installation.clock.now();
+        let changed = booking::change(&*installation.store, &clinic, opportunity, to, now).await;
+        door.ring(std::slice::from_ref(&clinic.name));
+        changed
+    };
+    let visit = to_the_end(&at, changing).await?;
     Ok((StatusCode::ACCEPTED, JsonBody(VisitView::from(visit))).into_response())
 }
 
@@ -243,7 +258,7 @@ pub async fn openings(
     }
     let Between { from, practitioner, site, .. } = between;
     let wanted = WantedOpenings { from, until, practitioner, site };
-    let found = booking::openings(clinic, &wanted).await.map_err(BookingError::from)?;
+    let found = booking::openings(&clinic, &wanted).await.map_err(BookingError::from)?;
     Ok(JsonBody(Page { data: found.into_iter().map(OpeningView::from).collect(), next_cursor: None }))
 }
 

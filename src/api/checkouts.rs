@@ -17,6 +17,7 @@ use super::{
     extract::Path,
     opportunities::{id, parsed},
     problem::Problem,
+    under_way::to_the_end,
 };
 use crate::{
     checkout::{CheckoutError, Wish, start},
@@ -80,7 +81,8 @@ pub async fn checkout(
     let opportunity = id(&text, "opportunity")?;
     let installation = &door.0.installation;
     let till = asked.connection.parse().ok().and_then(|name| installation.connections.get(&name));
-    let till = till.filter(|till| till.account.name == account.name).ok_or_else(|| Problem::not_found("connection"))?;
+    let till = till.filter(|till| till.account.name == account.name).cloned();
+    let till = till.ok_or_else(|| Problem::not_found("connection"))?;
     let price = match asked.price {
         None => None,
         Some(price) => {
@@ -94,8 +96,12 @@ pub async fn checkout(
         By::Invoice => CheckoutBy::Invoice,
     };
     let wish = Wish { by, price, location: asked.location, due_on: asked.due_on, key: asked.key };
-    let now = installation.clock.now();
-    let (evidence, url) = start(&*installation.store, till, opportunity, wish, now).await?;
+    let at = till.clone();
+    let starting = async move {
+        let installation = &door.0.installation;
+        start(&*installation.store, &till, opportunity, wish, installation.clock.now()).await
+    };
+    let (evidence, url) = to_the_end(&at, starting).await?;
     let view = CheckoutView { sale: evidence.id(), url };
     Ok((StatusCode::CREATED, JsonBody(view)).into_response())
 }

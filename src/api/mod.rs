@@ -12,6 +12,7 @@ mod linked;
 mod opportunities;
 mod problem;
 mod sales;
+mod under_way;
 mod values;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -33,6 +34,9 @@ use crate::{installation::Installation, model::Name};
 
 /// The largest request that is read.
 const LARGEST: usize = 2 * 1024 * 1024;
+
+/// How long an answer may take, but for what a vendor carries out.
+const QUICK: Duration = Duration::from_secs(30);
 
 /// What every handler may use.
 #[derive(Clone)]
@@ -86,15 +90,17 @@ fn described() -> OpenApiRouter<Door> {
         .routes(routes!(connections::resolve))
         .routes(routes!(connections::failures))
         .routes(routes!(connections::retry))
-        .routes(routes!(appointments::book, appointments::shift, appointments::cancel))
         .routes(routes!(appointments::visits))
         .routes(routes!(appointments::openings))
-        .routes(routes!(checkouts::checkout))
         .routes(routes!(sales::list))
         .routes(routes!(sales::link))
         .routes(routes!(inbox::receive))
         .routes(routes!(inbox::receive_at_segment))
         .routes(routes!(inbox::receive_below))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, QUICK))
+        // What a vendor carries out takes as long as the vendor may.
+        .routes(routes!(appointments::book, appointments::shift, appointments::cancel))
+        .routes(routes!(checkouts::checkout))
 }
 
 /// The OpenAPI 3.1 description, made from the code.
@@ -121,9 +127,7 @@ impl Door {
     pub fn router(self) -> Router {
         let (router, openapi) = described().split_for_parts();
         let text = openapi.to_json().unwrap_or_default();
-        let api = router
-            .layer(DefaultBodyLimit::max(LARGEST))
-            .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(30)));
+        let api = router.layer(DefaultBodyLimit::max(LARGEST));
         api.route("/api/v1/openapi.json", get(move || async move { ([("content-type", "application/json")], text) }))
             .route("/healthz", get(health::alive))
             .route("/readyz", get(health::ready))

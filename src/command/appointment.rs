@@ -108,7 +108,7 @@ pub async fn run(global: &Global, what: Appointment) -> anyhow::Result<Exit> {
                         "connection": connection, "kind": kind, "starts_at": starts_at, "ends_at": ends_at,
                         "slot": slot, "site": site, "practitioner": practitioner,
                     });
-                    named(&daemon.call("POST", &clinic.account.name, &path(id), &body).await?)
+                    named(&daemon.carry_out("POST", clinic, &path(id), &body).await?)
                 }
                 None => {
                     learn(clinic).await?;
@@ -125,7 +125,7 @@ pub async fn run(global: &Global, what: Appointment) -> anyhow::Result<Exit> {
             let visit = match Daemon::of(&installation).await? {
                 Some(daemon) => {
                     let body = json!({ "connection": connection, "starts_at": starts_at, "ends_at": ends_at });
-                    named(&daemon.call("PATCH", &clinic.account.name, &path(id), &body).await?)
+                    named(&daemon.carry_out("PATCH", clinic, &path(id), &body).await?)
                 }
                 None => {
                     let ends_at = booking::end(starts_at, ends_at);
@@ -139,7 +139,7 @@ pub async fn run(global: &Global, what: Appointment) -> anyhow::Result<Exit> {
             let visit = match Daemon::of(&installation).await? {
                 Some(daemon) => {
                     let path = format!("{}?connection={connection}", path(id));
-                    named(&daemon.call("DELETE", &clinic.account.name, &path, &Json::Null).await?)
+                    named(&daemon.carry_out("DELETE", clinic, &path, &Json::Null).await?)
                 }
                 None => change(&installation, clinic, id, VisitChange::Cancel).await?,
             };

@@ -76,7 +76,7 @@ pub async fn start(global: &Global, asked: Checkout) -> anyhow::Result<Exit> {
                 "connection": connection, "by": by, "price": price, "location": location, "due_on": due_on, "key": key,
             });
             let path = format!("/api/v1/opportunities/{id}/checkout");
-            let started = daemon.post(&till.account.name, &path, &body).await?;
+            let started = daemon.carry_out("POST", till, &path, &body).await?;
             let text = |name: &str| started[name].as_str().map(str::to_owned);
             (text("sale").unwrap_or_default(), text("url"))
         }

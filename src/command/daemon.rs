@@ -12,7 +12,11 @@ use url::Url;
 use crate::{
     installation::{Installation, SetupError},
     model::Name,
+    sync::connection::Connection,
 };
+
+/// How long the daemon may take by itself.
+const SOON: Duration = Duration::from_secs(30);
 
 /// A running daemon's API.
 pub struct Daemon {
@@ -48,15 +52,26 @@ impl Daemon {
     /// # Errors
     /// The daemon's own words, if it refuses.
     pub async fn post(&self, account: &Name, path: &str, body: &Json) -> anyhow::Result<Json> {
-        self.call("POST", account, path, body).await
+        self.call("POST", account, path, body, SOON).await
     }
 
-    /// The same by another method; without a body where that is null.
+    /// Asks for what a vendor is to carry out, and waits longer than the daemon; without a body where that is null.
     ///
     /// # Errors
     /// The daemon's own words, if it refuses.
-    pub async fn call(&self, method: &str, account: &Name, path: &str, body: &Json) -> anyhow::Result<Json> {
-        let (status, text) = self.ask(method, path, Some(account), body, Duration::from_secs(30)).await?;
+    pub async fn carry_out(&self, method: &str, at: &Connection, path: &str, body: &Json) -> anyhow::Result<Json> {
+        self.call(method, &at.account.name, path, body, at.connector.push_deadline() + SOON).await
+    }
+
+    async fn call(
+        &self,
+        method: &str,
+        account: &Name,
+        path: &str,
+        body: &Json,
+        timeout: Duration,
+    ) -> anyhow::Result<Json> {
+        let (status, text) = self.ask(method, path, Some(account), body, timeout).await?;
         let answer: Json = serde_json::from_str(&text).unwrap_or_default();
         anyhow::ensure!(
             (200..300).contains(&status),

@@ -16,6 +16,7 @@ mod fhir_server;
 mod fields;
 mod four_doors;
 mod fuzz;
+mod hang_ups;
 mod house;
 mod kills;
 mod laws;
