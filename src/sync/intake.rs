@@ -139,7 +139,6 @@ impl Reconciler {
         }
         if stream.backfills && !page.more {
             self.note_listed(stream.kind).await?;
-            self.export_what_was_here(stream.kind).await?;
         }
         Ok(Progress { records, more: page.more, whole })
     }

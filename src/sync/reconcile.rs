@@ -221,7 +221,7 @@ impl Reconciler {
         waits
     }
 
-    /// Every record of a kind was listed: what waited for that is due.
+    /// Every record of a kind was listed: what waited for that is due, and so is what was here before. Once a run.
     pub(super) async fn note_listed(&self, kind: Kind) -> Result<(), StoreError> {
         let waited = {
             let mut import = self.import.lock().unwrap_or_else(PoisonError::into_inner);
@@ -232,7 +232,10 @@ impl Reconciler {
         };
         let now = self.clock.now();
         let marks: Vec<Op> = waited.into_iter().map(|(kind, id)| self.mark(kind, Key::Local(id), now)).collect();
-        if marks.is_empty() { Ok(()) } else { self.store.commit(&self.commit_of(marks)).await }
+        if !marks.is_empty() {
+            self.store.commit(&self.commit_of(marks)).await?;
+        }
+        self.export_what_was_here(kind).await
     }
 
     /// True if this connection may write at the vendor.
