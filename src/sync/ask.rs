@@ -87,15 +87,25 @@ impl<A> Halves<A> {
 }
 
 impl Reconciler {
+    /// What the vendor has of these ids.
+    async fn fetch_in_parts(
+        &self,
+        call: Call,
+        kind: Kind,
+        ids: &[ExternalId],
+    ) -> Result<Halves<Fetched>, ConnectorError> {
+        let mut asked = Halves::of(ids.len());
+        while let Some(part) = asked.next() {
+            asked.take(part.clone(), self.connection.connector.fetch(call, kind, &ids[part]).await)?;
+        }
+        Ok(asked)
+    }
+
     /// Reads the truth.
     pub(super) async fn fetch(&self, call: Call, kind: Kind, works: &mut [Work]) -> Result<(), SyncError> {
         let ids: Vec<ExternalId> =
             works.iter().filter(|w| w.fetched.is_none()).filter_map(|w| w.external.clone()).collect();
-        let connector = &self.connection.connector;
-        let mut asked = Halves::of(ids.len());
-        while let Some(part) = asked.next() {
-            asked.take(part.clone(), connector.fetch(call, kind, &ids[part]).await)?;
-        }
+        let asked = self.fetch_in_parts(call, kind, &ids).await?;
         let (mut put_off, together) = (Vec::new(), self.together(works));
         for (index, why) in &asked.culprits {
             for work in works.iter_mut().filter(|work| work.external.as_ref() == Some(&ids[*index])) {
@@ -196,11 +206,7 @@ impl Reconciler {
             }
         }
         let survivors: Vec<ExternalId> = heard.values().cloned().collect();
-        let connector = &self.connection.connector;
-        let mut asked = Halves::of(survivors.len());
-        while let Some(part) = asked.next() {
-            asked.take(part.clone(), connector.fetch(call, kind, &survivors[part]).await)?;
-        }
+        let asked = self.fetch_in_parts(call, kind, &survivors).await?;
         let unread: BTreeMap<&ExternalId, Unanswered> =
             asked.culprits.into_iter().map(|(index, error)| (&survivors[index], error)).collect();
         let there: BTreeMap<&ExternalId, Record> = asked
@@ -256,10 +262,7 @@ impl Reconciler {
         let known = self.store.aliases(account, name, kind, &lost).await?;
         older.retain(|(_, survivor, _, lost)| !known.iter().any(|(old, new)| old == lost && new == survivor));
         let lost: Vec<ExternalId> = older.iter().map(|(.., lost)| lost.clone()).collect();
-        let mut asked = Halves::of(lost.len());
-        while let Some(part) = asked.next() {
-            asked.take(part.clone(), connector.fetch(call, kind, &lost[part]).await)?;
-        }
+        let asked = self.fetch_in_parts(call, kind, &lost).await?;
         let now = self.clock.now();
         let mut ops = Vec::new();
         let mut left_out: BTreeMap<usize, Option<Unanswered>> = BTreeMap::new();
