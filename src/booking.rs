@@ -78,6 +78,14 @@ pub fn end(starts_at: DateTime<Utc>, ends_at: Option<DateTime<Utc>>) -> DateTime
     ends_at.or_else(|| starts_at.checked_add_signed(USUAL)).unwrap_or(starts_at)
 }
 
+/// Until when openings are looked for that begin then, a week later unless it is said; `None` where that is not after it, or
+/// more than 31 days.
+#[must_use]
+pub fn until(from: DateTime<Utc>, until: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    let until = until.or_else(|| from.checked_add_signed(TimeDelta::days(7))).unwrap_or(from);
+    (until > from && until - from <= TimeDelta::days(31)).then_some(until)
+}
+
 fn wait(left: &TimeDelta) -> String {
     match left.num_seconds() {
         seconds @ ..=90 => format!("{} s", seconds.max(1)),

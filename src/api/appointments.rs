@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tandem_contract::{ConnectorError, Kind, Opening, VisitChange, WantedOpenings};
 use utoipa::{IntoParams, ToSchema};
@@ -251,11 +251,9 @@ pub async fn openings(
     Query(between): Query<Between>,
 ) -> Result<JsonBody<Page<OpeningView>>, Problem> {
     let clinic = clinic(&door, &account, &between.connection)?;
-    let week = || between.from.checked_add_signed(TimeDelta::days(7)).unwrap_or(between.from);
-    let until = between.until.unwrap_or_else(week);
-    if until <= between.from || until - between.from > TimeDelta::days(31) {
+    let Some(until) = booking::until(between.from, between.until) else {
         return Err(Problem::invalid("until", "is not after `from`, or more than 31 days later"));
-    }
+    };
     let Between { from, practitioner, site, .. } = between;
     let wanted = WantedOpenings { from, until, practitioner, site };
     let found = booking::openings(&clinic, &wanted).await.map_err(BookingError::from)?;

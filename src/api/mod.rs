@@ -27,6 +27,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use appointments::OpeningView;
 pub use inbox::Inbox;
 pub use opportunities::{OpportunityView, views as opportunity_views};
 

@@ -1,12 +1,13 @@
 //! An opportunity's appointment at a clinic, and what is free there.
 
 use anyhow::Context;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Value as Json, json};
-use tandem_contract::{Opening, VisitChange, WantedOpenings};
+use tandem_contract::{VisitChange, WantedOpenings};
 
-use super::{Exit, Global, daemon::Daemon};
+use super::{Exit, Global, connection_of, daemon::Daemon, opportunity_id};
 use crate::{
+    api::OpeningView,
     booking::{self, Wish},
     installation::Installation,
     model::{Name, RecordId},
@@ -93,15 +94,13 @@ pub async fn run(global: &Global, what: Appointment) -> anyhow::Result<Exit> {
     match what {
         Appointment::Openings { connection, from, until, practitioner, site } => {
             let from = from.unwrap_or_else(|| installation.clock.now());
-            let week = || from.checked_add_signed(TimeDelta::days(7)).unwrap_or(from);
-            let until = until.unwrap_or_else(week);
-            let in_bounds = until > from && until - from <= TimeDelta::days(31);
-            anyhow::ensure!(in_bounds, "--until is not after --from, or more than 31 days later");
+            let until = booking::until(from, until);
+            let until = until.context("--until is not after --from, or more than 31 days later")?;
             let wanted = WantedOpenings { from, until, practitioner, site };
-            openings(global, clinic(&installation, &connection)?, &wanted).await
+            openings(global, connection_of(&installation, &connection)?, &wanted).await
         }
         Appointment::Book { opportunity, connection, kind, starts_at, ends_at, slot, site, practitioner } => {
-            let (clinic, id) = (clinic(&installation, &connection)?, record(&opportunity)?);
+            let (clinic, id) = (connection_of(&installation, &connection)?, opportunity_id(&opportunity)?);
             let visit = match Daemon::of(&installation).await? {
                 Some(daemon) => {
                     let body = json!({
@@ -121,7 +120,7 @@ pub async fn run(global: &Global, what: Appointment) -> anyhow::Result<Exit> {
             Ok(tell(global, &visit, "is booked"))
         }
         Appointment::Move { opportunity, connection, starts_at, ends_at } => {
-            let (clinic, id) = (clinic(&installation, &connection)?, record(&opportunity)?);
+            let (clinic, id) = (connection_of(&installation, &connection)?, opportunity_id(&opportunity)?);
             let visit = match Daemon::of(&installation).await? {
                 Some(daemon) => {
                     let body = json!({ "connection": connection, "starts_at": starts_at, "ends_at": ends_at });
@@ -135,7 +134,7 @@ pub async fn run(global: &Global, what: Appointment) -> anyhow::Result<Exit> {
             Ok(tell(global, &visit, "is moved"))
         }
         Appointment::Cancel { opportunity, connection } => {
-            let (clinic, id) = (clinic(&installation, &connection)?, record(&opportunity)?);
+            let (clinic, id) = (connection_of(&installation, &connection)?, opportunity_id(&opportunity)?);
             let visit = match Daemon::of(&installation).await? {
                 Some(daemon) => {
                     let path = format!("{}?connection={connection}", path(id));
@@ -146,15 +145,6 @@ pub async fn run(global: &Global, what: Appointment) -> anyhow::Result<Exit> {
             Ok(tell(global, &visit, "is called off"))
         }
     }
-}
-
-fn clinic<'a>(installation: &'a Installation, name: &Name) -> anyhow::Result<&'a Connection> {
-    let found = installation.connections.get(name).with_context(|| format!("there is no connection {name}"))?;
-    Ok(found)
-}
-
-fn record(text: &str) -> anyhow::Result<RecordId> {
-    text.parse().context("that is not the id of an opportunity")
 }
 
 fn path(id: RecordId) -> String {
@@ -196,13 +186,8 @@ async fn openings(global: &Global, clinic: &Connection, wanted: &WantedOpenings)
     learn(clinic).await?;
     let found = booking::openings(clinic, wanted).await?;
     if global.json() {
-        let shown = |one: &Opening| {
-            json!({
-                "slot": one.slot, "starts_at": one.starts_at, "ends_at": one.ends_at,
-                "practitioner": one.practitioner, "site": one.site,
-            })
-        };
-        println!("{}", json!({ "openings": found.iter().map(shown).collect::<Vec<_>>() }));
+        let shown: Vec<OpeningView> = found.into_iter().map(OpeningView::from).collect();
+        println!("{}", json!({ "openings": shown }));
     } else if found.is_empty() {
         println!("Nothing is free then.");
     } else {

@@ -1,15 +1,14 @@
 //! An opportunity continues at the till.
 
-use anyhow::Context;
 use chrono::NaiveDate;
 use rust_decimal::Decimal;
 use serde_json::json;
 use tandem_contract::CheckoutBy;
 
-use super::{Exit, Global, daemon::Daemon};
+use super::{Exit, Global, connection_of, daemon::Daemon, opportunity_id};
 use crate::{
     checkout::{self, Wish},
-    model::{Currency, Money, Name, RecordId},
+    model::{Currency, Money, Name},
 };
 
 /// How it is paid.
@@ -39,7 +38,7 @@ pub struct Checkout {
     /// The price's currency; the account's if left out.
     #[arg(long, requires = "price")]
     pub currency: Option<String>,
-    /// The till's id of a location; its first if left out.
+    /// The till's id of a location; the first open one that takes the currency if left out.
     #[arg(long)]
     pub location: Option<String>,
     /// When an invoice is due, such as 2026-11-30; today if left out.
@@ -57,9 +56,8 @@ pub struct Checkout {
 pub async fn start(global: &Global, asked: Checkout) -> anyhow::Result<Exit> {
     let Checkout { opportunity, connection, by, price, currency, location, due_on, key } = asked;
     let installation = global.open().await?;
-    let till = installation.connections.get(&connection);
-    let till = till.with_context(|| format!("there is no connection {connection}"))?;
-    let id: RecordId = opportunity.parse().context("that is not the id of an opportunity")?;
+    let till = connection_of(&installation, &connection)?;
+    let id = opportunity_id(&opportunity)?;
     let currency = match currency {
         Some(code) => Currency::new(&code)?,
         None => till.account.currency,

@@ -7,7 +7,7 @@ use serde_json::json;
 use tandem_contract::{ConnectorError, Disposition, Secret};
 use url::Url;
 
-use super::{Exit, Global, daemon::Daemon};
+use super::{Exit, Global, connection_of, daemon::Daemon};
 use crate::{config::Config, model::Name, store::SyncStore};
 
 /// Lists connections and how they stand.
@@ -68,7 +68,7 @@ pub async fn list(global: &Global) -> anyhow::Result<Exit> {
 /// Configuration, database, or the vendor.
 pub async fn test(global: &Global, name: &Name) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
-    let connection = installation.connections.get(name).with_context(|| format!("there is no connection {name}"))?;
+    let connection = connection_of(&installation, name)?;
     let identity = match connection.connector.check().await {
         Ok(identity) => identity,
         Err(error) => return Ok(tell(global, name, &error)),
@@ -102,7 +102,7 @@ fn tell(global: &Global, name: &Name, error: &ConnectorError) -> Exit {
 /// Configuration, database, a connection that asks nobody, or an address that answers something else.
 pub async fn authorize(global: &Global, name: &Name) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
-    let connection = installation.connections.get(name).with_context(|| format!("there is no connection {name}"))?;
+    let connection = connection_of(&installation, name)?;
     let connector = &connection.connector;
     // What comes back must answer this very question.
     let state = installation.ids.next(installation.clock.now()).simple().to_string();
@@ -183,7 +183,7 @@ pub async fn add(global: &Global, name: &Name, file: &Path) -> anyhow::Result<Ex
 /// Configuration, database, or no such connection.
 pub async fn set_paused(global: &Global, name: &Name, paused: bool) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
-    let connection = installation.connections.get(name).with_context(|| format!("there is no connection {name}"))?;
+    let connection = connection_of(&installation, name)?;
     match Daemon::of(&installation).await? {
         Some(daemon) => {
             let verb = if paused { "pause" } else { "resume" };

@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde_json::json;
 use tandem_contract::{Kind, Value};
 
-use super::{Exit, Global, account, daemon::Daemon};
+use super::{Exit, Global, account, connection_of, daemon::Daemon};
 use crate::{
     installation::Installation,
     model::{Conflict, Key, Name, RecordId, Winner, link::Verdict},
@@ -220,8 +220,7 @@ pub async fn guard_list(global: &Global) -> anyhow::Result<Exit> {
 /// Configuration, database, or nothing held.
 pub async fn guard_decide(global: &Global, connection: &Name, verdict: Verdict) -> anyhow::Result<Exit> {
     let installation = global.open().await?;
-    let connection =
-        installation.connections.get(connection).with_context(|| format!("there is no connection {connection}"))?;
+    let connection = connection_of(&installation, connection)?;
     let count = match Daemon::of(&installation).await? {
         Some(daemon) => {
             let path = format!("/api/v1/connections/{}/guard", connection.name);

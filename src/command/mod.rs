@@ -21,7 +21,8 @@ use anyhow::Context;
 use crate::{
     config::Config,
     installation::Installation,
-    model::{Account, Name},
+    model::{Account, Name, RecordId},
+    sync::connection::Connection,
 };
 
 /// How a command ended.
@@ -94,4 +95,14 @@ pub fn account<'a>(installation: &'a Installation, named: Option<&Name>) -> anyh
             anyhow::bail!("the configuration has {} accounts: name one with --account", installation.accounts.len())
         }
     }
+}
+
+/// The connection of this name.
+fn connection_of<'a>(installation: &'a Installation, name: &Name) -> anyhow::Result<&'a Arc<Connection>> {
+    installation.connections.get(name).with_context(|| format!("there is no connection {name}"))
+}
+
+/// An opportunity as people name it.
+fn opportunity_id(text: &str) -> anyhow::Result<RecordId> {
+    text.parse().context("that is not the id of an opportunity")
 }

@@ -3,10 +3,10 @@
 use anyhow::Context;
 use serde_json::json;
 
-use super::{Exit, Global, daemon::Daemon};
+use super::{Exit, Global, daemon::Daemon, opportunity_id};
 use crate::{
     installation::Installation,
-    model::{Account, Evidence, EvidenceState, RecordId},
+    model::{Account, Evidence, EvidenceState},
     store::SyncStore,
 };
 
@@ -50,7 +50,7 @@ pub async fn link(global: &Global, sale: &str, opportunity: &str) -> anyhow::Res
     let installation = global.open().await?;
     let (connection, order) =
         Evidence::parse_id(sale).context("that is not the id of a sale: it looks like square:ORDER")?;
-    let record: RecordId = opportunity.parse().context("that is not the id of an opportunity")?;
+    let record = opportunity_id(opportunity)?;
     let account = account_of(&installation, &connection, &order).await?;
     let daemon = Daemon::of(&installation).await?;
     let linked = match &daemon {
