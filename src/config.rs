@@ -2,7 +2,7 @@
 //! secrets are wrapped and may be given by reference.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tandem_contract::{Limit, Secret, VisitClass};
 
 use crate::{
-    model::{Name, Profile, Trigger, VisitRules},
+    model::{Name, Profile, Trigger, Types, VisitRules},
     sync::{
         connection::Filter,
         guard::Limits,
@@ -209,9 +209,43 @@ pub struct Account {
     /// `[accounts.NAME.sales_triggers.NAME]`: which sales close opportunities; any, where there is none.
     #[serde(default)]
     pub sales_triggers: BTreeMap<Name, Trigger>,
+    /// `[accounts.NAME.types.NAME]`: the kinds of its sales.
+    #[serde(default)]
+    pub types: Types,
     /// `[accounts.NAME.visit_rules.NAME]`: how visits at a clinic move opportunities.
     #[serde(default)]
     pub visit_rules: BTreeMap<Name, VisitRules>,
+}
+
+impl Account {
+    /// Ties types and sales triggers together, whichever of the two names the other (CB-14).
+    fn tie_types(&mut self, account: &Name) -> Result<(), ConfigError> {
+        let wrong = |key: String, why: String| ConfigError::Value { key: format!("accounts.{account}.{key}"), why };
+        let mut taken = BTreeSet::new();
+        for (name, one) in &self.types {
+            let label = one.label.as_deref().map(|label| label.trim().to_ascii_lowercase());
+            let words: BTreeSet<String> = label.into_iter().chain([name.to_string()]).collect();
+            if words.into_iter().any(|word| !taken.insert(word)) {
+                let why = "is what another type goes by: which of the two is meant could not be told".into();
+                return Err(wrong(format!("types.{name}.label"), why));
+            }
+            one.worth(self.currency).map_err(|error| wrong(format!("types.{name}.value"), error.to_string()))?;
+            if let Some(named) = &one.sales_trigger {
+                let trigger = self.sales_triggers.get_mut(named).ok_or_else(|| {
+                    let why = format!("there is no [accounts.{account}.sales_triggers.{named}]");
+                    wrong(format!("types.{name}.sales_trigger"), why)
+                })?;
+                trigger.types.insert(name.clone());
+            }
+        }
+        for (name, trigger) in &self.sales_triggers {
+            if let Some(unknown) = trigger.types.iter().find(|named| !self.types.contains_key(*named)) {
+                let why = format!("there is no [accounts.{account}.types.{unknown}]");
+                return Err(wrong(format!("sales_triggers.{name}.types"), why));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn utc() -> chrono_tz::Tz {
@@ -374,6 +408,9 @@ impl Config {
             .and_then(config::Config::try_deserialize::<Self>);
         let mut config = built.map_err(|error| ConfigError::Unfit(error.to_string()))?;
         config.folder = folder;
+        for (name, account) in &mut config.accounts {
+            account.tie_types(name)?;
+        }
         for (name, connection) in &config.connections {
             if !config.accounts.contains_key(&connection.account) {
                 return Err(ConfigError::Value {
@@ -421,6 +458,24 @@ mod tests {
     fn a_connection_names_an_account_that_exists() {
         let text = format!("{SMALL}\n[connections.hubspot]\naccount = \"other\"\nconnector = \"hubspot\"");
         assert_eq!(parse(&text).unwrap_err().to_string(), "connections.hubspot.account: there is no [accounts.other]");
+    }
+
+    #[test]
+    fn cb_14_types_and_triggers_name_one_another_and_what_is_not_there_is_named() {
+        let trigger = "[accounts.glow_clinic.sales_triggers.paid]\n";
+        let types = "[accounts.glow_clinic.types.gold]\nlabel = \"Gold plan\"\nsales_trigger = \"paid\"\n";
+        let config = parse(&format!("{SMALL}{trigger}{types}")).unwrap();
+        let tied = config.accounts.values().next().unwrap().sales_triggers.values().next().unwrap().types.clone();
+        assert_eq!(tied.into_iter().map(|name| name.to_string()).collect::<Vec<_>>(), ["gold"]);
+        for (text, want) in [
+            (types.to_owned(), "types.gold.sales_trigger: there is no [accounts.glow_clinic.sales_triggers.paid]"),
+            (format!("{trigger}types = [\"gold\"]\n"), "sales_triggers.paid.types: there is no"),
+            (format!("{trigger}{types}[accounts.glow_clinic.types.silver]\nlabel = \"gold\"\n"), "types.silver.label"),
+            ("[accounts.glow_clinic.types.gold]\nvalue = 1.005\n".to_owned(), "types.gold.value"),
+        ] {
+            let error = parse(&format!("{SMALL}{text}")).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
     }
 
     #[test]

@@ -102,6 +102,7 @@ impl Installation {
                     timezone: account.timezone,
                     currency: account.currency,
                     triggers: account.sales_triggers.clone(),
+                    types: account.types.clone(),
                     visit_rules: account.visit_rules.clone(),
                 };
                 (name.clone(), account)

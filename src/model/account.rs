@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ids::Name, money::Currency, trigger::Trigger, visit::VisitRules};
+use super::{ids::Name, money::Currency, opportunity_type::Types, trigger::Trigger, visit::VisitRules};
 
 /// How many active opportunities a contact may have in one pipeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +95,8 @@ pub struct Account {
     pub currency: Currency,
     /// Which sales close opportunities; any, where there is none.
     pub triggers: BTreeMap<Name, Trigger>,
+    /// The kinds of its sales.
+    pub types: Types,
     /// How visits at a clinic move opportunities.
     pub visit_rules: BTreeMap<Name, VisitRules>,
 }

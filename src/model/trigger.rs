@@ -60,6 +60,8 @@ pub struct Trigger {
     pub at_most: Option<Decimal>,
     /// Only opportunities of these pipelines, by name or id.
     pub pipelines: BTreeSet<String>,
+    /// Only opportunities of these types, by name.
+    pub types: BTreeSet<Name>,
     /// When a sale is one.
     pub won_on: WonOn,
     /// What of it is the opportunity's value.

@@ -62,6 +62,7 @@ pub fn account(name: &str, profile: Profile) -> Account {
         timezone: chrono_tz::America::Phoenix,
         currency: Currency::new("USD").expect("a currency"),
         triggers: std::collections::BTreeMap::new(),
+        types: std::collections::BTreeMap::new(),
         visit_rules: std::collections::BTreeMap::new(),
     }
 }

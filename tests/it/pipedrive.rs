@@ -701,6 +701,7 @@ async fn described(connector: &str, more: &str) -> Result<Vec<Stream>, String> {
         timezone: chrono_tz::UTC,
         currency: Currency::new("USD").unwrap(),
         triggers: BTreeMap::new(),
+        types: BTreeMap::new(),
         visit_rules: BTreeMap::new(),
     };
     let transport = Arc::new(RouterTransport::new(Router::new()));
