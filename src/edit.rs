@@ -13,8 +13,9 @@ use crate::{
         Account, Conflict, ConflictState, Evidence, EvidenceState, Failure, HoldKind, Ids, IntentState, Invalid, Key,
         LocalRecord, Mark, Name, Opportunity, Pipeline, Position, Reason, RecordId, Stamp, Status, Uniqueness,
         ValueSource, Winner,
-        ids::{RunId, StageId},
+        ids::{PipelineId, RunId, StageId},
         link::Verdict,
+        opportunity_type::called,
     },
     sales::{closing, matching::FoundBy},
     store::{By, Commit, Op, StoreError, SyncStore},
@@ -105,6 +106,9 @@ impl Desk<'_> {
     ) -> Result<LocalRecord, EditError> {
         let id = RecordId(self.ids.next(self.now));
         let mut record = LocalRecord::new(kind, id, self.now).ok_or(EditError::NotFound("kind of record"))?;
+        if let LocalRecord::Deal(deal) = &mut record {
+            deal.position.pipeline = self.pipeline_of_type(fields).await?;
+        }
         self.fill(&mut record, fields).await?;
         if let LocalRecord::Deal(deal) = &mut record {
             deal.created_by = Some(PERSON.into());
@@ -421,14 +425,12 @@ impl Desk<'_> {
             fields.iter().map(|(name, value)| (name.clone(), value.clone())).unzip();
         let before = record.as_opportunity().map(|deal| (deal.value, deal.value_source));
         record.set(&names, &values, &self.stamp())?;
-        let after = record.as_opportunity().map(|deal| deal.value);
-        if let (Some((value, ValueSource::Checkout)), Some(after)) = (before, after)
-            && self.account.profile.policy().value_source == ValueSource::Checkout
-            && after != value
-        {
-            let why = "is what the till took, and in this account nobody else changes it (policy value_source = checkout): \
-                       sell or give back at the till";
-            return Err(Invalid::new("amount", why).into());
+        let after = record.as_opportunity().map(|deal| (deal.value, deal.value_source));
+        if let Some((_, source)) = before.filter(|_| after != before) {
+            self.may_change_value(source, fields)?;
+        }
+        if let (LocalRecord::Deal(deal), true) = (&mut *record, fields.contains_key("type")) {
+            self.settle_type(deal)?;
         }
         let positional = fields.keys().any(|name| crate::model::field::POSITION.contains(&name.as_str()));
         if let (LocalRecord::Deal(deal), true) = (&mut *record, positional) {
@@ -449,6 +451,51 @@ impl Desk<'_> {
                 .map_err(|_| Invalid::new("contact", "is not a contact of this account"))?;
         }
         Ok(())
+    }
+
+    /// What a till took is changed at the till, and the price of a plan by saying that a plan is meant, or none any more.
+    fn may_change_value(&self, source: ValueSource, fields: &Fields) -> Result<(), Invalid> {
+        let why = match source {
+            ValueSource::Checkout if self.account.profile.policy().value_source == ValueSource::Checkout => {
+                "is what the till took, and in this account nobody else changes it (policy value_source = checkout): \
+                 sell or give back at the till"
+            }
+            ValueSource::Plan if !fields.contains_key("value_source") => {
+                "is the price of a plan: say `value_source` with it, plan for another price or manual for none"
+            }
+            _ => return Ok(()),
+        };
+        Err(Invalid::new("amount", why))
+    }
+
+    /// A type that was said by its label stands by its name, and says what the opportunity is worth where nobody does.
+    fn settle_type(&self, deal: &mut Opportunity) -> Result<(), Invalid> {
+        let types = &self.account.types;
+        let Some(said) = deal.opportunity_type.as_deref().filter(|_| !types.is_empty()) else { return Ok(()) };
+        let Some((name, _)) = called(types, said) else {
+            let names: Vec<&str> = types.keys().map(Name::as_str).collect();
+            let why = format!("is not a type of this account: there is {}", names.join(", "));
+            return Err(Invalid::new("type", why));
+        };
+        deal.opportunity_type = Some(name.to_string());
+        deal.value_by_type(types, self.account.currency);
+        Ok(())
+    }
+
+    /// Where a new one of the type that is said begins, unless a pipeline or a stage is said as well (CB-05).
+    async fn pipeline_of_type(&self, fields: &Fields) -> Result<Option<PipelineId>, EditError> {
+        let said = fields.get("type").and_then(Value::as_text);
+        let said = said.filter(|_| !fields.contains_key("pipeline") && !fields.contains_key("stage"));
+        let known = said.and_then(|text| called(&self.account.types, text));
+        let Some((name, wanted)) = known.and_then(|(name, one)| Some((name, one.pipeline.as_deref()?))) else {
+            return Ok(None);
+        };
+        let pipelines = self.store.pipelines(&self.account.name).await?;
+        let found = pipelines.iter().find(|pipeline| pipeline.is_called(wanted)).map(|pipeline| pipeline.id);
+        found.map(Some).ok_or_else(|| {
+            let key = format!("accounts.{}.types.{name}.pipeline", self.account.name);
+            Invalid::new("type", format!("begins in a pipeline that this account does not have: correct {key}")).into()
+        })
     }
 
     /// The pipeline an edit means. One that is named alone takes the record to its default stage; a stage that is named

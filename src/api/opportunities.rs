@@ -53,8 +53,12 @@ pub struct OpportunityView {
     pub stage: Option<String>,
     /// What it is worth.
     pub value: Option<MoneyView>,
-    /// Who says what it is worth: `manual`, anybody; `checkout`, the till alone.
+    /// Who says what it is worth: `manual`, anybody; `type_default`, its type, until somebody says otherwise; `plan`, the price of
+    /// a plan, said here alone; `checkout`, the till alone.
     pub value_source: String,
+    /// What kind of sale it is: a type of the account by name, or what a vendor calls one that the account does not have.
+    #[serde(rename = "type")]
+    pub opportunity_type: Option<String>,
     /// Its contact.
     pub contact_id: Option<String>,
     /// Who is responsible.
@@ -90,6 +94,7 @@ impl OpportunityView {
             stage: stage.map(|stage| stage.label.clone()),
             value: deal.value.map(|money| MoneyView { minor: money.minor, currency: money.currency.code().into() }),
             value_source: deal.value_source.as_str().into(),
+            opportunity_type: deal.opportunity_type.clone(),
             contact_id: deal.contact.map(|id| id.to_string()),
             owner: deal.owner.clone(),
             expected_close_on: deal.position.expected_close_on,
@@ -261,7 +266,7 @@ pub async fn show(
     Ok(versioned(StatusCode::OK, deal.version, detail(&door, &account.name, &deal).await?))
 }
 
-/// Makes an opportunity: open, on the default stage of the first pipeline unless others are named. Where the account's profile
+/// Makes an opportunity: open, on the default stage of its type's pipeline, or of the first, unless others are named. Where the account's profile
 /// asks before a second open one of a contact is made, `deliberate` answers.
 #[utoipa::path(post, path = "/api/v1/opportunities", request_body = Object, responses((status = 201, body = OpportunityDetail), (status = 409), (status = 422)), security(("token" = [])))]
 pub async fn create(

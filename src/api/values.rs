@@ -14,7 +14,7 @@ pub fn opportunity(body: &Map<String, Json>) -> Result<(Fields, Option<Option<St
     let mut reference = None;
     for (name, value) in body {
         match name.as_str() {
-            "name" | "description" | "owner" | "source" | "lost_reason" | "status" => {
+            "name" | "description" | "owner" | "source" | "lost_reason" | "status" | "type" | "value_source" => {
                 fields.insert(name.clone(), text(name, value)?);
             }
             "contact_id" | "pipeline_id" | "stage_id" => {

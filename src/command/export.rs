@@ -41,6 +41,8 @@ pub async fn opportunities(global: &Global, named: Option<&Name>) -> anyhow::Res
             "external_ids",
             "sync_state",
             "updated_at",
+            "type",
+            "value_source",
         ])?;
     }
     for account in accounts {
@@ -102,8 +104,7 @@ fn write_row(table: &mut csv::Writer<Vec<u8>>, view: &OpportunityView) -> anyhow
     .map(text)
     .collect();
     row.push(external.join(" "));
-    row.push(text("/sync_state"));
-    row.push(text("/updated_at"));
+    row.extend(["/sync_state", "/updated_at", "/type", "/value_source"].map(text));
     table.write_record(row)?;
     Ok(())
 }

@@ -35,14 +35,17 @@ pub enum Profile {
     Boutique,
 }
 
-/// Who says what an opportunity is worth (FEATURES section 2, row 9). Types and plans, which the row names as well, are not
-/// built yet.
+/// Who says what an opportunity is worth (FEATURES section 2, row 9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ValueSource {
     /// Anybody, here and in every system.
     #[default]
     Manual,
+    /// Its type, as long as nobody says otherwise (CB-10).
+    TypeDefault,
+    /// The price of a plan, said here: what people write in a CRM is kept in a conflict and changed back (GYM-31).
+    Plan,
     /// The till, once it said so: what people write in a CRM is kept in a conflict and changed back (GYM-31).
     Checkout,
 }
@@ -53,6 +56,8 @@ impl ValueSource {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Manual => "manual",
+            Self::TypeDefault => "type_default",
+            Self::Plan => "plan",
             Self::Checkout => "checkout",
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tandem_contract::Value;
 
 /// Every field of an opportunity that is not an account's own.
-pub const OPPORTUNITY: [&str; 14] = [
+pub const OPPORTUNITY: [&str; 16] = [
     "name",
     "description",
     "pipeline",
@@ -20,6 +20,8 @@ pub const OPPORTUNITY: [&str; 14] = [
     "contact",
     "source",
     "deliberate",
+    "type",
+    "value_source",
 ];
 
 /// Every field of a contact that is not an account's own.

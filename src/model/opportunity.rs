@@ -12,6 +12,7 @@ use super::{
     field,
     ids::{Name, PipelineId, RecordId, StageId},
     money::{Currency, Money},
+    opportunity_type::{self, Types},
     pipeline::{Pipeline, StageKind},
     record::{Invalid, text, text_value},
     stamp::Stamp,
@@ -154,6 +155,9 @@ pub struct Opportunity {
     /// Who says so.
     #[serde(default, skip_serializing_if = "is_manual")]
     pub value_source: ValueSource,
+    /// What kind of sale it is (CB-02): a type of the account by name, or what a vendor calls one that the account does not have.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub opportunity_type: Option<String>,
     /// Who is responsible: an e-mail address, or `system:id` where a vendor's owner has no known address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
@@ -221,6 +225,7 @@ impl Opportunity {
             position: Position::default(),
             value: None,
             value_source: ValueSource::Manual,
+            opportunity_type: None,
             owner: None,
             contact: None,
             source: None,
@@ -268,6 +273,17 @@ impl Opportunity {
         self.end_quarantine();
     }
 
+    /// Its type was said: it is worth what that type says, unless somebody says otherwise (CB-10). Not stamped, since nobody
+    /// said it: whoever says another amount, anywhere, said it later.
+    pub fn value_by_type(&mut self, types: &Types, currency: Currency) {
+        let known = self.opportunity_type.as_deref().and_then(|text| opportunity_type::called(types, text));
+        let worth = known.and_then(|(_, one)| one.worth(currency).ok().flatten());
+        let is_nobodys = self.value.is_none() || self.value_source == ValueSource::TypeDefault;
+        if let (true, Some(worth)) = (is_nobodys, worth) {
+            (self.value, self.value_source) = (Some(worth), ValueSource::TypeDefault);
+        }
+    }
+
     /// Notes when its status changed, if it did (FEATURES section 2, row 16).
     pub fn note_transition(&mut self, was: Status, now: DateTime<Utc>) {
         if self.position.status != was {
@@ -303,6 +319,7 @@ impl Opportunity {
             "lost_reason" => text(self.position.lost_reason.as_deref()),
             "currency" => text(self.value.as_ref().map(|money| money.currency.code())),
             "owner" => text(self.owner.as_deref()),
+            "type" => text(self.opportunity_type.as_deref()),
             "contact" => id(self.contact.map(|id| id.0)),
             _ => self.get(name) == *value,
         }
@@ -327,6 +344,8 @@ impl Opportunity {
             "contact" => id(self.contact.map(|id| id.to_string())),
             "source" => text_value(self.source.as_deref()),
             "deliberate" => Value::Flag(self.deliberate),
+            "type" => text_value(self.opportunity_type.as_deref()),
+            "value_source" => Value::Text(self.value_source.as_str().into()),
             _ => {
                 field::custom(name).map_or(Value::Absent, |name| self.custom.get(name).cloned().unwrap_or(Value::Null))
             }
@@ -378,7 +397,8 @@ impl Opportunity {
                         _ => return Err(Invalid::new(name, "is not a day")),
                     }
                 }
-                "amount" | "currency" => {}
+                "amount" | "currency" | "value_source" => {}
+                "type" => next.opportunity_type = text(name, value)?.filter(|text| !text.trim().is_empty()),
                 "owner" => next.owner = text(name, value)?,
                 "contact" => next.contact = parsed(name, value)?,
                 "source" => next.source = text(name, value)?,
@@ -397,9 +417,18 @@ impl Opportunity {
         if let Some(amount) = given("amount") {
             let currency = next.get("currency");
             let value = money(amount, given("currency").unwrap_or(&currency))?;
-            if value != next.value {
+            // Said by somebody from now on, though it is the same.
+            if value != next.value || next.value_source == ValueSource::TypeDefault {
                 (next.value, next.value_source) = (value, ValueSource::Manual);
             }
+        }
+        if let Some(source) = given("value_source") {
+            next.value_source = match source.as_text() {
+                Some("manual") => ValueSource::Manual,
+                Some("plan") if next.value.is_some() => ValueSource::Plan,
+                Some("plan") => return Err(Invalid::new("value_source", "plan needs a value: say what it costs")),
+                _ => return Err(Invalid::new("value_source", "is said to be manual or plan, nothing else")),
+            };
         }
         field::set_custom(&mut next.custom, values);
         Ok(())

@@ -64,6 +64,12 @@ impl Pipeline {
         open.min_by_key(|stage| stage.probability).or_else(|| self.first_of(StageKind::Open))
     }
 
+    /// Whether it goes by this label or id.
+    #[must_use]
+    pub fn is_called(&self, text: &str) -> bool {
+        self.label.eq_ignore_ascii_case(text) || self.id.to_string() == text
+    }
+
     /// A stage by id.
     #[must_use]
     pub fn stage(&self, id: StageId) -> Option<&Stage> {

@@ -138,5 +138,5 @@ fn named(name: &str, pipeline: &Pipeline) -> Option<StageId> {
 /// Whether the rules are about this pipeline.
 #[must_use]
 pub fn is_about(rules: &VisitRules, pipeline: &Pipeline) -> bool {
-    rules.pipeline == pipeline.id.to_string() || rules.pipeline.eq_ignore_ascii_case(&pipeline.label)
+    pipeline.is_called(&rules.pipeline)
 }
