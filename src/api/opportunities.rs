@@ -53,10 +53,10 @@ pub struct OpportunityView {
     pub stage: Option<String>,
     /// What it is worth.
     pub value: Option<MoneyView>,
-    /// Who says what it is worth: `manual`, anybody; `type_default`, its type, until somebody says otherwise; `plan`, the price of
-    /// a plan, said here alone; `checkout`, the till alone.
+    /// Who says what it is worth: `manual`, anybody; `type_default`, its type, until somebody says otherwise; `plan`, the
+    /// price of a plan, said here alone; `checkout`, the till alone.
     pub value_source: String,
-    /// What kind of sale it is: a type of the account by name, or what a vendor calls one that the account does not have.
+    /// What kind of sale it is: a type of the account by name, or what a vendor calls one that is none of its types.
     #[serde(rename = "type")]
     pub opportunity_type: Option<String>,
     /// Its contact.

@@ -51,6 +51,12 @@ pub enum ValueSource {
 }
 
 impl ValueSource {
+    /// True where a CRM has no say: what people write there is kept in a conflict and changed back.
+    #[must_use]
+    pub fn is_settled(self) -> bool {
+        matches!(self, Self::Plan | Self::Checkout)
+    }
+
     /// The word of the API.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tandem_contract::ExternalId;
 
 use super::{
+    account::ValueSource,
     ids::{Name, RecordId},
     money::Money,
     opportunity::Position,
@@ -48,6 +49,9 @@ pub struct Before {
     pub position: Position,
     /// What it was worth.
     pub value: Option<Money>,
+    /// Who said so.
+    #[serde(default)]
+    pub value_source: ValueSource,
 }
 
 /// A sale, and what became of it.

@@ -155,7 +155,7 @@ pub struct Opportunity {
     /// Who says so.
     #[serde(default, skip_serializing_if = "is_manual")]
     pub value_source: ValueSource,
-    /// What kind of sale it is (CB-02): a type of the account by name, or what a vendor calls one that the account does not have.
+    /// What kind of sale it is (CB-02): a type of the account by name, or what a vendor calls one that is none of its types.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub opportunity_type: Option<String>,
     /// Who is responsible: an e-mail address, or `system:id` where a vendor's owner has no known address.

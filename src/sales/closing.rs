@@ -101,7 +101,7 @@ fn raise(
     others: &[Evidence],
     word: &Word<'_>,
 ) {
-    let before = Before { position: deal.position.clone(), value: deal.value };
+    let before = Before { position: deal.position.clone(), value: deal.value, value_source: deal.value_source };
     if deal.position.status != Status::Won {
         deal.win(pipeline, evidence.sold_at, word.by);
         deal.won_by_sale = true;
@@ -165,7 +165,10 @@ fn lower(
                 deal.position.settle(pipeline, true, word.now);
             }
             if before.value.is_some() {
-                (deal.value, deal.value_source) = (before.value, ValueSource::Manual);
+                // What an earlier sale said is no till's any more.
+                let is_the_tills = before.value_source == ValueSource::Checkout;
+                let source = if is_the_tills { ValueSource::Manual } else { before.value_source };
+                (deal.value, deal.value_source) = (before.value, source);
                 word.stamp(deal, &field::VALUE);
             }
         }

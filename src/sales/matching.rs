@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use tandem_contract::{Origin, Sale};
 
 use super::meaning::{Standing, standing};
-use crate::model::{Name, Opportunity, Pipeline, RecordId, Status, Trigger};
+use crate::model::{Name, Opportunity, Pipeline, RecordId, Status, Trigger, Types, opportunity_type::called};
 
 /// How far apart the clocks of a till and of a CRM may be.
 const CLOCKS: TimeDelta = TimeDelta::minutes(1);
@@ -134,7 +134,13 @@ pub enum Verdict {
 
 /// Finds the opportunity that a sale is evidence for.
 #[must_use]
-pub fn judge(sale: &Sale, triggers: &[(Option<&Name>, &Trigger)], pipelines: &[Pipeline], meant: &Meant) -> Verdict {
+pub fn judge(
+    sale: &Sale,
+    triggers: &[(Option<&Name>, &Trigger)],
+    pipelines: &[Pipeline],
+    types: &Types,
+    meant: &Meant,
+) -> Verdict {
     // A sale that names its opportunity is of that one, whatever was sold (GYM-20); payment is what counts.
     if let [deal] = meant.named.as_slice() {
         let met =
@@ -196,8 +202,10 @@ pub fn judge(sale: &Sale, triggers: &[(Option<&Name>, &Trigger)], pipelines: &[P
     {
         let mut chosen: Vec<(RecordId, Option<&Name>)> = Vec::new();
         for (name, trigger) in &counting {
-            let theirs = buyers.theirs.iter().filter(|deal| is_meant(deal, sale) && is_in(deal, trigger, pipelines));
-            for deal in theirs {
+            let is_theirs = |deal: &&Opportunity| {
+                is_meant(deal, sale) && is_in(deal, trigger, pipelines) && is_of(deal, trigger, types)
+            };
+            for deal in buyers.theirs.iter().filter(is_theirs) {
                 if !chosen.iter().any(|(id, _)| *id == deal.id) {
                     chosen.push((deal.id, *name));
                 }
@@ -243,11 +251,12 @@ fn is_won_by_a_person(deal: &Opportunity, sale: &Sale) -> bool {
 }
 
 fn is_in(deal: &Opportunity, trigger: &Trigger, pipelines: &[Pipeline]) -> bool {
-    trigger.pipelines.is_empty()
-        || deal.position.pipeline.is_some_and(|id| {
-            let label = pipelines.iter().find(|pipeline| pipeline.id == id).map(|pipeline| pipeline.label.as_str());
-            trigger.pipelines.iter().any(|wanted| {
-                *wanted == id.to_string() || label.is_some_and(|label| wanted.eq_ignore_ascii_case(label))
-            })
-        })
+    let is_called = |pipeline: &Pipeline| trigger.pipelines.iter().any(|wanted| pipeline.is_called(wanted));
+    let stands_in = pipelines.iter().find(|pipeline| Some(pipeline.id) == deal.position.pipeline);
+    trigger.pipelines.is_empty() || stands_in.is_some_and(is_called)
+}
+
+fn is_of(deal: &Opportunity, trigger: &Trigger, types: &Types) -> bool {
+    let known = deal.opportunity_type.as_deref().and_then(|text| called(types, text));
+    trigger.types.is_empty() || known.is_some_and(|(name, _)| trigger.types.contains(name))
 }

@@ -335,6 +335,7 @@ impl Rig {
         Directory::new(connection.connector.system(), zone, theirs, currencies)
             .with_owners(&owners)
             .with_stages(&pipelines, &maps)
+            .with_types(&self.account.types)
     }
 
     /// Which contact here is which there.

@@ -394,7 +394,8 @@ impl Reconciler {
     /// is theirs no longer where the account's profile has changed. Answers whether that is to be stored.
     fn bring_up_to_date(&self, local: &mut LocalRecord, context: Context<'_>) -> bool {
         let LocalRecord::Deal(deal) = local else { return false };
-        if self.connection.account.profile.policy().value_source == ValueSource::Manual {
+        let is_the_tills = deal.value_source == ValueSource::Checkout;
+        if is_the_tills && self.connection.account.profile.policy().value_source == ValueSource::Manual {
             deal.value_source = ValueSource::Manual;
         }
         let kept = deal.contact.and_then(|contact| context.people.merged.get(&contact)).copied();
@@ -458,10 +459,18 @@ impl Reconciler {
         decided: &mut Decided,
     ) {
         let MergeResult { is_new, revived, changed, open, before, sent } = result;
+        let mut is_valued = false;
         if is_new || changed || revived {
             let mut closed_at = None;
             if let LocalRecord::Deal(deal) = &mut local {
                 closed_at = deal.position.closed_at;
+                let was = before.as_opportunity().and_then(|was| was.opportunity_type.as_deref());
+                // A first import writes nothing back.
+                if decided.work.is_news && deal.opportunity_type.as_deref() != was {
+                    let worth = deal.value;
+                    deal.value_by_type(&self.connection.account.types, self.connection.account.currency);
+                    is_valued = deal.value != worth;
+                }
                 if is_new {
                     deal.created_by = Some(self.connection.name.to_string());
                 }
@@ -558,7 +567,7 @@ impl Reconciler {
             decided.ops.push(Op::DropIntent(intent.id));
         }
         let unread = !plan.unread.is_empty() && self.writes();
-        if (plan.unsaid && self.writes()) || (unread && !plan.pushes.is_empty()) {
+        if ((plan.unsaid || is_valued) && self.writes()) || (unread && !plan.pushes.is_empty()) {
             decided.ops.push(self.mark(kind, key.clone(), began));
         }
         if !plan.needs.is_empty() {

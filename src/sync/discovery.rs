@@ -48,7 +48,8 @@ impl Reconciler {
         let directory = Directory::new(self.connection.connector.system(), timezone, currency, row.currencies.clone())
             .with_owners(&schema.owners)
             .with_properties(schema.properties.values().flat_map(|of_kind| of_kind.keys()))
-            .with_stages(&pipelines, &maps);
+            .with_stages(&pipelines, &maps)
+            .with_types(&account.types);
         *self.directory.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(directory);
         if news {
             self.release_unmapped().await?;

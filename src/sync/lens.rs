@@ -17,8 +17,9 @@ use tandem_contract::{
 
 use super::position;
 use crate::model::{
-    Currency, Money, Pipeline, RecordId, StageKind, StageMap,
+    Currency, Money, Pipeline, RecordId, StageKind, StageMap, Types,
     ids::{PipelineId, StageId},
+    opportunity_type::called,
 };
 
 /// What decides when both sides changed.
@@ -39,7 +40,7 @@ pub enum Rule {
     Highest,
     /// A person.
     Ask,
-    /// Ours, which a sale at the till won: no mapping names it, and it goes before any that does.
+    /// Ours, which a sale at the till won, or which is a plan's price: no mapping names it, and it goes before any that does.
     Evidence,
 }
 
@@ -91,6 +92,8 @@ pub enum Codec {
     Owner,
     /// A vendor's contacts and our one contact.
     Contact,
+    /// A type by its name here and by its label there.
+    Type,
 }
 
 /// One mapping row.
@@ -139,6 +142,7 @@ pub struct Directory {
     back: BTreeMap<(PipelineId, StageId), (String, String)>,
     pipelines: BTreeMap<PipelineId, Pipeline>,
     properties: BTreeSet<String>,
+    types: Types,
 }
 
 impl Directory {
@@ -156,7 +160,15 @@ impl Directory {
             back: BTreeMap::new(),
             pipelines: BTreeMap::new(),
             properties: BTreeSet::new(),
+            types: Types::new(),
         }
+    }
+
+    /// With the account's types.
+    #[must_use]
+    pub fn with_types(mut self, types: &Types) -> Self {
+        self.types.clone_from(types);
+        self
     }
 
     /// With the names of properties that the vendor has, of whichever kind.
@@ -301,6 +313,7 @@ impl Row {
             Codec::Name => get_name(remote, old),
             Codec::Owner => Ok(vec![get_owner(&remote[0], context.directory)]),
             Codec::Contact => Ok(vec![get_contact(&remote[0], &old[0], context.people)?]),
+            Codec::Type => Ok(vec![get_type(self.fits(&remote[0])?, context.directory)]),
         }
     }
 
@@ -320,6 +333,7 @@ impl Row {
             Codec::Name => put_name(local, remote),
             Codec::Owner => Ok(vec![put_owner(&local[0], &remote[0], context.directory)?]),
             Codec::Contact => Ok(vec![put_contact(&local[0], &remote[0], context.people)?]),
+            Codec::Type => Ok(vec![put_type(&local[0], &remote[0], context.directory)]),
         }
     }
 
@@ -501,6 +515,23 @@ fn put_owner(local: &Value, remote: &Value, directory: &Directory) -> Result<Val
         );
         Unfit::Park("unknown_owner", text)
     })
+}
+
+/// One that the account does not have goes by what the vendor calls it.
+fn get_type(theirs: Value, directory: &Directory) -> Value {
+    let known = theirs.as_text().and_then(|text| called(&directory.types, text));
+    known.map_or(theirs, |(name, _)| Value::text(name.as_str()))
+}
+
+/// The vendor may call it by its name or its label, and is told the label.
+fn put_type(local: &Value, remote: &Value, directory: &Directory) -> Value {
+    let Some((name, one)) = local.as_text().and_then(|text| called(&directory.types, text)) else {
+        return put_plain(local, remote);
+    };
+    if get_type(remote.clone(), directory).as_text() == Some(name.as_str()) {
+        return remote.clone();
+    }
+    Value::text(one.label.as_deref().unwrap_or(name.as_str()).trim())
 }
 
 fn refs(value: &Value) -> &[String] {

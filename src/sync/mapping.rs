@@ -118,6 +118,7 @@ fn row(kind: Kind, name: String, entry: Entry) -> Result<Row, MappingError> {
             vec![(need(&entry.amount, "amount")?, PropertyType::Number), (need(&entry.currency, "currency")?, text)],
         ),
         (Kind::Deal, "contact") => (Codec::Contact, vec!["contact"], vec![(need(&entry.property, "property")?, text)]),
+        (Kind::Deal, "type") => (Codec::Type, vec!["type"], vec![(need(&entry.property, "property")?, text)]),
         (_, "owner") => (Codec::Owner, vec!["owner"], vec![(need(&entry.property, "property")?, text)]),
         (kind, plain) => {
             let known = match kind {

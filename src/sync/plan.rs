@@ -23,7 +23,7 @@ use super::{
     lens::{Codec, Context, Direction, Lens, Need, Row, Rule, Unfit, higher},
     position,
 };
-use crate::model::{Base, Hold, HoldKind, Intent, IntentRow, Link, LocalRecord, ValueSource, Winner, link::Rewrites};
+use crate::model::{Base, Hold, HoldKind, Intent, IntentRow, Link, LocalRecord, Winner, link::Rewrites};
 
 /// What happens when two records meet that never agreed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -269,7 +269,7 @@ impl Planner<'_, '_> {
         };
         match (ours_moved, theirs_moved) {
             (false, false) => {}
-            (_, true) if is_tills(self.row, self.snapshot.local) => {
+            (_, true) if is_settled(self.row, self.snapshot.local) => {
                 self.decide(Rule::Evidence, base.0.clone(), local, remote)
             }
             _ if self.row.same(&local, &remote, self.snapshot.context) && ours_moved => {
@@ -304,8 +304,7 @@ impl Planner<'_, '_> {
         }
         let s = self.snapshot;
         match (self.row.direction, s.on_first_link) {
-            // What a sale said is not replaced unasked.
-            (Direction::In, _) if !is_of_a_sale(self.row, s.local) => self.take_in(&local, &remote),
+            (Direction::In, _) if !is_kept(self.row, s.local) => self.take_in(&local, &remote),
             (Direction::In, _) => self.decide(Rule::PreferRemote, Vec::new(), local, remote),
             (Direction::Out, _) => self.push_out(local, remote),
             (_, OnFirstLink::PreferRemote) => self.decide(Rule::PreferRemote, Vec::new(), local, remote),
@@ -329,7 +328,7 @@ impl Planner<'_, '_> {
         };
         // Both say won, each with its own close date.
         self.plan.also_won |= is_position(row) && is_won_by_sale(s.local) && position::is_won(&theirs);
-        let is_evidence = lowers_a_sale(row, s.local, &theirs) || is_tills(row, s.local);
+        let is_evidence = lowers_a_sale(row, s.local, &theirs) || is_settled(row, s.local);
         let rule = if is_evidence { Rule::Evidence } else { rule };
         if rule == Rule::Evidence && row.direction == Direction::In {
             // It is not to be told there.
@@ -486,15 +485,15 @@ pub(super) fn is_position(row: &Row) -> bool {
     matches!(row.codec, Codec::Position | Codec::StatusPosition)
 }
 
-/// True for a value that the till said, in an account where nobody else says what an opportunity is worth.
-fn is_tills(row: &Row, local: &LocalRecord) -> bool {
+/// True for a value that no CRM changes: a plan's price, or what the till said in an account where nobody else says it.
+fn is_settled(row: &Row, local: &LocalRecord) -> bool {
     row.codec == Codec::Money
-        && local.as_opportunity().is_some_and(|deal| deal.value_source == ValueSource::Checkout && deal.value.is_some())
+        && local.as_opportunity().is_some_and(|deal| deal.value_source.is_settled() && deal.value.is_some())
 }
 
-/// True for what a sale said of an opportunity: that it is won, or what it is worth where only tills say that.
-fn is_of_a_sale(row: &Row, local: &LocalRecord) -> bool {
-    is_tills(row, local) || (is_position(row) && is_won_by_sale(local))
+/// True for what is not replaced unasked: that a sale won it, or what it is worth where no CRM says that.
+fn is_kept(row: &Row, local: &LocalRecord) -> bool {
+    is_settled(row, local) || (is_position(row) && is_won_by_sale(local))
 }
 
 fn is_won_by_sale(local: &LocalRecord) -> bool {
@@ -604,7 +603,7 @@ pub fn overwrites(
         let theirs = mapped.unwrap_or_else(|_| foreign.clone());
         let mut joined = None;
         let ours_at = local.stamped(&row.fields).map(|stamp| stamp.at);
-        let is_evidence = is_tills(row, local) || (is_mapped && lowers_a_sale(row, local, &theirs));
+        let is_evidence = is_settled(row, local) || (is_mapped && lowers_a_sale(row, local, &theirs));
         let rule = if is_evidence { Rule::Evidence } else { row.rule };
         let winner = match rule {
             _ if !is_mapped => Winner::Local,

@@ -236,10 +236,10 @@ impl Reconciler {
         let any = Trigger::default();
         let triggers = meaning::triggers(account.triggers.iter(), &self.connection.name, &any);
         let meant = self.meant(sale).await?;
-        let verdict = match judge(sale, &triggers, pipelines, &meant) {
+        let verdict = match judge(sale, &triggers, pipelines, &account.types, &meant) {
             // What the till has not told by the last look it does not tell: what is known to count does.
             Verdict::NotYet(why) if next_look(evidence.seen_at, now).is_none() => {
-                match judge(&meaning::as_told(sale), &triggers, pipelines, &meant) {
+                match judge(&meaning::as_told(sale), &triggers, pipelines, &account.types, &meant) {
                     Verdict::PassedOver(_) => Verdict::NotYet(why),
                     verdict => verdict,
                 }
