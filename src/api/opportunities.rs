@@ -266,8 +266,8 @@ pub async fn show(
     Ok(versioned(StatusCode::OK, deal.version, detail(&door, &account.name, &deal).await?))
 }
 
-/// Makes an opportunity: open, on the default stage of its type's pipeline, or of the first, unless others are named. Where the account's profile
-/// asks before a second open one of a contact is made, `deliberate` answers.
+/// Makes an opportunity: open, on the default stage of its type's pipeline, or of the first, unless others are named. Where
+/// the account's profile asks before a second open one of a contact is made, `deliberate` answers.
 #[utoipa::path(post, path = "/api/v1/opportunities", request_body = Object, responses((status = 201, body = OpportunityDetail), (status = 409), (status = 422)), security(("token" = [])))]
 pub async fn create(
     State(door): State<Door>,

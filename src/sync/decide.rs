@@ -465,8 +465,9 @@ impl Reconciler {
             if let LocalRecord::Deal(deal) = &mut local {
                 closed_at = deal.position.closed_at;
                 let was = before.as_opportunity().and_then(|was| was.opportunity_type.as_deref());
-                // A first import writes nothing back.
-                if decided.work.is_news && deal.opportunity_type.as_deref() != was {
+                // A first import writes nothing back, and what was there long ago is not completed.
+                let is_recent = !is_new || remote.created_at.is_none_or(|at| began - at < TimeDelta::days(1));
+                if decided.work.is_news && is_recent && deal.opportunity_type.as_deref() != was {
                     let worth = deal.value;
                     deal.value_by_type(&self.connection.account.types, self.connection.account.currency);
                     is_valued = deal.value != worth;

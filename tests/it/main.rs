@@ -46,5 +46,6 @@ mod till;
 mod till_and_desk;
 mod twins;
 mod two_crms;
+mod types;
 mod unreadable;
 mod wire;

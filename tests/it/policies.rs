@@ -1,13 +1,16 @@
 //! Where businesses disagree, and what each account has instead: rows of FEATURES section 2.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use rust_decimal::Decimal;
 use tandem::{
     edit::{EditError, Fields},
-    model::{LocalRecord, Profile, Status, Trigger, ValueSource, Winner},
+    model::{
+        Conflict, LocalRecord, Name, OnRefund, OpportunityType, Profile, Status, Trigger, Types, ValueSource, Winner,
+    },
     store::SyncStore,
+    sync::connection::Connection,
 };
 use tandem_contract::{Kind, Value};
 use tandem_square::sandbox::{Part, Ticket};
@@ -24,9 +27,27 @@ impl Shop {
         self.rig.desk().create(Kind::Deal, &fields, None).await
     }
 
-    async fn say_worth(&self, title: &str, amount: i64) -> Result<(), EditError> {
-        let fields = Fields::from([("amount".to_owned(), Value::Number(Decimal::from(amount)))]);
+    async fn say(&self, title: &str, said: &[(&str, Value)]) -> Result<(), EditError> {
+        let fields: Fields = said.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         self.rig.desk().update(Kind::Deal, self.ours(title).id, None, &fields, None).await.map(drop)
+    }
+
+    async fn say_worth(&self, title: &str, amount: i64) -> Result<(), EditError> {
+        self.say(title, &[("amount", Value::Number(Decimal::from(amount)))]).await
+    }
+
+    /// The opportunity's price is a plan's.
+    async fn say_plan(&self, title: &str, amount: i64) -> Result<(), EditError> {
+        let price = ("amount", Value::Number(Decimal::from(amount)));
+        self.say(title, &[price, ("currency", Value::text("USD")), ("value_source", Value::text("plan"))]).await
+    }
+
+    /// The only conflict about what an opportunity is worth.
+    async fn kept(&self) -> Conflict {
+        let conflicts = self.rig.store.conflicts(&self.rig.account.name, false, 10).await.unwrap();
+        let about: Vec<_> = conflicts.into_iter().filter(|one| one.fields.contains(&"amount".to_owned())).collect();
+        let [kept] = &about[..] else { panic!("{about:?}") };
+        kept.clone()
     }
 }
 
@@ -185,6 +206,58 @@ async fn row_9_in_a_gym_nobody_but_the_till_changes_what_the_till_said() {
     }
 }
 
+/// FEATURES section 2 row 9, GYM-31: the price of a plan is said here, and what a CRM says of it is kept in a conflict.
+#[tokio::test(start_paused = true)]
+async fn row_9_the_price_of_a_plan_is_said_here_alone() {
+    let shop = Shop::new(&[]);
+    let ana = shop.person("Ana").await;
+    shop.say_plan("Ana's course", 99).await.unwrap();
+    shop.settle().await;
+    assert_eq!(shop.amount(ana.deal), Decimal::from(99));
+    shop.edit_in_hubspot(ana.deal, &[("amount", "1"), ("dealname", "Ana's plan")]);
+    shop.rig.clock.sleep(Duration::from_secs(2)).await;
+    shop.settle().await;
+    shop.settle().await;
+    let deal = shop.ours("Ana's plan");
+    assert_eq!((deal.value, deal.value_source), (usd(9_900), ValueSource::Plan));
+    assert_eq!(shop.amount(ana.deal), Decimal::from(99), "changed back there");
+    let kept = shop.kept().await;
+    assert_eq!((kept.winner, &kept.remote[0]), (Winner::Local, &Value::Number(Decimal::ONE)), "what was typed is kept");
+    // Here it changes by saying that a plan is meant, or none any more.
+    let refused = shop.say_worth("Ana's plan", 2).await.unwrap_err().to_string();
+    assert!(refused.contains("the price of a plan"), "{refused}");
+    let nothing = shop.say("Ana's plan", &[("amount", Value::Null), ("value_source", Value::text("plan"))]).await;
+    assert!(nothing.unwrap_err().to_string().contains("plan needs a value"));
+    let invented = shop.say("Ana's plan", &[("value_source", Value::text("checkout"))]).await;
+    assert!(matches!(invented, Err(EditError::Invalid(invalid)) if invalid.field == "value_source"));
+    shop.say_plan("Ana's plan", 120).await.unwrap();
+    shop.settle().await;
+    assert_eq!(shop.amount(ana.deal), Decimal::from(120));
+    shop.say("Ana's plan", &[("value_source", Value::text("manual"))]).await.unwrap();
+    shop.edit_in_hubspot(ana.deal, &[("amount", "50")]);
+    shop.rig.clock.sleep(Duration::from_secs(2)).await;
+    shop.settle().await;
+    let deal = shop.ours("Ana's plan");
+    assert_eq!((deal.value, deal.value_source), (usd(5_000), ValueSource::Manual));
+}
+
+/// FEATURES section 2 row 9: whoever said what it was worth before the sale says it again after the refund.
+#[tokio::test(start_paused = true)]
+async fn row_9_a_plan_that_was_paid_and_given_back_costs_what_it_cost() {
+    let shop = Shop::new(&[("any", Trigger { on_refund: OnRefund::Reopen, ..Trigger::default() })]);
+    let ana = shop.person("Ana").await;
+    shop.say_plan("Ana's course", 99).await.unwrap();
+    let sale = shop.sell_to(&ana.customer, ticket("Serum"));
+    shop.settle().await;
+    let deal = shop.ours("Ana's course");
+    assert_eq!((deal.value, deal.value_source), (usd(4_500), ValueSource::Manual));
+    shop.square.with(|world| world.refund(&world.payments_of(&sale)[0].clone(), 4_500)).unwrap();
+    shop.heard_of(&sale).await;
+    shop.settle().await;
+    let deal = shop.ours("Ana's course");
+    assert_eq!((deal.position.status, deal.value, deal.value_source), (Status::Open, usd(9_900), ValueSource::Plan));
+}
+
 /// VX-26 and VX-27 look at when a win was seen, so that one which arrives late counts once, and an import counts for none.
 #[tokio::test(start_paused = true)]
 async fn row_16_a_change_of_status_is_dated_when_it_is_seen_and_an_import_changes_none() {
@@ -274,5 +347,34 @@ async fn cb_14_a_trigger_says_which_pipeline_is_meant() {
         shop.settle().await;
         let won = |title: &str| shop.ours(title).position.status == Status::Won;
         assert_eq!((won("Ana's course"), won("a course")), (false, named), "{named}");
+    }
+}
+
+/// Of two open opportunities the one of the trigger's type is meant; without such a trigger neither is.
+#[tokio::test(start_paused = true)]
+async fn cb_14_a_trigger_says_which_type_is_meant() {
+    let course: Name = "course".parse().unwrap();
+    let types = Types::from([
+        (course.clone(), OpportunityType { label: Some("Laser course".into()), ..OpportunityType::default() }),
+        ("care".parse().unwrap(), OpportunityType::default()),
+    ]);
+    for named in [false, true] {
+        let only = trigger(|trigger| trigger.types.extend(named.then(|| course.clone())));
+        let mut shop = Shop::new(&[("sales", only)]);
+        let mut till = Connection::clone(&shop.till);
+        till.account.types.clone_from(&types);
+        (shop.rig.account.types, shop.till) = (types.clone(), Arc::new(till));
+        let ana = shop.person("Ana").await;
+        shop.open_another("a course", false).await.unwrap();
+        shop.say("Ana's course", &[("type", Value::text("care"))]).await.unwrap();
+        shop.say("a course", &[("type", Value::text("laser COURSE"))]).await.unwrap();
+        assert_eq!(shop.ours("a course").opportunity_type.as_deref(), Some("course"), "by its label as well");
+        shop.settle().await;
+        let sale = shop.sell_to(&ana.customer, ticket("Serum"));
+        shop.settle().await;
+        let won = |title: &str| shop.ours(title).position.status == Status::Won;
+        assert_eq!((won("Ana's course"), won("a course")), (false, named), "{named}");
+        let met = shop.evidence(&sale).await.trigger;
+        assert_eq!(met.map(|name| name.to_string()).as_deref(), named.then_some("sales"));
     }
 }
