@@ -14,6 +14,7 @@ use tandem::{
     simulation::lenses,
     sync::{
         lens::{Codec, Context, Directory, Lens, People, Row, Rule},
+        mapping,
         plan::{FieldPlan, OnFirstLink, Snapshot, plan},
     },
 };
@@ -120,6 +121,19 @@ fn money() -> impl Strategy<Value = Vec<Value>> {
     ]
 }
 
+/// What a person may call one: by its name, by its label, otherwise, or not at all.
+fn kind_of_sale() -> impl Strategy<Value = Vec<Value>> {
+    let said = prop_oneof![
+        Just("course"),
+        Just("Laser course"),
+        Just("LASER COURSE "),
+        Just("care"),
+        Just("Care"),
+        Just("newbusiness"),
+    ];
+    prop_oneof![1 => Just(vec![Value::Null]), 6 => said.prop_map(|text| vec![Value::text(text)])]
+}
+
 fn zones() -> impl Strategy<Value = chrono_tz::Tz> {
     prop_oneof![
         Just(chrono_tz::America::Phoenix),
@@ -194,6 +208,21 @@ proptest! {
         let put = row.put(&[Value::text(ours)], &theirs, context);
         prop_assert_eq!(put.is_err(), ours.starts_with("stranger"));
         prop_assert!(put.is_err() || put.unwrap()[0] != Value::Null);
+    }
+
+    #[test]
+    fn types_obey_the_laws_whatever_a_vendor_calls_them(ours in kind_of_sale(), theirs in kind_of_sale(), later in kind_of_sale()) {
+        let row = mapping::parse("[deal.type]\nproperty = \"dealtype\"\n").unwrap().remove(&Kind::Deal).unwrap().rows.remove(0);
+        let types = "[course]\nlabel = \" Laser course\"\n[care]\n".parse::<toml::Table>().unwrap().try_into().unwrap();
+        let (directory, people) = (directory(chrono_tz::UTC).with_types(&types), People::default());
+        let context = Context { directory: &directory, people: &people };
+        let read = row.get(&theirs, &ours, context).unwrap();
+        prop_assert_eq!(&row.put(&read, &theirs, context).unwrap(), &theirs, "what is taken in and written back is as it was");
+        let written = row.put(&ours, &theirs, context).unwrap();
+        prop_assert!(row.same(&ours, &written, context));
+        prop_assert_eq!(row.get(&written, &ours, context).unwrap(), row.get(&ours, &ours, context).unwrap());
+        let again = row.put(&later, &written, context).unwrap();
+        prop_assert!(row.same(&later, &again, context), "the latest counts");
     }
 }
 
