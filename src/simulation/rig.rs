@@ -205,16 +205,17 @@ impl Rig {
         let mut options = Options::new(VENDOR.parse().expect("an address"), Credentials::Token(token));
         options.client_secret = Some(secret.clone());
         options.installation = "sim".into();
-        let lenses = lenses();
-        options.select = mapping::selection(&lenses);
         let transport =
             Arc::new(GatedTransport { inner: RouterTransport::new(watch(sandbox.router())), gate: gate.clone() });
-        let connector: Arc<dyn Connector> = Arc::new(HubSpot::new(options, transport, clock.clone()));
+        let connector = |lenses: &BTreeMap<Kind, Lens>| -> Arc<dyn Connector> {
+            let options = Options { select: mapping::selection(lenses), ..options.clone() };
+            Arc::new(HubSpot::new(options, transport.clone(), clock.clone()))
+        };
         let mut connection = Connection {
             account,
             name: name.clone(),
-            connector,
-            lenses,
+            connector: connector(&lenses()),
+            lenses: lenses(),
             direction: Direction::Both,
             on_first_link: crate::sync::plan::OnFirstLink::FillBlanks,
             on_remote_delete: crate::sync::presence::OnRemoteDelete::Keep,
@@ -226,6 +227,9 @@ impl Rig {
             hook_segment: None,
         };
         change(&mut connection);
+        if mapping::selection(&connection.lenses) != mapping::selection(&lenses()) {
+            connection.connector = connector(&connection.lenses);
+        }
         let doorbell = Doorbell::new(&store, &clock, &connection);
         sandbox.with(|world| world.subscribe(HOOK, &secret));
         Self {

@@ -31,11 +31,8 @@ fn rig() -> Rig {
         let rows = mapping::parse(ROW).unwrap().remove(&Kind::Deal).unwrap().rows;
         connection.lenses.get_mut(&Kind::Deal).unwrap().rows.extend(rows);
     };
-    let settings = || Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..Settings::default() };
-    let unmapped = Rig::new(19, settings(), Profile::Boutique, |_| {});
-    let mut rig = Rig::new(19, settings(), Profile::Boutique, change);
-    rig.adopt(&unmapped);
-    rig
+    let settings = Settings { search_lag_ms: (0, 0), recompute_seconds: 0, ..Settings::default() };
+    Rig::new(19, settings, Profile::Boutique, change)
 }
 
 fn text(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

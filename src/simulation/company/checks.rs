@@ -10,7 +10,7 @@ use super::{
     systems::{Company, rules},
 };
 use crate::{
-    model::{EvidenceState, Link, LinkState, LocalRecord, RecordId, Status, Visit},
+    model::{EvidenceState, Link, LinkState, LocalRecord, Name, RecordId, Status, Visit},
     store::SyncStore,
     sync::{connection::Connection, merges::heir_of, plan::remote_values},
     visits::{
@@ -286,18 +286,23 @@ impl Company {
                 }
             }
         }
+        let system = |connection: &Name| match connection.as_str() {
+            "pipedrive" => "Pipedrive",
+            "square" => "Square",
+            "emr" => "clinic",
+            _ => "HubSpot",
+        };
         // Whose opportunity was deleted here, or merged in another system, is left alone where it is: it is not ours any more.
         let mut left: BTreeSet<(&str, String)> = BTreeSet::new();
         for connection in self.crms() {
-            let system = match connection.name.as_str() {
-                "pipedrive" => "Pipedrive",
-                "square" => "Square",
-                "emr" => "clinic",
-                _ => "HubSpot",
-            };
             let links = store.all_links(account, &connection.name);
             let ended = links.into_iter().filter(|link| link.state != LinkState::Linked);
-            left.extend(ended.map(|link| (system, link.external.to_string())));
+            left.extend(ended.map(|link| (system(&connection.name), link.external.to_string())));
+        }
+        // So is a second record that somebody changed: it is shown, and what it says stays there.
+        for failure in store.failures(account, usize::MAX).await.unwrap_or_default() {
+            let external = failure.key.strip_prefix("x:").filter(|_| failure.code == "twin");
+            left.extend(external.map(|external| (system(&failure.connection), external.to_owned())));
         }
         let lost = diary.said.iter().filter(|((system, record, _), text)| {
             !kept.contains(text.as_str()) && !left.contains(&(*system, record.clone()))

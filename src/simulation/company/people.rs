@@ -14,7 +14,7 @@ use tandem_hubspot::sandbox as hubspot;
 use tandem_pipedrive::sandbox as pipedrive;
 use tandem_square::sandbox as square;
 
-use super::systems::Company;
+use super::systems::{Company, TYPES};
 use crate::{
     booking::{BookingError, Wish, book, change},
     edit::{Desk, Fields},
@@ -103,6 +103,9 @@ impl Company {
     pub(super) async fn act(&self, rng: &mut StdRng, diary: &mut Diary, number: u64) {
         let text = format!("t{number}");
         self.note_between(diary);
+        if self.has_types && rng.random_bool(0.3) {
+            self.say_type(rng, diary).await;
+        }
         match rng.random_range(0..20) {
             14 => self.throw_away_in_hubspot(rng, diary),
             15 => self.throw_away_in_pipedrive(rng, diary),
@@ -230,6 +233,37 @@ impl Company {
         let fields = Fields::from([(field.to_owned(), Value::text(text))]);
         if self.desk(&names).update(Kind::Deal, id, None, &fields, None).await.is_ok() {
             diary.say("here", id, field, text);
+        }
+    }
+
+    /// Somebody says what kind of sale a deal is, and with it what it is worth if nobody said.
+    async fn say_type(&self, rng: &mut StdRng, diary: &mut Diary) {
+        let said = *TYPES.choose(rng).unwrap_or(&TYPES[0]);
+        let place = rng.random_range(0..3);
+        if let (0, true) = (place, self.has_hubspot) {
+            self.rig.sandbox.with(|world| {
+                let Some(id) = world.ids(Kind::Deal).choose(rng).copied() else { return };
+                let properties = [("dealtype".to_owned(), said.to_owned())].into();
+                if world.update(Kind::Deal, id, &properties, hubspot::Change::Person).is_ok() {
+                    diary.story.push(format!("HubSpot: {id} is a {said}"));
+                }
+            });
+        } else if let (1, Some(spoke)) = (place, &self.pipedrive) {
+            spoke.sandbox.with(|world| {
+                let Some(id) = world.ids(Kind::Deal).choose(rng).copied() else { return };
+                let code = world.field_code(Kind::Deal, "dealtype").unwrap_or_default();
+                let option = world.option_id(Kind::Deal, &code, said);
+                let body = json!({ "custom_fields": { code: option } });
+                if world.update(Kind::Deal, id, &body, pipedrive::Change::Person).is_ok() {
+                    diary.story.push(format!("Pipedrive: {id} is a {said}"));
+                }
+            });
+        } else {
+            let Some(id) = self.live_deals().choose(rng).copied() else { return };
+            let fields = Fields::from([("type".to_owned(), Value::text(said))]);
+            if self.desk(&self.names()).update(Kind::Deal, id, None, &fields, None).await.is_ok() {
+                diary.story.push(format!("here: {id} is a {said}"));
+            }
         }
     }
 

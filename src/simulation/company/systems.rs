@@ -18,7 +18,7 @@ use super::super::{
     rig::{Doorbell, Rig, account},
 };
 use crate::{
-    model::{Name, Opportunity, Profile, VisitRules},
+    model::{Name, Opportunity, Profile, Trigger, Types, VisitRules},
     store::memory::MemoryStore,
     sync::{connection::Connection, engine::Engine, guard::Limits, mapping},
 };
@@ -38,6 +38,8 @@ pub(super) struct Company {
     pub(super) rig: Rig,
     /// False where nobody has HubSpot: then nothing is in it, and it is not connected.
     pub(super) has_hubspot: bool,
+    /// Whether its deals have types.
+    pub(super) has_types: bool,
     /// Where deals begin in Pipedrive's `Sales`.
     pub(super) first_stage: u64,
     pub(super) pipedrive: Option<Spoke<pipedrive::Sandbox>>,
@@ -48,6 +50,17 @@ pub(super) struct Company {
 #[expect(clippy::expect_used, reason = "constants that parse")]
 pub(super) fn name(text: &str) -> Name {
     text.parse().expect("a name")
+}
+
+/// The row of both CRMs' mappings that types go by; HubSpot has the property, Pipedrive is given a field of this name.
+const TYPE: &str = "[deal.type]\nproperty = \"dealtype\"\n";
+
+/// What people may say that a deal is: a type by its label or its name, or nothing that the account knows.
+pub(super) const TYPES: [&str; 4] = ["Laser course", "course", "care", "newbusiness"];
+
+#[expect(clippy::expect_used, reason = "a constant that parses")]
+fn types() -> Types {
+    toml::from_str("[course]\nlabel = \"Laser course\"\nvalue = 650\n[care]\nvalue = 45.5\n").expect("types")
 }
 
 pub(super) fn rules() -> VisitRules {
@@ -95,6 +108,15 @@ impl Company {
             page_rows: *[2, 200].choose(rng).unwrap_or(&200),
             ..hubspot::Settings::default()
         };
+        // By no die: the other seeds stay what they were.
+        let has_types = seed % 5 == 3;
+        if has_types {
+            account.types = types();
+            // In half of them sales close courses only.
+            let courses = Trigger { types: [name("course")].into(), ..Trigger::default() };
+            account.triggers.extend((seed % 10 == 3).then(|| (name("courses"), courses)));
+        }
+        let more = if has_types { TYPE } else { "" };
         let siblings = names.clone();
         let store = Arc::new(MemoryStore::new());
         let mut rig = Rig::in_store(
@@ -102,7 +124,13 @@ impl Company {
             account,
             seed,
             settings,
-            |connection| connection.siblings = siblings,
+            |connection| {
+                connection.siblings = siblings;
+                let rows = mapping::parse(more).unwrap_or_default().remove(&Kind::Deal).map(|lens| lens.rows);
+                if let Some(lens) = connection.lenses.get_mut(&Kind::Deal) {
+                    lens.rows.extend(rows.into_iter().flatten());
+                }
+            },
             |router| watch("hubspot", router),
         );
         rig.audit_every = Duration::from_secs(if feeds_only { 48 * 3_600 } else { 1_800 });
@@ -120,10 +148,13 @@ impl Company {
             |router| Arc::new(GatedTransport { inner: RouterTransport::new(router), gate: rig.gate.clone() });
         let mut first_stage = 0;
         let pipedrive = mix[0].then(|| {
-            let text = include_str!("../../../config/mappings/pipedrive.toml");
+            let text = &format!("{}\n{more}", include_str!("../../../config/mappings/pipedrive.toml"));
             let sandbox = pipedrive::Sandbox::new(pipedrive::Settings::default(), seed, rig.clock.clone());
             let stages = rig.sandbox.with(|world| world.open_stages());
             sandbox.with(|world| {
+                if has_types {
+                    world.add_field(Kind::Deal, "dealtype", "enum", &TYPES);
+                }
                 for (label, stages) in &stages {
                     let stages: Vec<(&str, u8)> =
                         stages.iter().map(|(label, chance)| (label.as_str(), *chance)).collect();
@@ -191,7 +222,7 @@ impl Company {
             let connection = beside("emr", connector, text, "http://tandem.example.com/webhooks/emr");
             Spoke { sandbox, doorbell: rig.doorbell_of(&connection), connection }
         });
-        Self { rig, has_hubspot, first_stage, pipedrive, square, fhir }
+        Self { rig, has_hubspot, has_types, first_stage, pipedrive, square, fhir }
     }
 
     pub(super) fn connections(&self) -> Vec<Arc<Connection>> {

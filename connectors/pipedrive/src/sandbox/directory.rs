@@ -117,6 +117,13 @@ impl World {
         Some(id)
     }
 
+    /// The id of a field's first option of this label.
+    #[must_use]
+    pub fn option_id(&self, kind: Kind, name: &str, label: &str) -> Option<u64> {
+        let field = self.fields.get(&kind)?.iter().find(|field| field.name == name || field.code == name)?;
+        field.options.iter().find(|(_, known)| known == label).map(|(id, _)| *id)
+    }
+
     /// Removes a custom field and what it held, as an administrator may.
     pub fn remove_field(&mut self, kind: Kind, name: &str) {
         self.fields.entry(kind).or_default().retain(|field| field.name != name);
