@@ -5,6 +5,7 @@ pub mod account;
 pub mod conflict;
 pub mod connection;
 pub mod contact;
+pub mod day;
 pub mod digest;
 pub mod dirty;
 pub mod evidence;

@@ -4,12 +4,13 @@
 //! again afterwards has the last word.
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use tandem_contract::{Sale, SaleState};
 
 use super::meaning;
 use crate::model::{
     Before, Evidence, EvidenceState, Money, Name, OnRefund, Opportunity, Pipeline, RecordId, Stamp, Status, Trigger,
-    ValueSource, field,
+    ValueSource, day::noon, field,
 };
 
 /// What a sale counts for its opportunity now, and what that does to it: raises it, lowers it, or changes what it is worth.
@@ -84,6 +85,8 @@ pub struct Word<'a> {
     pub now: DateTime<Utc>,
     /// Who changes from now on what it says an opportunity is worth.
     pub source: ValueSource,
+    /// Where the account's people look at close dates.
+    pub timezone: Tz,
 }
 
 impl Word<'_> {
@@ -103,7 +106,7 @@ fn raise(
 ) {
     let before = Before { position: deal.position.clone(), value: deal.value, value_source: deal.value_source };
     if deal.position.status != Status::Won {
-        deal.win(pipeline, evidence.sold_at, word.by);
+        deal.win(pipeline, closes_at(evidence, word.timezone), word.by);
         deal.won_by_sale = true;
         evidence.before = Some(before);
         word.stamp(deal, &field::POSITION);
@@ -111,6 +114,13 @@ fn raise(
     if let Some(value) = total(others.iter().chain([&*evidence])) {
         say_worth(deal, value, word);
     }
+}
+
+/// When an opportunity is closed that a sale won: at its very moment, unless that is another day for the account's people than
+/// where it was sold. A close date is read as a day, and the day of the sale is the till's (VX-03).
+fn closes_at(evidence: &Evidence, timezone: Tz) -> DateTime<Utc> {
+    let day = evidence.sold_at.with_timezone(&timezone).date_naive();
+    if day == evidence.sold_on { evidence.sold_at } else { noon(evidence.sold_on, timezone) }
 }
 
 /// What a sale counts for changed: so does the opportunity's value, unless somebody changed it since.

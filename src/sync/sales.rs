@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     model::{
-        Dirty, Evidence, EvidenceState, Key, LocalRecord, Mark, Opportunity, Pipeline, Reason, RecordId, Status,
-        Trigger, WonOn, contact::phone_tail,
+        Account, Dirty, Evidence, EvidenceState, Key, LocalRecord, Mark, Opportunity, Pipeline, Reason, RecordId,
+        Status, Trigger, WonOn, contact::phone_tail,
     },
     sales::{
         closing::{self, Word},
@@ -307,8 +307,9 @@ impl Reconciler {
     }
 
     fn word(&self, now: DateTime<Utc>) -> Word<'_> {
-        let source = self.connection.account.profile.policy().value_source;
-        Word { by: &self.connection.name, now, source }
+        let Account { profile, timezone, .. } = &self.connection.account;
+        let source = profile.policy().value_source;
+        Word { by: &self.connection.name, now, source, timezone: *timezone }
     }
 
     /// What this, a sale or a visit, made of an opportunity, to be stored if it is new or changed.

@@ -516,6 +516,38 @@ async fn an_offline_sale_closes_on_the_day_it_was_made_where_it_was_made() {
     assert!((closed - then).num_seconds().abs() < 2);
 }
 
+/// Whatever the hour of the account, which is in Phoenix: CRMs show the day of the receipt, and the moment stays with the sale.
+#[tokio::test(start_paused = true)]
+async fn a_sale_around_midnight_closes_on_the_day_of_its_location() {
+    for (zone, hour) in [("America/New_York", 0), ("Pacific/Honolulu", 23), ("America/New_York", 12)] {
+        let shop = Shop::new(&[]);
+        let there: chrono_tz::Tz = zone.parse().unwrap();
+        shop.square.with(|world| world.add_location("Beach", zone, "US", "USD"));
+        let ana = shop.person("Ana").await;
+        shop.rig.clock.sleep(Duration::from_secs(72 * 3_600)).await;
+        let now = shop.rig.clock.now();
+        let day = (now - TimeDelta::hours(48)).with_timezone(&there).date_naive();
+        let then = day.and_hms_opt(hour, 30, 0).unwrap().and_local_timezone(there).unwrap().to_utc();
+        let part = Part { customer: Some(ana.customer), ..Part::default() };
+        let sale = Ticket { location: "Beach".into(), parts: vec![part], ..ticket("Serum") };
+        let order = shop.square.with(|world| world.sell_offline(&sale, now - then)).unwrap();
+        shop.settle().await;
+        let phoenix = |at: DateTime<Utc>| at.with_timezone(&chrono_tz::America::Phoenix).date_naive();
+        let evidence = shop.evidence(&order).await;
+        assert_eq!(evidence.sold_on, day, "{zone}");
+        assert!((evidence.sold_at - then).num_seconds().abs() < 2, "{zone}: the moment stays with the sale");
+        assert_eq!(phoenix(then) == day, hour == 12, "the two calendars differ just where they are to");
+        let shown: DateTime<Utc> = shop.in_hubspot(ana.deal, "closedate").parse().unwrap();
+        assert_eq!(phoenix(shown), day, "{zone}: the day that HubSpot's people see");
+        let closed = shop.ours("Ana's course").position.closed_at.unwrap();
+        assert_eq!(
+            (closed - then).num_seconds().abs() < 2,
+            hour == 12,
+            "{zone}: the very moment, where it is of that day"
+        );
+    }
+}
+
 /// What `on_refund` says of money that was given back it says of money that never came; where the opportunity stays won, somebody is
 /// told. Under both answers to whether the order is due again then.
 #[tokio::test(start_paused = true)]
