@@ -290,7 +290,7 @@ pub struct Connection {
     /// Where OAuth grants are exchanged; beside `base_url` if left out.
     #[serde(default)]
     pub token_url: Option<Text>,
-    /// Where a person lets an OAuth app in; the vendor's own address if left out.
+    /// Where a person lets an OAuth app in; the vendor's own address if left out, at Square the one beside `base_url`.
     #[serde(default)]
     pub authorize_url: Option<Text>,
     /// The app's callback address, letter by letter as the vendor has it.

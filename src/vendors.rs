@@ -208,7 +208,9 @@ impl Making<'_> {
         let asks = self.settings.redirect_uri.is_some();
         let (Some(id), Some(client_secret), true) = (id, secret, configured.is_some() || asks) else {
             let or_ask = match self.settings.connector.as_str() {
-                "pipedrive" => ", or redirect_uri beside the first two and then `tandem connection authorize`",
+                "pipedrive" | "square" => {
+                    ", or redirect_uri beside the first two and then `tandem connection authorize`"
+                }
                 _ => "",
             };
             let why = format!("needs {token}, or client_id, client_secret and refresh_token{or_ask}");
@@ -303,9 +305,11 @@ impl Making<'_> {
         let settings = self.settings;
         let keys = ["signature_key", "old_signature_key"];
         self.only_secrets(&["access_token", "client_id", "client_secret", "refresh_token", keys[0], keys[1]])?;
-        self.only_settings(&[])?;
+        self.only_settings(&["authorize_url", "redirect_uri"])?;
         let (credentials, keeper) = self.credentials("access_token").await?;
         let mut options = Options::new(self.base(Options::BASE_URL)?, credentials);
+        options.authorize_url = self.address("authorize_url", settings.authorize_url.as_ref())?;
+        options.redirect_uri = self.redirect_uri()?;
         for key in keys {
             options.signature_keys.extend(self.secret(key)?);
         }

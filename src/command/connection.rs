@@ -108,7 +108,8 @@ pub async fn authorize(global: &Global, name: &Name) -> anyhow::Result<Exit> {
     let state = installation.ids.next(installation.clock.now()).simple().to_string();
     let address = connector.consent(&state).with_context(|| {
         format!(
-            "{name} asks nobody: that takes Pipedrive, client_id and client_secret in its credentials, and redirect_uri"
+            "{name} asks nobody: that takes Pipedrive or Square, client_id and client_secret in its credentials, and \
+             redirect_uri"
         )
     })?;
     if global.json() {

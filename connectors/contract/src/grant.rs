@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 use tracing::Instrument;
 
-use crate::{Clock, ConnectorError, Secret, Transport};
+use crate::{Clock, ConnectorError, Identity, Secret, Transport};
 
 /// What an operator configures.
 #[derive(Clone, Debug)]
@@ -86,41 +86,32 @@ impl<A: Exchange + 'static> Auth<A> {
         }
     }
 
-    /// Exchanges the code that a person's consent brought. What comes of it is called with from then on, and kept once it is
-    /// confirmed.
+    /// Exchanges the code that a person's consent brought, and asks `whose` account that leads to: by then it is what calls are
+    /// made with. It is kept if it leads to `account`, or to any where none is known; else all is as it was before.
     ///
     /// # Errors
-    /// [`ConnectorError::Unauthorized`] where a token is configured; else as [`Grant::redeem`].
+    /// [`ConnectorError::Unauthorized`] where a token is configured; else as [`Grant::redeem`] and as `whose` answer, or if it
+    /// cannot be kept.
     pub async fn redeem(
         &self,
         code: &Secret,
+        account: Option<&str>,
+        whose: impl Future<Output = Result<Identity, ConnectorError>> + Send,
         transport: &dyn Transport,
         clock: &dyn Clock,
-    ) -> Result<(), ConnectorError> {
-        match self {
-            Self::Token(..) => {
-                Err(ConnectorError::Unauthorized("a token is configured: there is no app to let in".into()))
-            }
-            Self::OAuth(app, grant) => grant.redeem(code, &**app, transport, clock).await,
+    ) -> Result<Identity, ConnectorError> {
+        let Self::OAuth(app, grant) = self else {
+            let why = "a token is configured: there is no app to let in";
+            return Err(ConnectorError::Unauthorized(why.into()));
+        };
+        grant.redeem(code, &**app, transport, clock).await?;
+        let found = whose.await;
+        let is_right = |identity: &Identity| account.is_none_or(|account| account == identity.remote_account);
+        match &found {
+            Ok(identity) if is_right(identity) => grant.confirm().await?,
+            _ => grant.forget().await,
         }
-    }
-
-    /// The grant that a code brought is of the right account: it is kept.
-    ///
-    /// # Errors
-    /// [`ConnectorError::NotSent`] if it cannot be kept.
-    pub async fn confirm(&self) -> Result<(), ConnectorError> {
-        match self {
-            Self::Token(..) => Ok(()),
-            Self::OAuth(_, grant) => grant.confirm().await,
-        }
-    }
-
-    /// It is not: all is as it was before.
-    pub async fn forget(&self) {
-        if let Self::OAuth(_, grant) = self {
-            grant.forget().await;
-        }
+        found
     }
 }
 

@@ -44,7 +44,7 @@ const SPENT: Duration = Duration::from_secs(900);
 pub struct Client {
     base_url: Url,
     is_pipedrives: bool,
-    transport: Arc<dyn Transport>,
+    pub transport: Arc<dyn Transport>,
     pub clock: Arc<dyn Clock>,
     pub auth: Auth<App>,
     limiter: Limiter,
@@ -183,14 +183,6 @@ impl Client {
     /// Pipedrive's clock minus ours.
     pub fn offset(&self) -> chrono::Duration {
         self.theirs.offset()
-    }
-
-    /// Exchanges the code of a person's consent for a grant, which is to be confirmed or forgotten.
-    ///
-    /// # Errors
-    /// [`ConnectorError`] as Pipedrive answers.
-    pub async fn redeem(&self, code: &Secret) -> Result<(), ConnectorError> {
-        self.auth.redeem(code, &*self.transport, &*self.clock).await
     }
 
     /// Sends, and answers the `data` of a success.

@@ -237,14 +237,8 @@ impl Connector for Pipedrive {
     }
 
     async fn redeem(&self, code: &Secret, account: Option<&str>) -> Result<Identity, ConnectorError> {
-        self.client.redeem(code).await?;
-        let identity = self.identify().await;
-        let is_right = |identity: &Identity| account.is_none_or(|account| account == identity.remote_account);
-        match &identity {
-            Ok(identity) if is_right(identity) => self.client.auth.confirm().await?,
-            _ => self.client.auth.forget().await,
-        }
-        identity
+        let Client { auth, transport, clock, .. } = &self.client;
+        auth.redeem(code, account, self.identify(), &**transport, &**clock).await
     }
 
     async fn discover(&self) -> Result<Schema, ConnectorError> {

@@ -28,7 +28,7 @@ const REPEATS: u32 = 3;
 
 pub struct Client {
     base_url: Url,
-    transport: Arc<dyn Transport>,
+    pub transport: Arc<dyn Transport>,
     pub clock: Arc<dyn Clock>,
     pub auth: Auth<App>,
     limiter: Limiter,
@@ -245,7 +245,9 @@ pub fn understood(fault: &Fault, status: u16) -> ConnectorError {
             "Square refuses the access token, also after a refresh: renew the connection's credentials".into(),
         ),
         ("FORBIDDEN" | "INSUFFICIENT_SCOPES", _) | (_, 403) => ConnectorError::Forbidden(
-            "the access token lacks a permission for this: grant it to the application in Square".into(),
+            "the access token lacks a permission for this: grant it to the application in Square, with OAuth by `tandem \
+             connection authorize`"
+                .into(),
         ),
         ("RATE_LIMITED", _) => {
             ConnectorError::RateLimited { retry_after: None, policy: "calls in a short time".into() }

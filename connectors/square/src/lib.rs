@@ -51,6 +51,11 @@ use client::Client;
 pub struct Options {
     /// Where the API is; Square's own address if left out.
     pub base_url: Url,
+    /// Where a seller lets the application in; beside `base_url` if left out.
+    pub authorize_url: Option<Url>,
+    /// The application's redirect address, letter by letter as Square has it. Without it nobody is asked to let the
+    /// application in.
+    pub redirect_uri: Option<String>,
     /// Token or OAuth grant.
     pub credentials: Credentials,
     /// Keys that webhooks are signed with: the one in use, and while it is changed the one before.
@@ -84,6 +89,8 @@ impl Options {
     pub fn new(base_url: Url, credentials: Credentials) -> Self {
         Self {
             base_url,
+            authorize_url: None,
+            redirect_uri: None,
             credentials,
             signature_keys: Vec::new(),
             notification_url: None,
@@ -167,6 +174,15 @@ impl Connector for Square {
 
     async fn identify(&self) -> Result<Identity, ConnectorError> {
         schema::identify(self).await
+    }
+
+    fn consent(&self, state: &str) -> Option<Url> {
+        self.client.auth.app()?.consent(state)
+    }
+
+    async fn redeem(&self, code: &Secret, account: Option<&str>) -> Result<Identity, ConnectorError> {
+        let Client { auth, transport, clock, .. } = &self.client;
+        auth.redeem(code, account, self.identify(), &**transport, &**clock).await
     }
 
     async fn discover(&self) -> Result<Schema, ConnectorError> {
