@@ -10,7 +10,7 @@
 //! Not simulated:
 //! - `/v2/events`, where missed events are told again; changes and tests of a webhook subscription, and that Square disables one
 //!   that answers for weeks with nothing but failures; `location.*` events;
-//! - OAuth's first exchange and revocation by a caller, and the grants of PKCE, which are good for once;
+//! - OAuth's revocation by a caller, and the grants of PKCE, which are good for once; a seller who is asked lets the application in;
 //! - what generations of the API differ in: `Square-Version` must be a date, and comes back as it was sent;
 //! - parameters and filters besides those that are read here: most routes ignore them, where Square may refuse or heed them;
 //! - idempotency keys that are forgotten in time;
@@ -26,6 +26,7 @@ mod routes;
 mod seed;
 mod settings;
 mod till;
+mod tokens;
 mod webhooks;
 mod world;
 

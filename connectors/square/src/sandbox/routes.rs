@@ -6,9 +6,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
-use rand::{Rng, rngs::StdRng};
+use rand::rngs::StdRng;
 use serde_json::{Value as Json, json};
 use tandem_sandbox::{Core, Delivery, Fate, Query, Simulated, http_date};
+use url::Url;
 
 use super::{
     Faults, Settings, Stats,
@@ -126,10 +127,6 @@ fn too_many() -> Refusal {
     Refusal::new(429, "RATE_LIMIT_ERROR", "RATE_LIMITED", "Too many requests.")
 }
 
-fn unauthorized(code: &str) -> Refusal {
-    Refusal::new(401, "AUTHENTICATION_ERROR", code, "This request could not be authorized.")
-}
-
 fn draw(world: &mut World, asked: &Asked) -> (Fate<Refusal>, Option<Duration>) {
     let route = asked.route();
     world.stats.requests += 1;
@@ -152,7 +149,7 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate<Refusal>, Option<Duration>) {
     } else if world.struck("unavailable_after", faults.unavailable_after, &route) {
         Fate::BrokenAfterwards(Refusal::new(500, "API_ERROR", "INTERNAL_SERVER_ERROR", "An internal error occurred."))
     } else if !asked.is_oauth() && world.struck("unauthorized", faults.unauthorized, &route) {
-        Fate::Refused(unauthorized("UNAUTHORIZED"))
+        Fate::Refused(Refusal::unauthorized("UNAUTHORIZED"))
     } else if world.struck("truncated", faults.truncated, &route) {
         Fate::Truncated
     } else {
@@ -161,12 +158,24 @@ fn draw(world: &mut World, asked: &Asked) -> (Fate<Refusal>, Option<Duration>) {
     (fate, slow.then(|| Duration::from_millis(faults.latency_ms)))
 }
 
-fn respond(world: &World, version: Option<&str>, outcome: Result<Json, Refusal>) -> Response {
-    let (status, body) = match outcome {
-        Ok(body) => (200, body),
-        Err(refusal) => (refusal.status, refusal.body),
-    };
+/// What an answer holds.
+enum Held {
+    One(Json),
+    Elsewhere(Url),
+}
+
+fn respond(world: &World, version: Option<&str>, outcome: Result<Held, Refusal>) -> Response {
     let mut headers = HeaderMap::new();
+    let (status, body) = match outcome {
+        Ok(Held::One(body)) => (200, body.to_string()),
+        Ok(Held::Elsewhere(address)) => {
+            if let Ok(address) = HeaderValue::try_from(address.as_str()) {
+                headers.insert(header::LOCATION, address);
+            }
+            (302, String::new())
+        }
+        Err(refusal) => (refusal.status, refusal.body.to_string()),
+    };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Ok(version) = HeaderValue::try_from(version.unwrap_or("2025-08-20")) {
         headers.insert("square-version", version);
@@ -180,10 +189,10 @@ fn respond(world: &World, version: Option<&str>, outcome: Result<Json, Refusal>)
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, headers, body.to_string()).into_response()
+    (status, headers, body).into_response()
 }
 
-fn handle(world: &mut World, asked: &Asked) -> Result<Json, Refusal> {
+fn handle(world: &mut World, asked: &Asked) -> Result<Held, Refusal> {
     let body: Json = match asked.body.is_empty() {
         true => Json::Null,
         false => serde_json::from_slice(&asked.body)
@@ -200,20 +209,20 @@ fn handle(world: &mut World, asked: &Asked) -> Result<Json, Refusal> {
     admit(world)?;
     let route = asked.segments().join("/");
     let Some(key) = body["idempotency_key"].as_str().filter(|_| asked.is_write()) else {
-        return dispatch(world, asked, &body);
+        return dispatch(world, asked, &body).map(Held::One);
     };
     let known = (route, key.to_owned());
     let text = body.to_string();
     if let Some((given, answer)) = world.keys.get(&known) {
         if *given == text {
-            return Ok(answer.clone());
+            return Ok(Held::One(answer.clone()));
         }
         world.stats.keys_reused += 1;
         return Err(Refusal::invalid("IDEMPOTENCY_KEY_REUSED", "idempotency_key", "Used before with another body."));
     }
     let answer = dispatch(world, asked, &body)?;
     world.keys.insert(known, (text, answer.clone()));
-    Ok(answer)
+    Ok(Held::One(answer))
 }
 
 fn authorise(world: &World, asked: &Asked) -> Result<(), Refusal> {
@@ -222,8 +231,8 @@ fn authorise(world: &World, asked: &Asked) -> Result<(), Refusal> {
         return Ok(());
     }
     match world.tokens.get(token) {
-        None => return Err(unauthorized("UNAUTHORIZED")),
-        Some(ends) if *ends <= world.now => return Err(unauthorized("ACCESS_TOKEN_EXPIRED")),
+        None => return Err(Refusal::unauthorized("UNAUTHORIZED")),
+        Some(ends) if *ends <= world.now => return Err(Refusal::unauthorized("ACCESS_TOKEN_EXPIRED")),
         Some(_) => {}
     }
     let scope = match (asked.segments().get(1).copied().unwrap_or_default(), asked.is_write()) {
@@ -260,36 +269,13 @@ fn admit(world: &mut World) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn oauth(world: &mut World, asked: &Asked, body: &Json) -> Result<Json, Refusal> {
-    match asked.segments().as_slice() {
-        ["oauth2", "token"] => {
-            let is = |name: &str, wanted: &str| body[name].as_str() == Some(wanted) && !wanted.is_empty();
-            if !is("client_id", &world.settings.client_id) || !is("client_secret", &world.settings.client_secret) {
-                return Err(unauthorized("UNAUTHORIZED"));
-            }
-            if body["grant_type"] != "refresh_token" || !is("refresh_token", &world.settings.refresh_token) {
-                return Err(unauthorized("UNAUTHORIZED"));
-            }
-            let token = format!("EAAA{:032x}", world.rng.random::<u128>());
-            let ends = world.now + TimeDelta::seconds(i64::try_from(world.settings.token_seconds).unwrap_or(2_592_000));
-            world.tokens.insert(token.clone(), ends);
-            Ok(json!({
-                "access_token": token, "token_type": "bearer", "expires_at": iso(ends),
-                "merchant_id": world.settings.merchant_id, "refresh_token": world.settings.refresh_token,
-                "short_lived": false,
-            }))
-        }
-        ["oauth2", "token", "status"] => {
+fn oauth(world: &mut World, asked: &Asked, body: &Json) -> Result<Held, Refusal> {
+    match (asked.method.as_str(), asked.segments().as_slice()) {
+        ("GET", ["oauth2", "authorize"]) => world.ask_seller(&asked.query).map(Held::Elsewhere),
+        ("POST", ["oauth2", "token"]) => world.obtain_token(body).map(Held::One),
+        ("POST", ["oauth2", "token", "status"]) => {
             authorise(world, asked)?;
-            let token = asked.bearer.as_deref().unwrap_or_default();
-            let mut shown = json!({
-                "scopes": world.settings.scopes, "client_id": world.settings.client_id,
-                "merchant_id": world.settings.merchant_id,
-            });
-            if let Some(ends) = world.tokens.get(token) {
-                shown["expires_at"] = iso(*ends).into();
-            }
-            Ok(shown)
+            Ok(Held::One(world.token_status(asked.bearer.as_deref().unwrap_or_default())))
         }
         _ => Err(Refusal::not_found("Route")),
     }

@@ -5,6 +5,20 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tandem_sandbox::Struck;
 
+/// What an application can be permitted, as far as it is simulated.
+pub(super) const SCOPES: [&str; 10] = [
+    "MERCHANT_PROFILE_READ",
+    "ORDERS_READ",
+    "ORDERS_WRITE",
+    "PAYMENTS_READ",
+    "PAYMENTS_WRITE",
+    "CUSTOMERS_READ",
+    "CUSTOMERS_WRITE",
+    "ITEMS_READ",
+    "INVOICES_READ",
+    "INVOICES_WRITE",
+];
+
 /// How the seller's account behaves when nothing is broken. Defaults are Square's documented values; `[U]` marks what its
 /// documentation leaves open.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,11 +32,17 @@ pub struct Settings {
     pub client_id: String,
     /// And its secret.
     pub client_secret: String,
-    /// The grant that can be exchanged for access tokens; it stays the same.
+    /// The grant that can be exchanged for access tokens; it stays the same until a consent makes another.
     pub refresh_token: String,
+    /// The application's redirect address.
+    pub redirect_uri: String,
+    /// Life of the code of a consent in seconds.
+    pub code_seconds: i64,
+    /// Whether an application that is not known is refused with errors, as all else is, or with a message alone `[U]`.
+    pub stranger_has_errors: bool,
     /// Life of an access token in seconds.
     pub token_seconds: u64,
-    /// Scopes of OAuth tokens; a personal token has all.
+    /// Scopes of OAuth tokens, which a consent says anew; a personal token has all.
     pub scopes: Vec<String>,
     /// Calls per second that are let through `[U]`.
     pub calls_per_second: u32,
@@ -69,26 +89,17 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let scopes = [
-            "MERCHANT_PROFILE_READ",
-            "ORDERS_READ",
-            "ORDERS_WRITE",
-            "PAYMENTS_READ",
-            "PAYMENTS_WRITE",
-            "CUSTOMERS_READ",
-            "CUSTOMERS_WRITE",
-            "ITEMS_READ",
-            "INVOICES_READ",
-            "INVOICES_WRITE",
-        ];
         Self {
             merchant_id: "MLSANDBOX0001".into(),
             access_tokens: vec!["EAAA-sandbox-personal".into()],
             client_id: "sandbox-sq0idb-app".into(),
             client_secret: "sandbox-sq0csb-secret".into(),
             refresh_token: "EQAA-sandbox-refresh".into(),
+            redirect_uri: "https://tandem.example.com/callback".into(),
+            code_seconds: 300,
+            stranger_has_errors: false,
             token_seconds: 2_592_000,
-            scopes: scopes.map(str::to_owned).to_vec(),
+            scopes: SCOPES.map(str::to_owned).to_vec(),
             calls_per_second: 10,
             retry_after: false,
             cursor_seconds: 300,

@@ -15,6 +15,7 @@ use super::{
     customers::Customer,
     settings::{Faults, Settings, Stats},
     till::{Order, Payment, Refund},
+    tokens::Consent,
     webhooks::Outbox,
 };
 
@@ -37,6 +38,10 @@ impl Refusal {
         let mut refusal = Self::new(400, "INVALID_REQUEST_ERROR", code, detail);
         refusal.body["errors"][0]["field"] = field.into();
         refusal
+    }
+
+    pub(super) fn unauthorized(code: &str) -> Self {
+        Self::new(401, "AUTHENTICATION_ERROR", code, "This request could not be authorized.")
     }
 
     pub(super) fn not_found(what: &str) -> Self {
@@ -107,6 +112,8 @@ pub struct World {
     pub(super) listed: BTreeMap<&'static str, BTreeMap<String, Listed>>,
     pub(super) outbox: Outbox,
     pub(super) tokens: BTreeMap<String, DateTime<Utc>>,
+    /// Consents by their codes.
+    pub(super) codes: BTreeMap<String, Consent>,
     pub(super) calls: VecDeque<Duration>,
     sequence: u64,
 }
@@ -136,6 +143,7 @@ impl World {
             listed: BTreeMap::new(),
             outbox: Outbox::default(),
             tokens: BTreeMap::new(),
+            codes: BTreeMap::new(),
             calls: VecDeque::new(),
             sequence: 0,
         };
@@ -180,6 +188,7 @@ impl World {
     pub fn revoke_access(&mut self) {
         self.settings.access_tokens.clear();
         self.tokens.clear();
+        self.codes.clear();
         self.settings.refresh_token.clear();
     }
 
