@@ -214,34 +214,38 @@ fn a_grant_that_the_vendor_renews_outlives_the_process() {
 #[test]
 fn an_operator_has_an_app_let_in_by_pasting_where_the_browser_went() {
     let place = Place::new(1, 1, "sqlite://tandem.db");
-    let pipedrive = place.vendors.iter().find(|started| started["vendor"] == "pipedrive").unwrap();
-    let base = pipedrive["base_url"].as_str().unwrap();
-    let word = |name: &str| pipedrive["credentials"][name].as_str().unwrap();
-    place.configure(&format!(
-        r#"
-[connections.pipedrive]
+    let table = |vendor: &str, more: &str, secrets: &str| {
+        let started = place.started(vendor);
+        let word = |name: &str| started["credentials"][name].as_str().unwrap();
+        format!(
+            r#"
+[connections.{vendor}]
 account = "glow_clinic"
-connector = "pipedrive"
-base_url = "{base}"
-authorize_url = "{base}/oauth/authorize"
-token_url = "{base}/oauth/token"
+connector = "{vendor}"
+base_url = "{}"
 redirect_uri = "https://tandem.example.com/callback"
-[connections.pipedrive.credentials]
+{more}
+[connections.{vendor}.credentials]
 client_id = "{}"
 client_secret = "{}"
-webhook_user = "tandem"
-webhook_password = "long-random-password"
+{secrets}
 "#,
-        word("client_id"),
-        word("client_secret"),
-    ));
-    let stranger = place.run(&["connection", "test", "pipedrive"]);
-    assert_eq!(stranger.status.code(), Some(3), "{}", text(&stranger));
-    assert!(text(&stranger).contains("`tandem connection authorize`"), "{}", text(&stranger));
-    let authorize = || {
+            started["base_url"].as_str().unwrap(),
+            word("client_id"),
+            word("client_secret"),
+        )
+    };
+    let base = place.started("pipedrive")["base_url"].as_str().unwrap();
+    let oauth = format!("authorize_url = \"{base}/oauth/authorize\"\ntoken_url = \"{base}/oauth/token\"");
+    let login = "webhook_user = \"tandem\"\nwebhook_password = \"long-random-password\"";
+    let pipedrive = table("pipedrive", &oauth, login);
+    // Beside the base_url.
+    let square = table("square", "", "signature_key = \"long-random-key\"");
+    place.configure(&[pipedrive, square].concat());
+    let authorize = |vendor: &str| {
         place
             .command()
-            .args(["connection", "authorize", "pipedrive"])
+            .args(["connection", "authorize", vendor])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -252,25 +256,30 @@ webhook_password = "long-random-password"
         child.stdin.take().unwrap().write_all(format!("{pasted}\n").as_bytes()).unwrap();
         child.wait_with_output().unwrap()
     };
-    let wrong = answer(authorize(), "https://tandem.example.com/callback?code=canary&state=guessed");
-    assert_eq!(wrong.status.code(), Some(1));
-    assert!(text(&wrong).contains("answers another question"), "{}", text(&wrong));
-    assert!(!text(&wrong).contains("canary"), "{}", text(&wrong));
-    let mut child = authorize();
-    let mut said = BufReader::new(child.stdout.take().unwrap());
-    let mut address = String::new();
-    while !address.starts_with("http") {
-        address.clear();
-        assert!(said.read_line(&mut address).unwrap() > 0, "it prints an address");
+    for (vendor, account) in [("pipedrive", "5566"), ("square", "MLSANDBOX0001")] {
+        let stranger = place.run(&["connection", "test", vendor]);
+        assert_eq!(stranger.status.code(), Some(3), "{}", text(&stranger));
+        assert!(text(&stranger).contains("`tandem connection authorize`"), "{}", text(&stranger));
+        let wrong = answer(authorize(vendor), "https://tandem.example.com/callback?code=canary&state=guessed");
+        assert_eq!(wrong.status.code(), Some(1));
+        assert!(text(&wrong).contains("answers another question"), "{}", text(&wrong));
+        assert!(!text(&wrong).contains("canary"), "{}", text(&wrong));
+        let mut child = authorize(vendor);
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut address = String::new();
+        while !address.starts_with("http") {
+            address.clear();
+            assert!(said.read_line(&mut address).unwrap() > 0, "it prints an address");
+        }
+        let look = ["-s", "-o", "/dev/null", "-w", "%{redirect_url}", address.trim()];
+        let went = Command::new("curl").args(look).output().unwrap().stdout;
+        let ended = answer(child, &String::from_utf8(went).unwrap());
+        let mut rest = String::new();
+        said.read_to_string(&mut rest).unwrap();
+        assert!(ended.status.success(), "{rest}{}", text(&ended));
+        assert!(rest.contains(&format!("{vendor} is let in to account {account}")), "{rest}");
+        place.run_ok(&["connection", "test", vendor]);
     }
-    let look = ["-s", "-o", "/dev/null", "-w", "%{redirect_url}", address.trim()];
-    let went = Command::new("curl").args(look).output().unwrap().stdout;
-    let ended = answer(child, &String::from_utf8(went).unwrap());
-    let mut rest = String::new();
-    said.read_to_string(&mut rest).unwrap();
-    assert!(ended.status.success(), "{rest}{}", text(&ended));
-    assert!(rest.contains("pipedrive is let in to account 5566"), "{rest}");
-    place.run_ok(&["connection", "test", "pipedrive"]);
     let nobody = place.run(&["connection", "authorize", "hubspot"]);
     assert!(text(&nobody).contains("hubspot asks nobody"), "{}", text(&nobody));
 }

@@ -737,6 +737,8 @@ async fn what_an_operator_gets_wrong_is_named_and_so_is_a_setting_of_another_ven
         ("pipedrive", token, "seat = 5", "unknown field `seat`"),
         ("pipedrive", app, "", "needs api_token, or client_id, client_secret and refresh_token, or redirect_uri"),
         ("pipedrive", app, "redirect_uri = \"callback\"", "crm.redirect_uri: is not an address"),
+        ("square", app, "", "needs access_token, or client_id, client_secret and refresh_token, or redirect_uri"),
+        ("square", app, "redirect_uri = \"callback\"", "crm.redirect_uri: is not an address"),
         ("hubspot", hubspot, "redirect_uri = \"https://tandem.example.com\"", "crm.redirect_uri: is not a setting of"),
         ("hubspot", hubspot, "plan = \"growth\"", "crm.plan: is not a setting of hubspot: take it out"),
         ("hubspot", hubspot, "seats = 5", "crm.seats: is not a setting of hubspot: take it out"),
@@ -820,7 +822,7 @@ async fn where_the_marker_field_may_not_be_made_people_are_told_who_makes_it_and
 
 /// Where an installation's processes keep the newest grant.
 #[derive(Default)]
-struct Drawer(Mutex<Option<String>>);
+pub struct Drawer(Mutex<Option<String>>);
 
 #[async_trait]
 impl KeepRefreshToken for Drawer {
@@ -846,7 +848,16 @@ fn process(company: &Company, kept: &Arc<Drawer>) -> Pipedrive {
     Pipedrive::new(options, transport, company.clock.clone()).keep_refresh_token(kept.clone())
 }
 
-/// What the browser of a person brings back who lets the app in.
+/// What the browser of a person brings back who lets an app in on this page.
+pub async fn brought_back(vendor: Router, page: url::Url) -> BTreeMap<String, String> {
+    let method = "GET".parse().unwrap();
+    let request = HttpRequest { method, url: page, headers: Default::default(), body: Default::default() };
+    let answer = RouterTransport::new(vendor).send(request, Duration::from_secs(9)).await.unwrap();
+    let back: url::Url = answer.headers["location"].to_str().unwrap().parse().unwrap();
+    back.query_pairs().into_owned().collect()
+}
+
+/// The code that it brings.
 fn code(company: &Company) -> Secret {
     let code = company.sandbox.with(|world| {
         let (client_id, redirect_uri) = (world.settings.client_id.clone(), world.settings.redirect_uri.clone());
@@ -873,16 +884,7 @@ async fn an_app_that_nobody_let_in_asks_where_that_is_done_and_goes_on_with_what
         "https://oauth.pipedrive.com/oauth/authorize?client_id=sandbox-app\
          &redirect_uri=https%3A%2F%2Ftandem.example.com%2Fcallback&state=s+1"
     );
-    let transport = RouterTransport::new(company.sandbox.router());
-    let request = HttpRequest {
-        method: "GET".parse().unwrap(),
-        url: address,
-        headers: Default::default(),
-        body: Default::default(),
-    };
-    let answer = transport.send(request, Duration::from_secs(9)).await.unwrap();
-    let back: url::Url = answer.headers["location"].to_str().unwrap().parse().unwrap();
-    let brought: BTreeMap<String, String> = back.query_pairs().into_owned().collect();
+    let brought = brought_back(company.sandbox.router(), address).await;
     assert_eq!(brought["state"], "s 1");
     let identity = pipedrive.redeem(&Secret::new(brought["code"].as_str()), None).await.unwrap();
     assert_eq!(identity.remote_account, "5566");

@@ -432,6 +432,13 @@ async fn what_the_connector_asks_of_square_and_its_sandbox_answers_is_as_publish
     let serum = seller.sandbox.with(|world| world.variation_id("Serum"));
     let ids = json!({ "object_ids": [serum], "include_deleted_objects": true, "include_related_objects": true });
     say("POST /v2/catalog/batch-retrieve", ids).await;
+    // A seller lets an application in, and a day later its grant is exchanged.
+    let app = crate::square::process(&seller, &Arc::default(), |router| published.watch(router), |_| {});
+    app.redeem(&seller.code(), None).await.unwrap();
+    seller.clock.sleep(std::time::Duration::from_secs(86_400)).await;
+    app.identify().await.unwrap();
+    assert_eq!(seller.sandbox.with(|world| world.stats.by_route["POST oauth2/token"]), 2);
+    published.assert_saw(&["POST /oauth2/token"]);
     published.assert_fits();
 }
 

@@ -15,9 +15,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value as Json, json};
 use tandem::{sync::mapping, vendors::CONNECTORS};
 use tandem_contract::{
-    Call, CheckoutBy, Clock, Connector, ConnectorError, Credentials, Cursor, ExternalId, Fetched, Kind, Lane,
-    NewCheckout, PropertyType, Pushed, RouterTransport, SaleRead, SaleState, Secret, Seen, TokioClock, Value, Version,
-    WebhookRequest, Write, WriteOp, conformance,
+    Call, CheckoutBy, Clock, Connector, ConnectorError, Credentials, Cursor, ExternalId, Fetched, KeepRefreshToken,
+    Kind, Lane, NewCheckout, PropertyType, Pushed, RouterTransport, SaleRead, SaleState, Secret, Seen, TokioClock,
+    Value, Version, WebhookRequest, Write, WriteOp, conformance,
 };
 use tandem_square::{
     Options, Square,
@@ -26,6 +26,7 @@ use tandem_square::{
 };
 
 use crate::{
+    pipedrive::{Drawer, brought_back},
     proxy::{Answer, Proxy},
     unreadable::refusing,
 };
@@ -71,6 +72,19 @@ pub fn id(text: &str) -> ExternalId {
 impl Seller {
     pub fn customer(&self, fields: Json) -> String {
         self.sandbox.with(|world| world.create_customer(&fields, Change::Person)).unwrap()
+    }
+
+    fn merchant(&self) -> String {
+        self.sandbox.with(|world| world.settings.merchant_id.clone())
+    }
+
+    /// The code that the seller's browser brings back, who lets the application in.
+    pub fn code(&self) -> Secret {
+        let code = self.sandbox.with(|world| {
+            let Settings { client_id, redirect_uri, scopes, .. } = world.settings.clone();
+            world.consent(&client_id, &redirect_uri, &scopes.iter().map(String::as_str).collect::<Vec<_>>())
+        });
+        Secret::new(code.unwrap())
     }
 
     async fn sale(&self, order: &str) -> SaleRead {
@@ -520,6 +534,171 @@ async fn a_grant_is_exchanged_for_a_token_that_is_renewed_in_time_and_told_when_
     seller.sandbox.with(|world| world.revoke_access());
     let refused = seller.connector.identify().await.unwrap_err();
     assert!(matches!(&refused, ConnectorError::Unauthorized(why) if why.contains("connect Square again")), "{refused}");
+}
+
+/// One process of an installation whose application no seller has let in; `watch` and `change` as for [`seller`].
+pub fn process(
+    seller: &Seller,
+    kept: &Arc<Drawer>,
+    watch: impl FnOnce(Router) -> Router,
+    change: impl FnOnce(&mut Options),
+) -> Square {
+    let settings = seller.sandbox.with(|world| world.settings.clone());
+    let app = Credentials::App { client_id: settings.client_id, client_secret: Secret::new(settings.client_secret) };
+    let mut options = Options::new("http://square.example.com".parse().unwrap(), app);
+    options.redirect_uri = Some(settings.redirect_uri);
+    options.select = default_selection();
+    change(&mut options);
+    let transport = Arc::new(RouterTransport::new(watch(seller.sandbox.router())));
+    Square::new(options, transport, seller.clock.clone()).keep_refresh_token(kept.clone())
+}
+
+/// From `in` to `both` it takes another consent, and whoever reads why knows of which command.
+#[tokio::test(start_paused = true)]
+async fn a_seller_is_asked_for_what_the_connection_does_and_nothing_else_can_be_done_with_it() {
+    let seller = plain();
+    let customer = seller.customer(json!({ "family_name": "Ito", "email_address": "ana@example.com" }));
+    let kept = Arc::new(Drawer::default());
+    let reader = process(&seller, &kept, |router| router, |options| options.read_only = true);
+    let writer = process(&seller, &kept, |router| router, |_| {});
+    let says = "`tandem connection authorize`";
+    let nobody = reader.identify().await.unwrap_err();
+    assert!(matches!(&nobody, ConnectorError::Unauthorized(why) if why.contains(says)), "{nobody}");
+    assert_eq!(seller.sandbox.with(|world| world.stats.requests), 0, "nothing is asked without a grant");
+    for (square, writes) in [(&reader, false), (&writer, true)] {
+        let page = square.consent("s 1").unwrap();
+        assert_eq!((page.host_str(), page.path()), (Some("square.example.com"), "/oauth2/authorize"));
+        let asked: BTreeMap<String, String> = page.query_pairs().into_owned().collect();
+        assert_eq!((asked["session"].as_str(), asked["scope"].contains("_WRITE")), ("false", writes));
+        let brought = brought_back(seller.sandbox.router(), page).await;
+        assert_eq!(brought["state"], "s 1");
+        let identity = square.redeem(&Secret::new(brought["code"].as_str()), None).await.unwrap();
+        assert_eq!(identity.remote_account, seller.merchant());
+        let grant = seller.sandbox.with(|world| world.settings.refresh_token.clone());
+        assert_eq!(kept.newest().await.unwrap().unwrap().expose(), grant);
+        let items = square.check().await.unwrap().items;
+        let lacking: Vec<_> = items.iter().filter(|item| !item.ok && item.name != "webhooks").collect();
+        assert!(lacking.is_empty(), "{lacking:?}");
+        // With the grant that is kept, whichever process was given it.
+        match writer.push(CALL, &[update(&customer, "Kaya", None)]).await.remove(0) {
+            Pushed::Written { .. } => assert!(writes),
+            Pushed::Failed(ConnectorError::Forbidden(why)) => assert!(!writes && why.contains(says), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    for (key, by) in [("k1", CheckoutBy::Link), ("k2", CheckoutBy::Invoice)] {
+        let new = NewCheckout {
+            by,
+            key: key.into(),
+            reference: "0199d2c4-0000-7000-8000-00000000002a".into(),
+            title: "Facial".into(),
+            minor: 9_800,
+            currency: "USD".into(),
+            location: None,
+            buyer: Some(id(&customer)),
+            email: None,
+            due_on: None,
+        };
+        writer.checkout(CALL, &new).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sellers_code_is_good_once_for_five_minutes_and_for_the_seller_whom_the_connection_belongs_to() {
+    let seller = plain();
+    let kept = Arc::new(Drawer::default());
+    let square = process(&seller, &kept, |router| router, |_| {});
+    let late = seller.code();
+    seller.clock.sleep(Duration::from_secs(301)).await;
+    let refused = square.redeem(&late, None).await.unwrap_err();
+    assert!(matches!(&refused, ConnectorError::Unauthorized(why) if why.contains("five minutes")), "{refused}");
+    assert!(!format!("{refused:?}").contains(late.expose()));
+    // Another seller than the one before.
+    let found = square.redeem(&seller.code(), Some("MLANOTHER0002")).await.unwrap();
+    assert_eq!(found.remote_account, seller.merchant());
+    assert!(kept.newest().await.unwrap().is_none(), "that grant reaches no other process");
+    assert!(matches!(square.identify().await, Err(ConnectorError::Unauthorized(_))), "nor is it used by this one");
+    let good = seller.code();
+    seller.clock.sleep(Duration::from_secs(299)).await;
+    square.redeem(&good, Some(&seller.merchant())).await.unwrap();
+    let grant = kept.newest().await.unwrap().unwrap();
+    let twice = square.redeem(&good, Some(&seller.merchant())).await.unwrap_err();
+    assert!(matches!(&twice, ConnectorError::Unauthorized(why) if why.contains("one exchange")), "{twice}");
+    assert_eq!(kept.newest().await.unwrap().unwrap().expose(), grant.expose());
+    square.identify().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_about_the_application_is_told_from_what_passes_and_nothing_is_kept() {
+    let seller = plain();
+    let (kept, proxy) = (Arc::new(Drawer::default()), Proxy::default());
+    let square = process(&seller, &kept, proxy.layer(), |_| {});
+    for stranger_has_errors in [false, true] {
+        seller.sandbox.with(|world| world.settings.stranger_has_errors = stranger_has_errors);
+        let stranger = process(
+            &seller,
+            &kept,
+            |router| router,
+            |options| {
+                let Credentials::App { client_secret, .. } = &mut options.credentials else { panic!("an application") };
+                *client_secret = Secret::new("canary");
+            },
+        );
+        let refused = stranger.redeem(&seller.code(), None).await.unwrap_err();
+        assert!(matches!(&refused, ConnectorError::Unauthorized(why) if why.contains("client_secret")), "{refused}");
+        assert_eq!(refused.to_string().contains("the seller need not act"), !stranger_has_errors, "{refused}");
+        assert!(!format!("{refused:?}").contains("canary"));
+    }
+    // The redirect address was changed at Square, and not here; the second is how Square refuses a parameter.
+    seller.sandbox.with(|world| world.settings.redirect_uri = "https://tandem.example.com/other".into());
+    let moved = square.redeem(&seller.code(), None).await.unwrap_err();
+    let parameter = json!({ "errors": [{
+        "category": "INVALID_REQUEST_ERROR", "code": "INVALID_VALUE", "field": "redirect_uri", "detail": "canary",
+    }] });
+    let answered = |status: u16, body: String| {
+        proxy.answer(move |_, path, _| path.ends_with("/oauth2/token").then(|| Answer::new(status, body.as_str())));
+    };
+    answered(400, parameter.to_string());
+    let named = square.redeem(&seller.code(), None).await.unwrap_err();
+    for error in [moved, named] {
+        assert!(matches!(&error, ConnectorError::Unauthorized(why) if why.contains("redirect_uri")), "{error}");
+        assert!(!format!("{error:?}").contains("canary"));
+    }
+    // A page in between, an outage, and an answer that was lost say nothing about the application.
+    let mut passing = Vec::new();
+    for (status, body) in [(400, "<html>no</html>"), (200, "<html>yes</html>"), (503, "")] {
+        answered(status, body.to_owned());
+        passing.push(square.redeem(&seller.code(), None).await.unwrap_err());
+    }
+    proxy.pass();
+    seller.sandbox.with(|world| world.faults = Faults { lost_answer: 1.0, ..Faults::default() });
+    passing.push(square.redeem(&seller.code(), None).await.unwrap_err());
+    for error in passing {
+        assert!(matches!(&error, ConnectorError::NotSent(why) if why.starts_with("exchanging the code")), "{error}");
+    }
+    assert!(kept.newest().await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_goes_on_with_the_grant_that_a_seller_gave_to_another_process() {
+    let seller = plain();
+    let kept = Arc::new(Drawer::default());
+    let [daemon, command] = [(); 2].map(|()| process(&seller, &kept, |router| router, |_| {}));
+    assert!(matches!(daemon.identify().await, Err(ConnectorError::Unauthorized(_))));
+    command.redeem(&seller.code(), None).await.unwrap();
+    let grant = kept.newest().await.unwrap().unwrap();
+    for _ in 0..5 {
+        daemon.identify().await.unwrap();
+        // An access token is good for thirty days.
+        seller.clock.sleep(Duration::from_secs(8 * 86_400)).await;
+    }
+    assert_eq!(kept.newest().await.unwrap().unwrap().expose(), grant.expose(), "Square's stays the same");
+    seller.sandbox.with(|world| world.revoke_access());
+    let gone = daemon.identify().await.unwrap_err();
+    assert!(matches!(&gone, ConnectorError::Unauthorized(why) if why.contains("connect Square again")), "{gone}");
+    command.redeem(&seller.code(), Some(&seller.merchant())).await.unwrap();
+    assert_ne!(kept.newest().await.unwrap().unwrap().expose(), grant.expose());
+    daemon.identify().await.unwrap();
 }
 
 /// Orders are searched ten locations at a time: what the eleventh sold is found as well.
