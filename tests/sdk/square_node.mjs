@@ -1,6 +1,6 @@
 // Drive a Square-shaped server with the official npm package `square`, unchanged: what a till's own applications do.
-// BASE_URL, TOKEN: where and with what. CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN: an application and its grant.
-// SDK_DIR: the folder whose node_modules holds the package.
+// BASE_URL, TOKEN: where and with what. CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN: an application and its grant. CONTROL_URL: where
+// the sandbox's settings are. SDK_DIR: the folder whose node_modules holds the package.
 // One line is printed for each check; the first failure ends the run with exit code 1.
 
 import assert from 'node:assert/strict';
@@ -8,7 +8,7 @@ import { createRequire } from 'node:module';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const { BASE_URL, CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, SDK_DIR, TOKEN } = process.env;
+const { BASE_URL, CLIENT_ID, CLIENT_SECRET, CONTROL_URL, REFRESH_TOKEN, SDK_DIR, TOKEN } = process.env;
 const { SquareClient, SquareError, WebhooksHelper } = createRequire(path.join(path.resolve(SDK_DIR), 'x.js'))('square');
 const connect = (token, maxRetries = 4) => new SquareClient({ token, baseUrl: BASE_URL, maxRetries });
 const client = connect(TOKEN);
@@ -184,6 +184,27 @@ await check('a grant is exchanged for a token that works, and a wrong one is not
   assert.ok(token.refreshToken && new Date(token.expiresAt) > new Date());
   assert.equal((await connect(token.accessToken).merchants.get({ merchantId: 'me' })).merchant.id, merchant.id);
   await assert.rejects(client.oAuth.obtainToken({ ...ask, refreshToken: 'wrong' }), (error) => error.statusCode === 401);
+});
+await check('a consent is exchanged for another grant, once, and for the permissions that it names', async () => {
+  const redirectUri = 'https://example.com/callback';
+  const set = { method: 'POST', headers: { 'content-type': 'application/json' } };
+  const registered = await fetch(`${CONTROL_URL}/__settings`, { ...set, body: JSON.stringify({ redirect_uri: redirectUri }) });
+  assert.equal(registered.status, 200);
+  // Opening the page on which a seller lets the application in is the browser's part, and none of the library's.
+  const asked = { client_id: CLIENT_ID, scope: 'MERCHANT_PROFILE_READ', session: 'false', state: run, redirect_uri: redirectUri };
+  const page = await fetch(`${BASE_URL}/oauth2/authorize?${new URLSearchParams(asked)}`, { redirect: 'manual' });
+  const back = new URL(page.headers.get('location'));
+  assert.deepEqual([`${back.origin}${back.pathname}`, back.searchParams.get('state')], [redirectUri, run]);
+  const ask = {
+    clientId: CLIENT_ID, clientSecret: CLIENT_SECRET, grantType: 'authorization_code', code: back.searchParams.get('code'), redirectUri,
+  };
+  const given = await client.oAuth.obtainToken(ask);
+  assert.equal(given.merchantId, merchant.id);
+  assert.ok(given.refreshToken && given.refreshToken !== REFRESH_TOKEN && new Date(given.expiresAt) > new Date());
+  const app = connect(given.accessToken, 0);
+  assert.equal((await app.merchants.get({ merchantId: 'me' })).merchant.id, merchant.id);
+  await assert.rejects(app.customers.get({ customerId: customer.id }), (error) => error.statusCode === 403);
+  await assert.rejects(client.oAuth.obtainToken(ask), (error) => error.statusCode === 401);
 });
 await check('a subscription to webhooks, and the helper that verifies them', async () => {
   const { subscription } = await client.webhooks.subscriptions.create({
