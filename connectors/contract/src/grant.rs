@@ -86,12 +86,12 @@ impl<A: Exchange + 'static> Auth<A> {
         }
     }
 
-    /// Exchanges the code that a person's consent brought, and asks `whose` account that leads to: by then it is what calls are
-    /// made with. It is kept if it leads to `account`, or to any where none is known; else all is as it was before.
+    /// Exchanges the code that a person's consent brought, and asks `whose` account that leads to: by then it is what
+    /// calls are made with. It is kept if it leads to `account`, or to any where none is known; else all is as it was.
     ///
     /// # Errors
-    /// [`ConnectorError::Unauthorized`] where a token is configured; else as [`Grant::redeem`] and as `whose` answer, or if it
-    /// cannot be kept.
+    /// [`ConnectorError::Unauthorized`] where a token is configured; else as [`Grant::redeem`] and as `whose` answer, or
+    /// if it cannot be kept.
     pub async fn redeem(
         &self,
         code: &Secret,

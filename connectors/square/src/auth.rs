@@ -1,8 +1,8 @@
 //! Who we are to Square: a personal access token, or an application that a seller let in.
 //!
 //! Source: "OAuth API", <https://developer.squareup.com/docs/oauth-api/overview>. A grant does not end by itself; an access
-//! token is good for thirty days, and Square advises to renew it every week. What an application may do is asked for with the
-//! consent, and the seller grants all of it or nothing.
+//! token is good for thirty days, and Square advises to renew it every week. What an application may do is asked for with
+//! the consent, and the seller permits all of it or nothing.
 
 use std::time::Duration;
 
@@ -18,20 +18,19 @@ use crate::Options;
 
 const REFUSED: &str = "Square refuses this access token: it was replaced or revoked; put the one from the Developer Console, \
                        Credentials, into the connection's credentials";
+const GONE: &str = "the grant is gone, or Square does not know this application: the seller disconnected it, or \
+                    client_id and client_secret are not its own; connect Square again, with `tandem connection \
+                    authorize` or another refresh_token";
+const SPENT: &str = "Square does not take the code: it is good for five minutes and for one exchange; ask for another, \
+                     and if that is refused as well, compare client_id, client_secret and redirect_uri with the \
+                     application's OAuth page in the Developer Console";
+const STRANGER: &str = "Square does not know this application: client_id or client_secret in the connection's \
+                        credentials is not its own, or is of Square's sandbox; the seller need not act";
+const WRONG: &str = "Square refuses what this application asks for: compare client_id, client_secret and redirect_uri \
+                     with the application's OAuth page in the Developer Console; the seller need not act";
 
-const GONE: &str = "the grant is gone, or Square does not know this application: the seller disconnected it, or client_id and \
-                    client_secret are not its own; connect Square again, with `tandem connection authorize` or another \
-                    refresh_token";
-const SPENT: &str = "Square does not take the code: it is good for five minutes and for one exchange; ask for another, and if \
-                     that is refused as well, compare client_id, client_secret and redirect_uri with the application's \
-                     OAuth page in the Developer Console";
-const STRANGER: &str = "Square does not know this application: client_id or client_secret in the connection's credentials is \
-                        not its own, or is of Square's sandbox; the seller need not act";
-const WRONG: &str = "Square refuses what this application asks for: compare client_id, client_secret and redirect_uri with the \
-                     application's OAuth page in the Developer Console; the seller need not act";
-
-/// What a seller is asked to permit: whatever is read here, the news of it by webhook, customers that are written, and what
-/// checkouts are made of. Source: "OAuth Permissions".
+/// What a seller is asked to permit: whatever is read here, the news of it by webhook, customers that are written, and
+/// what checkouts are made of. Source: "OAuth Permissions".
 const SCOPES: [&str; 10] = [
     "MERCHANT_PROFILE_READ",
     "CUSTOMERS_READ",

@@ -245,8 +245,8 @@ pub fn understood(fault: &Fault, status: u16) -> ConnectorError {
             "Square refuses the access token, also after a refresh: renew the connection's credentials".into(),
         ),
         ("FORBIDDEN" | "INSUFFICIENT_SCOPES", _) | (_, 403) => ConnectorError::Forbidden(
-            "the access token lacks a permission for this: grant it to the application in Square, with OAuth by `tandem \
-             connection authorize`"
+            "the access token lacks a permission for this: grant it to the application in Square, with OAuth by \
+             `tandem connection authorize`"
                 .into(),
         ),
         ("RATE_LIMITED", _) => {
