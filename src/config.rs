@@ -224,10 +224,16 @@ impl Account {
         let mut taken = BTreeSet::new();
         for (name, one) in &self.types {
             let label = one.label.as_deref().map(|label| label.trim().to_ascii_lowercase());
+            if label.as_deref() == Some("") {
+                return Err(wrong(format!("types.{name}.label"), "is blank: leave it out, and it is the name".into()));
+            }
             let words: BTreeSet<String> = label.into_iter().chain([name.to_string()]).collect();
             if words.into_iter().any(|word| !taken.insert(word)) {
                 let why = "is what another type goes by: which of the two is meant could not be told".into();
                 return Err(wrong(format!("types.{name}.label"), why));
+            }
+            if one.value.is_some_and(|value| value.is_sign_negative()) {
+                return Err(wrong(format!("types.{name}.value"), "is less than nothing".into()));
             }
             one.worth(self.currency).map_err(|error| wrong(format!("types.{name}.value"), error.to_string()))?;
             if let Some(named) = &one.sales_trigger {
@@ -472,6 +478,8 @@ mod tests {
             (format!("{trigger}types = [\"gold\"]\n"), "sales_triggers.paid.types: there is no"),
             (format!("{trigger}{types}[accounts.glow_clinic.types.silver]\nlabel = \"gold\"\n"), "types.silver.label"),
             ("[accounts.glow_clinic.types.gold]\nvalue = 1.005\n".to_owned(), "types.gold.value"),
+            ("[accounts.glow_clinic.types.gold]\nvalue = -1\n".to_owned(), "types.gold.value: is less than nothing"),
+            ("[accounts.glow_clinic.types.gold]\nlabel = \" \"\n".to_owned(), "types.gold.label: is blank"),
         ] {
             let error = parse(&format!("{SMALL}{text}")).unwrap_err().to_string();
             assert!(error.contains(want), "{error}");

@@ -266,6 +266,7 @@ impl Desk<'_> {
         let mut record = before.clone();
         if !was_open {
             record.set(&conflict.fields, &values, &self.stamp())?;
+            self.keep_or_revalue(&before, &mut record, take);
         }
         if !self.connections.contains(&conflict.connection) {
             ops.push(self.mark(&conflict.connection, conflict.kind, conflict.record));
@@ -424,6 +425,7 @@ impl Desk<'_> {
         let (names, values): (Vec<String>, Vec<Value>) =
             fields.iter().map(|(name, value)| (name.clone(), value.clone())).unzip();
         let before = record.as_opportunity().map(|deal| (deal.value, deal.value_source));
+        let was_of_type = record.as_opportunity().and_then(|deal| deal.opportunity_type.clone());
         record.set(&names, &values, &self.stamp())?;
         let after = record.as_opportunity().map(|deal| (deal.value, deal.value_source));
         if let Some((_, source)) = before.filter(|_| after != before) {
@@ -431,6 +433,11 @@ impl Desk<'_> {
         }
         if let (LocalRecord::Deal(deal), true) = (&mut *record, fields.contains_key("type")) {
             self.settle_type(deal)?;
+            let is_another = deal.opportunity_type != was_of_type;
+            // Whoever says what it is worth with it, or that it is worth nothing, is not told better.
+            if is_another && !["amount", "value_source"].iter().any(|said| fields.contains_key(*said)) {
+                deal.value_by_type(&self.account.types, self.account.currency);
+            }
         }
         let positional = fields.keys().any(|name| crate::model::field::POSITION.contains(&name.as_str()));
         if let (LocalRecord::Deal(deal), true) = (&mut *record, positional) {
@@ -468,7 +475,7 @@ impl Desk<'_> {
         Err(Invalid::new("amount", why))
     }
 
-    /// A type that was said by its label stands by its name, and says what the opportunity is worth where nobody does.
+    /// A type that was said by its label stands by its name.
     fn settle_type(&self, deal: &mut Opportunity) -> Result<(), Invalid> {
         let types = &self.account.types;
         let Some(said) = deal.opportunity_type.as_deref().filter(|_| !types.is_empty()) else { return Ok(()) };
@@ -478,8 +485,18 @@ impl Desk<'_> {
             return Err(Invalid::new("type", why));
         };
         deal.opportunity_type = Some(name.to_string());
-        deal.value_by_type(types, self.account.currency);
         Ok(())
+    }
+
+    /// A conflict was decided: the price of a plan that is confirmed stays one, and another type says what that is worth.
+    fn keep_or_revalue(&self, before: &LocalRecord, record: &mut LocalRecord, take: Winner) {
+        let (Some(was), LocalRecord::Deal(deal)) = (before.as_opportunity(), record) else { return };
+        if take == Winner::Local && was.value_source.is_settled() {
+            deal.value_source = was.value_source;
+        }
+        if deal.opportunity_type != was.opportunity_type {
+            deal.value_by_type(&self.account.types, self.account.currency);
+        }
     }
 
     /// Where a new one of the type that is said begins, unless a pipeline or a stage is said as well (CB-05).
@@ -491,6 +508,10 @@ impl Desk<'_> {
             return Ok(None);
         };
         let pipelines = self.store.pipelines(&self.account.name).await?;
+        if pipelines.is_empty() {
+            // Before any CRM was asked for its own.
+            return Ok(None);
+        }
         let found = pipelines.iter().find(|pipeline| pipeline.is_called(wanted)).map(|pipeline| pipeline.id);
         found.map(Some).ok_or_else(|| {
             let key = format!("accounts.{}.types.{name}.pipeline", self.account.name);

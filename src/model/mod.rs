@@ -5,7 +5,6 @@ pub mod account;
 pub mod conflict;
 pub mod connection;
 pub mod contact;
-pub mod day;
 pub mod digest;
 pub mod dirty;
 pub mod evidence;

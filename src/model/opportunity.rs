@@ -273,14 +273,20 @@ impl Opportunity {
         self.end_quarantine();
     }
 
-    /// Its type was said: it is worth what that type says, unless somebody says otherwise (CB-10). Not stamped, since nobody
-    /// said it: whoever says another amount, anywhere, said it later.
+    /// Another type was said: as long as it is open, it is worth what that type says, unless somebody says otherwise (CB-10).
+    /// Not stamped, since nobody said it: whoever says another amount, anywhere, said it later.
     pub fn value_by_type(&mut self, types: &Types, currency: Currency) {
         let known = self.opportunity_type.as_deref().and_then(|text| opportunity_type::called(types, text));
         let worth = known.and_then(|(_, one)| one.worth(currency).ok().flatten());
-        let is_nobodys = self.value.is_none() || self.value_source == ValueSource::TypeDefault;
-        if let (true, Some(worth)) = (is_nobodys, worth) {
-            (self.value, self.value_source) = (Some(worth), ValueSource::TypeDefault);
+        let is_by_type = self.value_source == ValueSource::TypeDefault;
+        let is_nobodys = self.value.is_none() || is_by_type;
+        match worth {
+            Some(worth) if is_nobodys && !self.position.status.is_closed() => {
+                (self.value, self.value_source) = (Some(worth), ValueSource::TypeDefault);
+            }
+            // No type that it has says so any more.
+            _ if is_by_type => self.value_source = ValueSource::Manual,
+            _ => {}
         }
     }
 

@@ -42,7 +42,8 @@ pub type Types = BTreeMap<Name, OpportunityType>;
 pub fn called<'a>(types: &'a Types, text: &str) -> Option<(&'a Name, &'a OpportunityType)> {
     let text = text.trim();
     let is_it = |(name, one): &(&Name, &OpportunityType)| {
-        name.as_str() == text || one.label.as_deref().is_some_and(|label| label.trim().eq_ignore_ascii_case(text))
+        name.as_str().eq_ignore_ascii_case(text)
+            || one.label.as_deref().is_some_and(|label| label.trim().eq_ignore_ascii_case(text))
     };
     types.iter().find(is_it)
 }

@@ -3,14 +3,16 @@
 //! Winning is idempotent per opportunity and sale: a sale raises once, when it becomes live. Whoever opens the opportunity
 //! again afterwards has the last word.
 
-use chrono::{DateTime, Utc};
+use std::cmp::Ordering;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
-use tandem_contract::{Sale, SaleState};
+use tandem_contract::{Sale, SaleState, day};
 
 use super::meaning;
 use crate::model::{
     Before, Evidence, EvidenceState, Money, Name, OnRefund, Opportunity, Pipeline, RecordId, Stamp, Status, Trigger,
-    ValueSource, day::noon, field,
+    ValueSource, field,
 };
 
 /// What a sale counts for its opportunity now, and what that does to it: raises it, lowers it, or changes what it is worth.
@@ -116,11 +118,18 @@ fn raise(
     }
 }
 
-/// When an opportunity is closed that a sale won: at its very moment, unless that is another day for the account's people than
-/// where it was sold. A close date is read as a day, and the day of the sale is the till's (VX-03).
+/// When an opportunity is closed that a sale won: at its very moment. Where that is another day for the account's people than
+/// where it was sold, at the nearest moment of the day of the till: a close date is read as a day (VX-03).
 fn closes_at(evidence: &Evidence, timezone: Tz) -> DateTime<Utc> {
-    let day = evidence.sold_at.with_timezone(&timezone).date_naive();
-    if day == evidence.sold_on { evidence.sold_at } else { noon(evidence.sold_on, timezone) }
+    let Evidence { sold_at, sold_on, .. } = *evidence;
+    let nearest = match sold_at.with_timezone(&timezone).date_naive().cmp(&sold_on) {
+        Ordering::Less => day::begins(sold_on, timezone),
+        Ordering::Equal => None,
+        Ordering::Greater => {
+            sold_on.succ_opt().and_then(|next| day::begins(next, timezone)).map(|next| next - TimeDelta::seconds(1))
+        }
+    };
+    nearest.unwrap_or(sold_at)
 }
 
 /// What a sale counts for changed: so does the opportunity's value, unless somebody changed it since.
@@ -175,9 +184,9 @@ fn lower(
                 deal.position.settle(pipeline, true, word.now);
             }
             if before.value.is_some() {
-                // What an earlier sale said is no till's any more.
-                let is_the_tills = before.value_source == ValueSource::Checkout;
-                let source = if is_the_tills { ValueSource::Manual } else { before.value_source };
+                // What an earlier sale said is no till's any more, and what the type says may be another's by now.
+                let is_plan = before.value_source == ValueSource::Plan;
+                let source = if is_plan { ValueSource::Plan } else { ValueSource::Manual };
                 (deal.value, deal.value_source) = (before.value, source);
                 word.stamp(deal, &field::VALUE);
             }

@@ -465,9 +465,10 @@ impl Reconciler {
             if let LocalRecord::Deal(deal) = &mut local {
                 closed_at = deal.position.closed_at;
                 let was = before.as_opportunity().and_then(|was| was.opportunity_type.as_deref());
+                let is_emptied = deal.value.is_none() && before.as_opportunity().is_some_and(|was| was.value.is_some());
                 // A first import writes nothing back, and what was there long ago is not completed.
                 let is_recent = !is_new || remote.created_at.is_none_or(|at| began - at < TimeDelta::days(1));
-                if decided.work.is_news && is_recent && deal.opportunity_type.as_deref() != was {
+                if decided.work.is_news && is_recent && !is_emptied && deal.opportunity_type.as_deref() != was {
                     let worth = deal.value;
                     deal.value_by_type(&self.connection.account.types, self.connection.account.currency);
                     is_valued = deal.value != worth;

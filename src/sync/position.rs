@@ -1,6 +1,6 @@
 //! Positions: pipeline, stage, status, lost reason and close dates, which merge as one, and what vendors say in their place.
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, TimeZone, Utc};
 use chrono_tz::Tz;
 use tandem_contract::{
     Value,
@@ -10,7 +10,6 @@ use tandem_contract::{
 use super::lens::{Directory, Unfit, Values, bad_row, put_plain};
 use crate::model::{
     StageKind, StageMap, Status,
-    day::noon,
     ids::{PipelineId, StageId},
 };
 
@@ -144,13 +143,19 @@ pub(super) fn put(local: &[Value], remote: &[Value], directory: &Directory) -> V
     Ok(vec![pipeline, stage, date, put_reason(local, status, their_reason)])
 }
 
-/// A day, as an instant that is on that day for the vendor's people.
+/// A day, as an instant that is on that day for the vendor's people: noon, which is also that day for their neighbours.
 fn put_day(ours: &Value, theirs: &Value, timezone: Tz) -> Value {
     let Value::Date(day) = ours else { return if theirs.is_blank() { theirs.clone() } else { Value::Null } };
     match theirs {
         Value::Time(at) if at.with_timezone(&timezone).date_naive() == *day => theirs.clone(),
-        _ => Value::Time(noon(*day, timezone)),
+        _ => noon(*day, timezone),
     }
+}
+
+fn noon(day: NaiveDate, timezone: Tz) -> Value {
+    let noon = day.and_time(NaiveTime::from_hms_opt(12, 0, 0).unwrap_or_default());
+    let at = timezone.from_local_datetime(&noon).earliest().unwrap_or_else(|| timezone.from_utc_datetime(&noon));
+    Value::Time(at.to_utc())
 }
 
 fn stage_for(

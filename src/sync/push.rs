@@ -292,6 +292,12 @@ impl Reconciler {
             ops.push(Op::AddConflict(self.conflict(kind, one.local.id(), found.clash)));
         }
         if local != one.local {
+            if let (LocalRecord::Deal(deal), Some(was)) = (&mut local, one.local.as_opportunity())
+                && deal.opportunity_type != was.opportunity_type
+            {
+                let account = &self.connection.account;
+                deal.value_by_type(&account.types, account.currency);
+            }
             let changed = self.change(now).of(Some(&one.local), local);
             ops.extend(changed.ops);
             follow_up = changed.follow_up;

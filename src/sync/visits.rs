@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::{
         Contact, Currency, Dirty, Key, LocalRecord, Money, Note, Opportunity, Pipeline, Raised, RecordId, Stamp,
-        Status, Visit, VisitRules, contact::phone_tail, field,
+        Status, ValueSource, Visit, VisitRules, contact::phone_tail, field,
     },
     store::{By, Op, StoreError, Taken},
     visits::{
@@ -435,7 +435,7 @@ impl Reconciler {
                 deal.win(Some(pipeline), at, &self.connection.name);
                 // The till is the authority for money received: it has none for this one, or it had won it.
                 if let Some(worth) = worth {
-                    deal.value = Some(worth);
+                    (deal.value, deal.value_source) = (Some(worth), ValueSource::Manual);
                     deal.stamp(&field::VALUE, &stamp);
                 }
             }

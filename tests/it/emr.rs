@@ -14,14 +14,17 @@ use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value as Json, json};
 use tandem::{
     booking::{self, BookingError, Wish},
-    model::{LocalRecord, Name, Note, OnRefund, Opportunity, Profile, RecordId, Status, Trigger, Visit, VisitRules},
+    model::{
+        LocalRecord, Name, Note, OnRefund, Opportunity, Profile, RecordId, Status, Trigger, ValueSource, Visit,
+        VisitRules,
+    },
     simulation::Rig,
     store::{Commit, Op, SyncStore},
     sync::{connection::Connection, engine::Engine, guard::Limits, intake::marks_of, mapping},
     vendors::CONNECTORS,
 };
 use tandem_contract::{
-    ConnectorError, Kind, RouterTransport, Secret, VisitChange, VisitClass, VisitStatus, WebhookRequest,
+    ConnectorError, Kind, RouterTransport, Secret, Value, VisitChange, VisitClass, VisitStatus, WebhookRequest,
 };
 use tandem_fhir::{
     Dialect, Fhir, Options,
@@ -784,6 +787,31 @@ async fn a_treatment_that_nobody_closed_is_asked_about_after_two_days() {
     practice.wait(49 * 60).await;
     assert_eq!(practice.tasks().await, ["visit_overdue"]);
     assert_eq!(practice.rung(deal), 4, "a task, and no win by itself");
+}
+
+/// FEATURES section 2 row 9: what the clinic charged is no plan's price, and no type's.
+#[tokio::test(start_paused = true)]
+async fn row_9_what_a_clinic_charged_goes_before_the_price_of_a_plan() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (deal, patient) = practice.ana().await;
+    let plan = [
+        ("amount".to_owned(), Value::Number(99.into())),
+        ("currency".to_owned(), Value::text("USD")),
+        ("value_source".to_owned(), Value::text("plan")),
+    ];
+    let ours = practice.deals()[0].id;
+    practice.rig.desk().update(Kind::Deal, ours, None, &plan.into(), None).await.unwrap();
+    practice.settle().await;
+    assert_eq!(practice.in_hubspot(deal, "amount").parse().ok(), Some(99.0));
+    practice.emr.with(|world| {
+        let treatment = world.appoint(&patient, "TREAT", "booked", practice.now() + TimeDelta::days(1));
+        let met = world.encounter(&patient, "TREAT", "in-progress", Some(&treatment));
+        world.invoice(&patient, "balanced", 600.0, "USD");
+        world.set_status("Encounter", &met, "finished");
+    });
+    practice.settle().await;
+    assert_eq!((practice.rung(deal), practice.in_hubspot(deal, "amount").parse().ok()), (5, Some(600.0)));
+    assert_eq!(practice.deals()[0].value_source, ValueSource::Manual);
 }
 
 /// What must not leave a clinic is in no record, no property at the CRM, and no task.

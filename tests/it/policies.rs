@@ -223,6 +223,9 @@ async fn row_9_the_price_of_a_plan_is_said_here_alone() {
     assert_eq!(shop.amount(ana.deal), Decimal::from(99), "changed back there");
     let kept = shop.kept().await;
     assert_eq!((kept.winner, &kept.remote[0]), (Winner::Local, &Value::Number(Decimal::ONE)), "what was typed is kept");
+    // Whoever confirms it leaves it a plan's.
+    shop.rig.desk().resolve(kept, Winner::Local).await.unwrap();
+    assert_eq!(shop.ours("Ana's plan").value_source, ValueSource::Plan);
     // Here it changes by saying that a plan is meant, or none any more.
     let refused = shop.say_worth("Ana's plan", 2).await.unwrap_err().to_string();
     assert!(refused.contains("the price of a plan"), "{refused}");

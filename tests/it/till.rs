@@ -540,11 +540,9 @@ async fn a_sale_around_midnight_closes_on_the_day_of_its_location() {
         let shown: DateTime<Utc> = shop.in_hubspot(ana.deal, "closedate").parse().unwrap();
         assert_eq!(phoenix(shown), day, "{zone}: the day that HubSpot's people see");
         let closed = shop.ours("Ana's course").position.closed_at.unwrap();
-        assert_eq!(
-            (closed - then).num_seconds().abs() < 2,
-            hour == 12,
-            "{zone}: the very moment, where it is of that day"
-        );
+        // Half an hour and the two or three hours between the zones, at most.
+        let apart = (closed - then).num_minutes().abs();
+        assert!(if hour == 12 { apart == 0 } else { apart < 210 }, "{zone}: the nearest moment of that day: {apart}");
     }
 }
 

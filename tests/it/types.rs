@@ -134,6 +134,42 @@ async fn row_9_a_person_says_otherwise_than_the_type() {
     assert!(unknown.contains("care, course"), "{unknown}");
 }
 
+/// What a type is worth is said once, when that type is, and of what is open: it takes back nobody's blank or word.
+#[tokio::test(start_paused = true)]
+async fn row_9_a_type_takes_no_word_back() {
+    let rig = rig();
+    settle(&rig).await;
+    let there_too = made_there(&rig, "walk-in", "course");
+    settle(&rig).await;
+    // Emptied in one go with another type: the blank is somebody's word.
+    edit_there(&rig, there_too, &[("dealtype", "care"), ("amount", "")]);
+    settle(&rig).await;
+    assert_eq!(worth(&rig, "walk-in"), ("care".into(), None, ValueSource::Manual));
+    assert_eq!(there(&rig, there_too), ("care".into(), None), "nothing is filled in there");
+    // The type that it has, said again.
+    say(&rig, "walk-in", &[("type", Value::text("Care"))]).await.unwrap();
+    assert_eq!(worth(&rig, "walk-in").1, None);
+    // With another type, and that it is worth nothing.
+    say(&rig, "walk-in", &[("type", Value::text("course")), ("amount", Value::Null)]).await.unwrap();
+    assert_eq!(worth(&rig, "walk-in"), ("course".into(), None, ValueSource::Manual));
+    say(&rig, "walk-in", &[("type", Value::text("care"))]).await.unwrap();
+    assert_eq!(worth(&rig, "walk-in"), ("care".into(), Some(4_550), ValueSource::TypeDefault));
+    // No type any more: it is worth what it was, and nobody's type says so.
+    say(&rig, "walk-in", &[("type", Value::Null)]).await.unwrap();
+    assert_eq!(worth(&rig, "walk-in"), (String::new(), Some(4_550), ValueSource::Manual));
+    // What was won is worth what it was won for.
+    settle(&rig).await;
+    let second = made_there(&rig, "won", "course");
+    settle(&rig).await;
+    assert_eq!(worth(&rig, "won"), ("course".into(), Some(65_000), ValueSource::TypeDefault));
+    edit_there(&rig, second, &[("dealstage", "closedwon")]);
+    settle(&rig).await;
+    edit_there(&rig, second, &[("dealtype", "care")]);
+    settle(&rig).await;
+    assert_eq!(worth(&rig, "won"), ("care".into(), Some(65_000), ValueSource::Manual));
+    assert_eq!(there(&rig, second), ("care".into(), Some(Decimal::from(650))));
+}
+
 fn shop(place: &Place) -> String {
     let mapping = format!("{}\n{ROW}", include_str!("../../config/mappings/hubspot.toml"));
     std::fs::write(place.folder.path().join("typed.toml"), mapping).unwrap();

@@ -11,6 +11,7 @@
 mod clock;
 pub mod conformance;
 mod connector;
+pub mod day;
 mod error;
 mod external_id;
 mod grant;

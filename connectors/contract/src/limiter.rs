@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, NaiveDate, TimeZone, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
 use governor::{
     Quota, RateLimiter,
@@ -20,7 +20,7 @@ use governor::{
     state::{InMemoryState, NotKeyed},
 };
 
-use crate::{Clock, ConnectorError};
+use crate::{Clock, ConnectorError, day};
 
 /// The queue a call waits in: a lower lane does not start while a higher one waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -256,10 +256,8 @@ impl Limiter {
 /// Until the next midnight of a zone; where the clocks leave midnight out, until the hour after it.
 fn until_tomorrow(zone: Tz, now: DateTime<Utc>) -> Duration {
     let today = now.with_timezone(&zone).date_naive();
-    let midnight = today
-        .succ_opt()
-        .and_then(|day| (0..3).find_map(|hour| zone.from_local_datetime(&day.and_hms_opt(hour, 0, 0)?).earliest()));
-    midnight.and_then(|at| (at.to_utc() - now).to_std().ok()).unwrap_or(Duration::from_secs(3_600))
+    let midnight = today.succ_opt().and_then(|day| day::begins(day, zone));
+    midnight.and_then(|at| (at - now).to_std().ok()).unwrap_or(Duration::from_secs(3_600))
 }
 
 struct Queued<'a> {
