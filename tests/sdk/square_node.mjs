@@ -201,7 +201,7 @@ await check('a consent is exchanged for another grant, once, and for the permiss
   const given = await client.oAuth.obtainToken(ask);
   assert.equal(given.merchantId, merchant.id);
   assert.ok(given.refreshToken && given.refreshToken !== REFRESH_TOKEN && new Date(given.expiresAt) > new Date());
-  const app = connect(given.accessToken, 0);
+  const app = connect(given.accessToken);
   assert.equal((await app.merchants.get({ merchantId: 'me' })).merchant.id, merchant.id);
   await assert.rejects(app.customers.get({ customerId: customer.id }), (error) => error.statusCode === 403);
   await assert.rejects(client.oAuth.obtainToken(ask), (error) => error.statusCode === 401);
