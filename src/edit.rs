@@ -1,6 +1,6 @@
 //! Edits by people and programs on our side: one way in for the API, the command line and the simulation.
 //!
-//! An edit is stored with its history and marks the record dirty on every connection, in one transaction. The
+//! An edit is stored with its history and marks the record dirty on every connection that is written to, in one transaction. The
 //! account's policy on duplicates holds here as everywhere (AX-02, VX-20).
 
 use std::collections::BTreeMap;

@@ -24,7 +24,7 @@ use crate::{
         engine::{Engine, Shared},
         mapping::MappingError,
     },
-    vendors::{Parts, connect},
+    vendors::{Others, Parts, connect},
 };
 
 /// The installation cannot be put together; the text says what is wrong and who must act.
@@ -129,13 +129,10 @@ impl Installation {
                 let why = format!("there is no [accounts.{}]", connection.account);
                 return Err(ConfigError::Value { key: format!("connections.{name}.account"), why }.into());
             };
-            let siblings = all
-                .iter()
-                .filter(|(other, c)| {
-                    other != name && c.account == connection.account && c.direction != crate::sync::lens::Direction::In
-                })
-                .map(|(other, _)| (*other).clone())
-                .collect();
+            let others = all.iter().filter(|(other, c)| other != name && c.account == connection.account);
+            let (sources, siblings) = others.partition(|(_, c)| c.direction == crate::sync::lens::Direction::In);
+            let names = |those: Vec<&(&Name, _)>| those.into_iter().map(|(other, _)| (*other).clone()).collect();
+            let others = Others { siblings: names(siblings), sources: names(sources) };
             let parts = Parts {
                 store: store.clone(),
                 installation: &installation,
@@ -144,7 +141,7 @@ impl Installation {
                 transport: transport.clone(),
                 clock: clock.clone(),
             };
-            let built = connect(name, connection, account, siblings, parts).await?;
+            let built = connect(name, connection, account, others, parts).await?;
             connections.insert((*name).clone(), Arc::new(built));
         }
         let run = RunId(ids.next(clock.now()));

@@ -46,6 +46,15 @@ pub struct Parts<'a> {
     pub clock: Arc<dyn Clock>,
 }
 
+/// The account's other connections.
+#[derive(Debug, Default)]
+pub struct Others {
+    /// Those that are written to.
+    pub siblings: Vec<Name>,
+    /// Those that are only read.
+    pub sources: Vec<Name>,
+}
+
 /// Makes a connection of its configuration.
 ///
 /// # Errors
@@ -54,7 +63,7 @@ pub async fn connect(
     name: &Name,
     settings: &Settings,
     account: &Account,
-    siblings: Vec<Name>,
+    others: Others,
     parts: Parts<'_>,
 ) -> Result<Connection, SetupError> {
     let (folder, installation, store) = (parts.folder, parts.installation.to_owned(), parts.store.clone());
@@ -111,7 +120,8 @@ pub async fn connect(
         on_local_delete: settings.on_local_delete,
         filter: settings.filter.clone(),
         installation,
-        siblings,
+        siblings: others.siblings,
+        sources: others.sources,
         hook,
         hook_segment,
     })

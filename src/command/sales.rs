@@ -34,7 +34,7 @@ pub async fn unmatched(global: &Global) -> anyhow::Result<Exit> {
     if global.json() {
         println!("{}", json!({ "sales": all }));
     } else if all.is_empty() {
-        println!("Every sale that a trigger names has its opportunity.");
+        println!("No sale waits for you to say whose it is.");
     } else {
         all.iter().for_each(|sale| println!("{}", sentence(sale)));
         println!("\nTo say whose one is: tandem sales link SALE OPPORTUNITY");

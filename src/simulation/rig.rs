@@ -223,6 +223,7 @@ impl Rig {
             filter: Filter::default(),
             installation: "sim".into(),
             siblings: Vec::new(),
+            sources: Vec::new(),
             hook: None,
             hook_segment: None,
         };

@@ -83,9 +83,17 @@ pub struct Connection {
     pub installation: String,
     /// The account's other connections that are written to.
     pub siblings: Vec<Name>,
+    /// The account's other connections that are only read.
+    pub sources: Vec<Name>,
 }
 
 impl Connection {
+    /// Whether the account has no other connection, of whichever direction.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.siblings.is_empty() && self.sources.is_empty()
+    }
+
     /// With every row going out only, where the connection does: then what was said here wins.
     #[must_use]
     pub fn one_way(mut lenses: BTreeMap<Kind, Lens>, direction: Direction) -> BTreeMap<Kind, Lens> {

@@ -93,7 +93,7 @@ impl Reconciler {
     ) {
         let now = self.clock.now();
         // Where several systems share a pipeline, none of them renames its stages.
-        let alone = self.connection.siblings.is_empty();
+        let alone = self.connection.is_alone();
         let mapped = maps.iter().find(|map| map.remote_pipeline == theirs.id).map(|map| map.pipeline);
         let place = mapped
             .and_then(|id| pipelines.iter().position(|p| p.id == id))

@@ -219,8 +219,8 @@ impl Reconciler {
             _ => None,
         });
         let mut moved = Vec::new();
-        // Sales come through another connection than the one that merges opportunities.
-        if self.connection.siblings.is_empty() {
+        // Sales come through another connection than the one that merges opportunities; it may be read and not written to.
+        if self.connection.is_alone() {
             return Ok(moved);
         }
         for (lost, kept) in merged {

@@ -320,6 +320,7 @@ impl Reconciler {
         (ops, follow_up)
     }
 
+    /// This record is to be worked on again by this connection, from then on.
     pub(super) fn mark(&self, kind: Kind, key: Key, due_at: DateTime<Utc>) -> Op {
         Op::Mark(Mark::new(&self.connection.name, kind, key, due_at, Reason::Retry))
     }

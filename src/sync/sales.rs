@@ -42,9 +42,11 @@ const AGAIN: [TimeDelta; 8] = [
 /// The task where what won an opportunity was not paid after all.
 const NOT_PAID: &str = "the payment of the sale that won this opportunity was declined or called off, or does not cover it any more, and the opportunity is still won: have it paid, or reopen the opportunity; it goes off the list when the sale is paid";
 
-/// When such a sale is looked at next.
-fn next_look(seen_at: DateTime<Utc>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    AGAIN.iter().map(|after| seen_at + *after).find(|at| *at > now)
+/// When such a sale is looked at next. An invoice may be paid weeks after it was heard of: then it is counted from there.
+fn next_look(evidence: &Evidence, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let paid_at = Some(evidence.sold_at).filter(|at| *at <= now);
+    let from = paid_at.map_or(evidence.seen_at, |at| at.max(evidence.seen_at));
+    AGAIN.iter().map(|after| from + *after).find(|at| *at > now)
 }
 
 impl Reconciler {
@@ -173,6 +175,13 @@ impl Reconciler {
         let mut ops: Vec<Op> =
             sale.returns.iter().filter(|of| **of != sale.id).map(|of| self.mark_sale(of, now)).collect();
         let pipelines = self.store.pipelines(account).await?;
+        if let Some(opportunity) = evidence.opportunity
+            && evidence.state == EvidenceState::Waiting
+            && self.heir_of(Kind::Deal, opportunity).await?.is_none_or(|record| record.is_deleted())
+        {
+            // It was to be paid with this, and was deleted: the money is not, and finds whose it is as any does.
+            (evidence.opportunity, evidence.found_by) = (None, None);
+        }
         match evidence.opportunity {
             Some(opportunity) => {
                 ops.extend(self.follow_sale(&sale, stored.as_ref(), evidence, opportunity, &pipelines, now).await?);
@@ -190,7 +199,7 @@ impl Reconciler {
     /// Stores a sale that is nobody's so far, if that is news, and looks at it again later.
     fn put_off_sale(&self, stored: Option<&Evidence>, evidence: Evidence, dirty: Dirty, now: DateTime<Utc>) -> Vec<Op> {
         let next = match evidence.state {
-            EvidenceState::Waiting | EvidenceState::Unmatched => next_look(evidence.seen_at, now),
+            EvidenceState::Waiting | EvidenceState::Unmatched => next_look(&evidence, now),
             EvidenceState::Live | EvidenceState::Ended | EvidenceState::PassedOver => None,
         };
         let mut ops = self.put_evidence(stored, evidence);
@@ -238,7 +247,7 @@ impl Reconciler {
         let meant = self.meant(sale).await?;
         let verdict = match judge(sale, &triggers, pipelines, &account.types, &meant) {
             // What the till has not told by the last look it does not tell: what is known to count does.
-            Verdict::NotYet(why) if next_look(evidence.seen_at, now).is_none() => {
+            Verdict::NotYet(why) if next_look(&evidence, now).is_none() => {
                 match judge(&meaning::as_told(sale), &triggers, pipelines, &account.types, &meant) {
                     Verdict::PassedOver(_) => Verdict::NotYet(why),
                     verdict => verdict,
@@ -480,8 +489,14 @@ mod tests {
     #[test]
     fn a_sale_that_is_nobodys_is_looked_at_less_and_less_often_and_then_left_to_people() {
         let seen = DateTime::UNIX_EPOCH;
-        assert_eq!(next_look(seen, seen), Some(seen + TimeDelta::seconds(2)));
-        assert_eq!(next_look(seen, seen + TimeDelta::minutes(3)), Some(seen + TimeDelta::minutes(15)));
-        assert_eq!(next_look(seen, seen + TimeDelta::hours(72)), None);
+        let id = ExternalId::new("ORDER").unwrap();
+        let mut sale = Evidence::new("square".parse().unwrap(), id, seen);
+        assert_eq!(next_look(&sale, seen), Some(seen + TimeDelta::seconds(2)));
+        assert_eq!(next_look(&sale, seen + TimeDelta::minutes(3)), Some(seen + TimeDelta::minutes(15)));
+        assert_eq!(next_look(&sale, seen + TimeDelta::hours(72)), None);
+        // Paid a week later; by a clock that is ahead of ours, it is counted from when it was heard of.
+        sale.sold_at = seen + TimeDelta::days(7);
+        assert_eq!(next_look(&sale, sale.sold_at), Some(sale.sold_at + TimeDelta::seconds(2)));
+        assert_eq!(next_look(&sale, sale.sold_at - TimeDelta::seconds(1)), None);
     }
 }

@@ -97,7 +97,7 @@ fn four_vendors_are_served_connected_and_told_of_at_their_own_addresses() {
     let (status, said) = told(&right, &login);
     assert_eq!(status, 200, "{said}");
     // Nothing was sold that nobody knows of, and what does not exist is said to be so.
-    assert!(place.run_ok(&["sales", "unmatched"]).contains("Every sale that a trigger names has its opportunity."));
+    assert!(place.run_ok(&["sales", "unmatched"]).contains("No sale waits for you to say whose it is."));
     let nobody = place.run(&["sales", "link", "square:nothing", "0199d2c4-0000-7000-8000-00000000002a"]);
     assert!(!nobody.status.success());
     let sales = place.api("GET", "/api/v1/sales", &[]).unwrap();

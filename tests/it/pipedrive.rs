@@ -16,7 +16,7 @@ use tandem::{
     model::{Account, Currency, Profile},
     store::{seal::Sealer, sql::SqlStore},
     sync::mapping,
-    vendors::{CONNECTORS, Parts, connect},
+    vendors::{CONNECTORS, Others, Parts, connect},
 };
 use tandem_contract::{
     Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, HttpRequest, KeepRefreshToken, Kind, Lane,
@@ -707,7 +707,7 @@ async fn described(connector: &str, more: &str) -> Result<Vec<Stream>, String> {
     let transport = Arc::new(RouterTransport::new(Router::new()));
     let parts =
         Parts { store, installation: "sim", folder: folder.path(), public_url: None, transport, clock: clock() };
-    let made = connect(&"crm".parse().unwrap(), &settings, &account, Vec::new(), parts).await;
+    let made = connect(&"crm".parse().unwrap(), &settings, &account, Others::default(), parts).await;
     made.map(|connection| connection.connector.streams()).map_err(|error| error.to_string())
 }
 

@@ -1252,29 +1252,94 @@ async fn a_sale_that_is_given_back_before_anybody_knew_whose_it_was_ends_there()
     assert_eq!(shop.stage(ana.deal), "qualifiedtobuy");
 }
 
+/// Whether the till is written to, or only read: then no opportunity's change is marked for it.
 #[tokio::test(start_paused = true)]
 async fn a_sale_goes_with_its_opportunity_when_that_is_merged() {
+    for read_only in [false, true] {
+        let mut shop = Shop::new(&[]);
+        if read_only {
+            let hubspot = Arc::make_mut(&mut shop.rig.connection);
+            hubspot.sources.append(&mut hubspot.siblings);
+        }
+        let ana = shop.person("Ana").await;
+        shop.edit_in_hubspot(ana.deal, &[("dealstage", "closedlost")]);
+        shop.rig.clock.sleep(Duration::from_secs(5 * 60)).await;
+        let contact = shop.rig.sandbox.with(|world| world.contacts_of(ana.deal))[0];
+        let second = shop.deal_of(contact, "Ana's second");
+        shop.settle().await;
+        shop.rig.clock.sleep(Duration::from_secs(5 * 60)).await;
+        let order = shop.sell_to(&ana.customer, ticket("Serum"));
+        shop.settle().await;
+        let younger = shop.ours("Ana's second").id;
+        assert_eq!(shop.evidence(&order).await.opportunity, Some(younger));
+        // Of two records of ours the older lives on.
+        let merge = |world: &mut hubspot::World| world.merge(Kind::Deal, second, ana.deal, hubspot::Change::Person);
+        let survivor = shop.rig.sandbox.with(merge).unwrap();
+        shop.settle().await;
+        let live: Vec<Opportunity> = shop.deals().into_iter().filter(|deal| deal.deleted_at.is_none()).collect();
+        let evidence = shop.evidence(&order).await;
+        assert_eq!((live.len(), live[0].id == younger), (1, false));
+        assert_eq!((evidence.opportunity, evidence.state), (Some(live[0].id), EvidenceState::Live));
+        assert_eq!((shop.stage(survivor).as_str(), live[0].position.status), ("closedwon", Status::Won));
+    }
+}
+
+/// What is paid for an opportunity that was deleted meanwhile is for another that its buyer has open, and shown where there is none.
+#[tokio::test(start_paused = true)]
+async fn a_payment_is_not_swallowed_by_an_opportunity_that_was_deleted() {
+    for has_another in [true, false] {
+        let shop = Shop::new(&[]);
+        let ana = shop.person("Ana").await;
+        let contact = shop.rig.sandbox.with(|world| world.contacts_of(ana.deal))[0];
+        shop.deal_of(contact, "Ana's second");
+        shop.settle().await;
+        if !has_another {
+            shop.edit_in_hubspot(ana.deal, &[("dealstage", "closedlost")]);
+            shop.settle().await;
+        }
+        let ours = shop.ours("Ana's second").id;
+        let wish = Wish { by: CheckoutBy::Link, price: None, location: None, due_on: None, key: None };
+        let now = shop.rig.clock.now();
+        let (evidence, url) = checkout::start(&*shop.rig.store, &shop.till, ours, wish, now).await.unwrap();
+        shop.rig.desk().delete(Kind::Deal, ours).await.unwrap();
+        shop.settle().await;
+        shop.square.with(|world| world.pay_link(&url.unwrap(), "ana@example.com")).unwrap();
+        shop.settle().await;
+        let paid = shop.evidence(evidence.sale.as_str()).await;
+        let first = shop.ours("Ana's course");
+        assert_eq!(shop.ours("Ana's second").position.status, Status::Open, "nothing becomes of what is deleted");
+        if has_another {
+            assert_eq!((paid.state, paid.opportunity), (EvidenceState::Live, Some(first.id)), "{}", paid.why);
+            assert_eq!(first.position.status, Status::Won);
+        } else {
+            assert_eq!((paid.state, paid.opportunity), (EvidenceState::Unmatched, None), "{}", paid.why);
+            assert_eq!(first.position.status, Status::Lost);
+        }
+    }
+}
+
+/// Three days of looking again begin when it is paid, and not when somebody wrote the invoice.
+#[tokio::test(start_paused = true)]
+async fn an_invoice_that_is_paid_a_week_later_is_looked_at_again_like_any_sale() {
     let shop = Shop::new(&[]);
     let ana = shop.person("Ana").await;
-    shop.edit_in_hubspot(ana.deal, &[("dealstage", "closedlost")]);
-    shop.rig.clock.sleep(Duration::from_secs(5 * 60)).await;
     let contact = shop.rig.sandbox.with(|world| world.contacts_of(ana.deal))[0];
     let second = shop.deal_of(contact, "Ana's second");
     shop.settle().await;
-    shop.rig.clock.sleep(Duration::from_secs(5 * 60)).await;
-    let order = shop.sell_to(&ana.customer, ticket("Serum"));
+    let (invoice, order) = shop.square.with(|world| world.write_invoice(&ana.customer, &ticket("Serum"))).unwrap();
+    shop.heard_of(&order).await;
     shop.settle().await;
-    let younger = shop.ours("Ana's second").id;
-    assert_eq!(shop.evidence(&order).await.opportunity, Some(younger));
-    // Of two records of ours the older lives on.
-    let merge = |world: &mut hubspot::World| world.merge(Kind::Deal, second, ana.deal, hubspot::Change::Person);
-    let survivor = shop.rig.sandbox.with(merge).unwrap();
+    shop.rig.clock.sleep(Duration::from_secs(7 * 86_400)).await;
     shop.settle().await;
-    let live: Vec<Opportunity> = shop.deals().into_iter().filter(|deal| deal.deleted_at.is_none()).collect();
-    let evidence = shop.evidence(&order).await;
-    assert_eq!((live.len(), live[0].id == younger), (1, false));
-    assert_eq!((evidence.opportunity, evidence.state), (Some(live[0].id), EvidenceState::Live));
-    assert_eq!((shop.stage(survivor).as_str(), live[0].position.status), ("closedwon", Status::Won));
+    shop.square.with(|world| world.pay_invoice(&invoice, None)).unwrap();
+    shop.settle().await;
+    let paid = shop.evidence(&order).await;
+    assert_eq!((paid.state, paid.candidates.len()), (EvidenceState::Unmatched, 2), "{}", paid.why);
+    shop.edit_in_hubspot(second, &[("dealstage", "closedlost")]);
+    shop.settle().await;
+    shop.rig.clock.sleep(Duration::from_secs(20 * 60)).await;
+    shop.settle().await;
+    assert_eq!(shop.stage(ana.deal), "closedwon", "{}", shop.evidence(&order).await.why);
 }
 
 #[tokio::test(start_paused = true)]
