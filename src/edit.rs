@@ -14,7 +14,7 @@ use crate::{
         LocalRecord, Mark, Name, Opportunity, Pipeline, Position, Reason, RecordId, Stamp, Status, Uniqueness,
         ValueSource, Winner,
         ids::{PipelineId, RunId, StageId},
-        link::Verdict,
+        link::{Ruling, Verdict},
         opportunity_type::called,
     },
     sales::{closing, matching::FoundBy},
@@ -315,20 +315,16 @@ impl Desk<'_> {
     /// [`EditError`]; nothing is stored then.
     pub async fn retry(&self, failure: &Failure) -> Result<(), EditError> {
         let key: Key = failure.key.parse().map_err(|_| EditError::NotFound("failure"))?;
-        let (account, connection) = (&self.account.name, &failure.connection);
+        let connection = &failure.connection;
         let mut ops = Vec::new();
         // A quarantine ends when the place is free, not by trying.
         if failure.row != QUARANTINE {
             let (connection, key) = (connection.clone(), key.clone());
             ops.push(Op::DropFailures { connection, kind: failure.kind, key, row: None });
         }
-        let row = self.store.connection(account, connection).await?;
-        if let (Key::Local(id), Some(row)) = (&key, row) {
-            for mut link in self.store.links(account, connection, failure.kind, By::Local(&[*id])).await? {
-                link.holds.retain(|_, hold| hold.kind != HoldKind::Parked);
-                let remote_account = row.remote_account.clone().unwrap_or_default();
-                ops.push(Op::PutLink { link, system: row.system.clone(), remote_account });
-            }
+        if let Key::Local(local) = key {
+            let (connection, kind) = (connection.clone(), failure.kind);
+            ops.push(Op::RuleOnLink { connection, kind, local, ruling: Ruling::TryAgain });
         }
         ops.push(Op::Mark(Mark::new(connection, failure.kind, key, self.now, Reason::Operator)));
         self.commit(ops).await
@@ -362,7 +358,6 @@ impl Desk<'_> {
         }
         let decided = !ops.is_empty();
         self.commit(ops).await?;
-        let Some(row) = self.store.connection(account, connection).await? else { return Ok(count) };
         for kind in [Kind::Contact, Kind::Deal] {
             let mut after = None;
             loop {
@@ -370,13 +365,11 @@ impl Desk<'_> {
                 let Some(last) = page.last() else { break };
                 after = Some(last.local);
                 let mut ops = Vec::new();
-                for mut link in page.into_iter().filter(|link| link.holds.values().any(|h| h.kind == HoldKind::Guarded))
-                {
+                for link in page.iter().filter(|link| link.holds.values().any(|h| h.kind == HoldKind::Guarded)) {
                     count += 1;
                     ops.push(again(kind, link.local));
-                    link.decide_held(verdict);
-                    let remote_account = row.remote_account.clone().unwrap_or_default();
-                    ops.push(Op::PutLink { link, system: row.system.clone(), remote_account });
+                    let (connection, local, ruling) = (connection.clone(), link.local, Ruling::Guarded(verdict));
+                    ops.push(Op::RuleOnLink { connection, kind, local, ruling });
                 }
                 if !ops.is_empty() {
                     self.commit(ops).await?;

@@ -196,5 +196,6 @@ fn linked(local: &LocalRecord, remote: &Record, met: FieldPlan) -> anyhow::Resul
         rewrites: BTreeMap::new(),
         missing_since: None,
         unanswered: None,
+        rulings: 0,
     })
 }

@@ -91,6 +91,15 @@ pub enum Verdict {
     Discard,
 }
 
+/// What a person decides about a link's rows on hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// What was refused is tried again.
+    TryAgain,
+    /// What the guard holds goes on, or stays.
+    Guarded(Verdict),
+}
+
 impl Link {
     /// A link just made: nothing is agreed yet, and no version of the vendor's record has been read.
     #[must_use]
@@ -107,11 +116,21 @@ impl Link {
             rewrites: BTreeMap::new(),
             missing_since: None,
             unanswered: None,
+            rulings: 0,
+        }
+    }
+
+    /// Carries out what a person decided.
+    pub fn rule(&mut self, ruling: Ruling) {
+        self.rulings += 1;
+        match ruling {
+            Ruling::TryAgain => self.holds.retain(|_, hold| hold.kind != HoldKind::Parked),
+            Ruling::Guarded(verdict) => self.decide_held(verdict),
         }
     }
 
     /// Takes what the guard holds off hold, or leaves it be as it is.
-    pub fn decide_held(&mut self, verdict: Verdict) {
+    fn decide_held(&mut self, verdict: Verdict) {
         if self.holds.get(PRESENCE).is_some_and(|hold| hold.kind == HoldKind::Guarded) {
             self.holds.remove(PRESENCE);
             self.state = match (verdict, self.state) {
@@ -184,4 +203,7 @@ pub struct Link {
     /// A create of this record that was never answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unanswered: Option<Unanswered>,
+    /// How often a person decided about what is on hold: what was read before the last decision is not written over it.
+    #[serde(default)]
+    pub rulings: i64,
 }

@@ -230,7 +230,11 @@ fn purpose(commit: &Commit) -> &'static str {
             Op::PutEvidence(_) => (5, "evidence"),
             Op::PutVisit(_) => (5, "visits"),
             Op::PutRecord { .. } => (2, "records"),
-            Op::PutLink { .. } | Op::UpdateLink(_) | Op::RemoveLink { .. } | Op::PutAlias { .. } => (1, "links"),
+            Op::PutLink { .. }
+            | Op::UpdateLink(_)
+            | Op::RuleOnLink { .. }
+            | Op::RemoveLink { .. }
+            | Op::PutAlias { .. } => (1, "links"),
             _ => (0, "marks"),
         };
         purpose = purpose.max(this);

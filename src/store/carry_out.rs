@@ -9,7 +9,7 @@ use super::{
     CHECKOUTS_KEPT, Op, StoreError, link_row,
     sql::{ROWS, Tx, json, on_tx, parse, refused},
 };
-use crate::model::{Failure, LocalRecord, ids::IntentId};
+use crate::model::{Failure, LocalRecord, Name, RecordId, ids::IntentId, link::Ruling};
 
 /// What makes two operations of one kind touch the same row; `None` for operations that are carried out one by one.
 fn row_of(op: &Op) -> Option<(u8, String)> {
@@ -45,7 +45,7 @@ pub(super) fn runs(ops: &[Op]) -> Vec<Vec<&Op>> {
     for op in ops {
         match op {
             Op::PutRecord { .. } => records.push(op),
-            Op::PutLink { .. } | Op::UpdateLink(_) if !removes_links => links.push(op),
+            Op::PutLink { .. } | Op::UpdateLink(_) | Op::RuleOnLink { .. } if !removes_links => links.push(op),
             op => rest.push(op),
         }
     }
@@ -210,12 +210,12 @@ pub(super) async fn put_links(tx: &mut Tx, account: &str, run: &[&Op]) -> Result
     }
     on_tx!(tx, c, Db => {
         let mut q = QueryBuilder::<Db>::new(
-            "INSERT INTO link (account, connection, kind, local_id, system, remote_account, external_id, state, body) ",
+            "INSERT INTO link (account, connection, kind, local_id, system, remote_account, external_id, state, rulings, body) ",
         );
         q.push_values(&rows, |mut b, (link, system, remote_account, body)| {
             b.push_bind(account).push_bind(link.connection.as_str()).push_bind(link.kind.as_str()).push_bind(link.local.0)
                 .push_bind(*system).push_bind(*remote_account).push_bind(link.external.as_str()).push_bind(link.state.as_str())
-                .push_bind(body.as_str());
+                .push_bind(link.rulings).push_bind(body.as_str());
         });
         q.push(
             " ON CONFLICT (account, connection, kind, local_id) DO UPDATE SET system = excluded.system,
@@ -234,15 +234,17 @@ pub(super) async fn update_links(tx: &mut Tx, account: &str, run: &[&Op]) -> Res
         }
     }
     let hit = on_tx!(tx, c, Db => {
-        let mut q = QueryBuilder::<Db>::new("WITH next (connection, kind, local_id, external_id, state, body) AS (");
+        let mut q =
+            QueryBuilder::<Db>::new("WITH next (connection, kind, local_id, external_id, state, rulings, body) AS (");
         q.push_values(&rows, |mut b, (link, body)| {
             b.push_bind(link.connection.as_str()).push_bind(link.kind.as_str()).push_bind(link.local.0)
-                .push_bind(link.external.as_str()).push_bind(link.state.as_str()).push_bind(body.as_str());
+                .push_bind(link.external.as_str()).push_bind(link.state.as_str()).push_bind(link.rulings)
+                .push_bind(body.as_str());
         });
         q.push(
             ") UPDATE link SET state = next.state, body = next.body FROM next
                 WHERE link.connection = next.connection AND link.kind = next.kind AND link.local_id = next.local_id
-                  AND link.external_id = next.external_id AND link.account = ",
+                  AND link.external_id = next.external_id AND link.rulings = next.rulings AND link.account = ",
         )
         .push_bind(account);
         q.build().execute(&mut **c).await.map(|done| done.rows_affected())
@@ -253,6 +255,36 @@ pub(super) async fn update_links(tx: &mut Tx, account: &str, run: &[&Op]) -> Res
         }
         _ => Ok(()),
     }
+}
+
+/// Read and written in one transaction: what was decided is about the link as it is stored, whatever was read before.
+async fn rule_on_link(
+    tx: &mut Tx,
+    account: &str,
+    (connection, kind, local): (&Name, Kind, RecordId),
+    ruling: Ruling,
+) -> Result<(), StoreError> {
+    let locked = if matches!(tx, Tx::Postgres(_)) { " FOR UPDATE" } else { "" };
+    let found: Option<link_row::Columns> = on_tx!(tx, c, Db => {
+        let mut q = QueryBuilder::<Db>::new(link_row::SELECT);
+        q.push(" WHERE account = ").push_bind(account).push(" AND connection = ").push_bind(connection.as_str())
+            .push(" AND kind = ").push_bind(kind.as_str()).push(" AND local_id = ").push_bind(local.0).push(locked);
+        q.build_query_as().fetch_optional(&mut **c).await
+    })
+    .map_err(refused)?;
+    let Some(found) = found else { return Ok(()) };
+    let mut link = link_row::link(found)?;
+    link.rule(ruling);
+    let body = link_row::body(&link)?;
+    on_tx!(tx, c, Db => {
+        sqlx::query(
+            "UPDATE link SET state = $5, rulings = $6, body = $7
+              WHERE account = $1 AND connection = $2 AND kind = $3 AND local_id = $4",
+        )
+        .bind(account).bind(connection.as_str()).bind(kind.as_str()).bind(local.0)
+        .bind(link.state.as_str()).bind(link.rulings).bind(body).execute(&mut **c).await.map(|_| ())
+    })
+    .map_err(refused)
 }
 
 pub(super) async fn put_marks(tx: &mut Tx, account: &str, run: &[&Op]) -> Result<(), StoreError> {
@@ -338,6 +370,9 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), S
         };
     }
     match op {
+        Op::RuleOnLink { connection, kind, local, ruling } => {
+            rule_on_link(tx, account, (connection, *kind, *local), *ruling).await?;
+        }
         Op::RemoveLink { connection, kind, local } => {
             run!(
                 "DELETE FROM link WHERE account = $1 AND connection = $2 AND kind = $3 AND local_id = $4",

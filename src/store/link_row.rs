@@ -17,10 +17,10 @@ use crate::model::{
 };
 
 /// The columns that are read, in this order.
-pub(super) const SELECT: &str = "SELECT connection, kind, local_id, external_id, state, body FROM link";
+pub(super) const SELECT: &str = "SELECT connection, kind, local_id, external_id, state, rulings, body FROM link";
 
 /// Those columns of one row.
-pub(super) type Columns = (String, String, Uuid, String, String, String);
+pub(super) type Columns = (String, String, Uuid, String, String, i64, String);
 
 /// The halves of a base: what both said alike, as most do, is written once.
 #[derive(Serialize)]
@@ -75,7 +75,7 @@ pub(super) fn body(link: &Link) -> Result<String, StoreError> {
 }
 
 /// The link of a row.
-pub(super) fn link((connection, kind, local, external, state, body): Columns) -> Result<Link, StoreError> {
+pub(super) fn link((connection, kind, local, external, state, rulings, body): Columns) -> Result<Link, StoreError> {
     let corrupt = |column: &str| StoreError::Corrupt {
         table: "link",
         row: local.to_string(),
@@ -100,5 +100,6 @@ pub(super) fn link((connection, kind, local, external, state, body): Columns) ->
         rewrites: read.rewrites,
         missing_since: read.missing_since,
         unanswered: read.unanswered,
+        rulings,
     })
 }

@@ -129,7 +129,7 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
     let owned = |connection: &Name| (account.clone(), connection.clone());
     match op {
         Op::PutRecord { record, expected, slot } => put_record(state, account, record, expected, slot, undo)?,
-        Op::PutLink { link, system, remote_account } => {
+        Op::PutLink { mut link, system, remote_account } => {
             let key = (owned(&link.connection), link.kind, link.local);
             let external = (account.clone(), system.clone(), remote_account.clone(), link.kind, link.external.clone());
             let mine = (link.connection.clone(), link.local);
@@ -138,6 +138,7 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
             }
             if let Some(old) = state.links.get(&key).cloned() {
                 drop_external(state, account, &key, &old, undo);
+                link.rulings = old.rulings;
             }
             put!(state, undo, externals, external, mine);
             put!(state, undo, by_external, (key.0.clone(), link.kind, link.external.clone()), link.local);
@@ -146,10 +147,17 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
         }
         Op::UpdateLink(link) => {
             let key = (owned(&link.connection), link.kind, link.local);
-            if state.links.get(&key).is_none_or(|old| old.external != link.external) {
+            if state.links.get(&key).is_none_or(|old| old.external != link.external || old.rulings != link.rulings) {
                 return Err(StoreError::Stale { kind: link.kind, id: link.local });
             }
             put!(state, undo, links, key, link);
+        }
+        Op::RuleOnLink { connection, kind, local, ruling } => {
+            let key = (owned(&connection), kind, local);
+            if let Some(mut link) = state.links.get(&key).cloned() {
+                link.rule(ruling);
+                put!(state, undo, links, key, link);
+            }
         }
         Op::RemoveLink { connection, kind, local } => {
             let key = (owned(&connection), kind, local);

@@ -26,6 +26,7 @@ use crate::model::{
     Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, Key, Link, LocalRecord,
     Mark, Name, Pipeline, RecordId, StageMap, Visit,
     ids::{ConflictId, IntentId},
+    link::Ruling,
 };
 
 /// How long what a checkout was asked for as is kept: nobody pays by it any more then.
@@ -105,7 +106,7 @@ pub enum Op {
         /// The one active place it takes, where the policy has such places; waits for, if it is quarantined.
         slot: Option<String>,
     },
-    /// Stores a link.
+    /// Stores a link, over one that is there as well; what was counted of people's decisions stays.
     PutLink {
         /// The whole link.
         link: Link,
@@ -115,8 +116,19 @@ pub enum Op {
         remote_account: String,
     },
     /// Stores what a link that is there says now: its base, its state, what is on hold. What it links stays, so that no
-    /// index is touched.
+    /// index is touched. Stale where a person decided about its holds since it was read.
     UpdateLink(Link),
+    /// Carries out what a person decided about a link as it is stored by then; nothing where there is no such link.
+    RuleOnLink {
+        /// Whose.
+        connection: Name,
+        /// Which kind.
+        kind: Kind,
+        /// Our record.
+        local: RecordId,
+        /// What was decided.
+        ruling: Ruling,
+    },
     /// Removes a link.
     RemoveLink {
         /// Whose.

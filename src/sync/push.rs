@@ -479,7 +479,7 @@ impl Reconciler {
             link.holds.insert(row.clone(), hold);
             ops.push(self.failure(kind, &key, row, error.code(), text.clone()));
         }
-        ops.push(self.put_link(link));
+        ops.push(Op::UpdateLink(link));
         ops.extend(one.dirty.into_iter().map(|dirty| self.defer(dirty, now, false)));
         ops
     }

@@ -279,6 +279,7 @@ fn merged(base: Option<(&str, &str)>, local: &str, remote: Option<&str>, rule: R
         rewrites: BTreeMap::new(),
         missing_since: None,
         unanswered: None,
+        rulings: 0,
     });
     let statement =
         Statement { value: Value::text(remote.unwrap_or_default()), at: at(times.1), source: "CRM_UI".into() };

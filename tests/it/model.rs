@@ -248,6 +248,7 @@ impl World {
             rewrites: BTreeMap::new(),
             missing_since: None,
             unanswered: None,
+            rulings: 0,
         };
         let intent = sent.map(|sent| self.intent(id, &external, sent));
         let history = sent.map_or_else(History::new, |sent| self.history(sent));

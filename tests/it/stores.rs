@@ -9,7 +9,7 @@ use tandem::{
         Conflict, ConflictState, ConnectionRow, Contact, Dirty, Failure, Intent, IntentOp, IntentState, Key, Link,
         LinkState, LocalRecord, Mark, Name, Opportunity, RecordId, Winner,
         ids::{ConflictId, FailureId, IntentId, RunId},
-        link::Unanswered,
+        link::{Hold, HoldKind, Ruling, Unanswered, Verdict},
     },
     store::{
         By, CHECKOUTS_KEPT, Commit, Fence, Op, StoreError, SyncStore, Taken, change_connection, memory::MemoryStore,
@@ -54,6 +54,7 @@ fn link(n: u128, external: &str) -> Link {
         rewrites: BTreeMap::new(),
         missing_since: None,
         unanswered: (n % 2 == 1).then(|| Unanswered { said: BTreeMap::new(), until: at(4) }),
+        rulings: 0,
     }
 }
 
@@ -142,6 +143,7 @@ behaviours!(
     an_active_place_is_taken_once,
     an_external_id_stands_for_one_record,
     a_link_that_is_there_says_something_new_and_links_the_same,
+    what_a_person_decided_of_a_link_is_not_written_over,
     opportunities_are_found_by_the_contact_they_have_now,
     a_mark_raised_during_work_survives_it,
     parents_and_urgent_marks_come_first,
@@ -185,6 +187,39 @@ mod behaviour {
         assert_eq!(state().await, Some(("500".into(), LinkState::Linked)));
         store.commit(&commit(vec![parted(1, "500")])).await.unwrap();
         assert_eq!(state().await, Some(("500".into(), LinkState::Unlinked)));
+    }
+
+    pub async fn what_a_person_decided_of_a_link_is_not_written_over(store: Store) {
+        let read = async || {
+            let links = store.links(&name("a"), &name("hubspot"), Kind::Deal, By::Local(&[record(1)])).await.unwrap();
+            links.into_iter().next().unwrap()
+        };
+        let rule = |ruling| {
+            let (connection, kind, local) = (name("hubspot"), Kind::Deal, record(1));
+            commit(vec![Op::RuleOnLink { connection, kind, local, ruling }])
+        };
+        let held = |kind| Hold { kind, local: vec![], remote: vec![], conflict: None };
+        store.commit(&rule(Ruling::TryAgain)).await.unwrap();
+        let holds = BTreeMap::from([
+            ("name".to_owned(), held(HoldKind::Parked)),
+            ("value".to_owned(), held(HoldKind::Guarded)),
+            ("stage".to_owned(), held(HoldKind::Ask)),
+        ]);
+        store.commit(&commit(vec![put_link(Link { holds, ..link(1, "500") })])).await.unwrap();
+        let before = read().await;
+        store.commit(&rule(Ruling::TryAgain)).await.unwrap();
+        let late = store.commit(&commit(vec![Op::UpdateLink(before)])).await;
+        assert!(matches!(late, Err(StoreError::Stale { .. })), "{late:?}");
+        let now = read().await;
+        assert_eq!(now.holds.keys().collect::<Vec<_>>(), ["stage", "value"]);
+        store.commit(&commit(vec![Op::UpdateLink(Link { state: LinkState::Unlinked, ..now })])).await.unwrap();
+        store.commit(&rule(Ruling::Guarded(Verdict::Discard))).await.unwrap();
+        let now = read().await;
+        assert_eq!((now.state, now.holds["value"].kind), (LinkState::Unlinked, HoldKind::Parked));
+        assert_eq!(now.holds["stage"].kind, HoldKind::Ask, "it is not the guard's");
+        // What moves a link to another record there keeps what was counted.
+        store.commit(&commit(vec![put_link(link(1, "501"))])).await.unwrap();
+        assert_eq!((read().await.external.as_str(), read().await.rulings), ("501", 2));
     }
 
     pub async fn what_a_checkout_was_asked_for_as_first_is_kept(store: Store) {
@@ -542,7 +577,7 @@ async fn same_on_random_operations(other: Arc<dyn SyncStore>, streams: u64) {
 fn random_op(rng: &mut StdRng, versions: &BTreeMap<u128, i64>) -> Op {
     let n = rng.random_range(0..4_u128);
     let slots = [None, Some("x"), Some("y")];
-    match rng.random_range(0..7) {
+    match rng.random_range(0..9) {
         0 | 1 => {
             let known = versions.get(&n).copied().unwrap_or(0);
             let expected = if rng.random_bool(0.85) { known } else { known + 1 };
@@ -551,6 +586,13 @@ fn random_op(rng: &mut StdRng, versions: &BTreeMap<u128, i64>) -> Op {
         2 => put_link(link(n, &rng.random_range(1..6).to_string())),
         3 => Op::RemoveLink { connection: name("hubspot"), kind: Kind::Deal, local: record(n) },
         4 => mark(Key::Local(record(n)), rng.random_range(0..9), rng.random_range(0..4)),
+        7 => Op::UpdateLink(Link { rulings: rng.random_range(0..2), ..link(n, &rng.random_range(1..6).to_string()) }),
+        8 => Op::RuleOnLink {
+            connection: name("hubspot"),
+            kind: Kind::Deal,
+            local: record(n),
+            ruling: Ruling::Guarded(Verdict::Approve),
+        },
         5 => Op::PutIntent(intent(rng.random_range(0..2) * 10 + n, n)),
         _ => Op::DropIntent(IntentId(Uuid::from_u128(900 + rng.random_range(0..2_u128) * 10 + n))),
     }

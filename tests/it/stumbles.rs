@@ -258,6 +258,39 @@ async fn while_a_slow_vendor_is_written_to_no_other_process_takes_the_connection
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_person_has_tried_again_while_the_record_is_written_is_tried_again() {
+    let proxy = Proxy::default();
+    let both = Both::watched(51, |router| proxy.layer()(router).layer(from_fn(slowly)));
+    both.have_one_pipeline();
+    let deal = both.told("Peel");
+    both.minutes(2).await;
+    poison(&proxy, Answer::new(400, r#"{"success":false,"error":"title: this word is not taken","code":"ERR"}"#));
+    both.renamed(deal, "Poison");
+    both.minutes(2).await;
+    assert_eq!((both.titles(), both.codes().await), (vec!["Peel".to_owned()], vec!["rejected".to_owned()]));
+    // The word is allowed by now. Another row of the record is on its way when a person has the refused one tried again.
+    proxy.pass();
+    let shown = both.rig.store.failures(&both.rig.account.name, 10).await.unwrap();
+    let shown = shown.into_iter().find(|failure| failure.code == "rejected").unwrap();
+    both.rig.sandbox.with(|world| {
+        world.update(Kind::Deal, deal, &properties(&[("amount", "950")]), hubspot::Change::Person).unwrap();
+    });
+    both.rig.clock.sleep(Duration::from_secs(2)).await;
+    let [here, there] = both.engines();
+    here.once().await.unwrap();
+    let person = async {
+        both.rig.clock.sleep(Duration::from_secs(9)).await;
+        assert_eq!(both.in_pipedrive(both.pair().await.1, "value"), json!(900.5), "it is on its way");
+        both.rig.desk().retry(&shown).await.unwrap();
+    };
+    let (done, ()) = tokio::join!(there.once(), person);
+    done.unwrap();
+    both.minutes(2).await;
+    assert_eq!((both.titles(), both.codes().await), (vec!["Poison".to_owned()], vec![]));
+    assert_eq!(both.in_pipedrive(both.pair().await.1, "value"), json!(950));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_refused_where_two_records_meet_stays_on_the_list_until_it_is_mended() {
     let (both, proxy) = two_crms(48);
     let address = json!([{ "value": "ana@example.com", "primary": true, "label": "work" }]);
