@@ -61,7 +61,7 @@ impl From<StoreError> for BookingError {
     }
 }
 
-const CALL: Call = Call { lane: Lane::Interactive };
+const CALL: Call = Call::on(Lane::Interactive);
 /// The furthest back an appointment begins: who walked in is written down afterwards, on the same day.
 const BACK: TimeDelta = TimeDelta::days(1);
 /// The furthest ahead an appointment is.

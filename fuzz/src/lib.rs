@@ -31,7 +31,7 @@ const LOGIN: &str = "Basic dXNlcjoxMTExMTExMS0yMjIyLTQzMzMtODQ0NC01NTU1NTU1NTU1N
 const HOOK: &str = "https://tandem.example.com/webhooks/hubspot";
 /// The end of an address that nobody guesses.
 const SEGMENT: &str = "0123456789abcdef0123456789abcdef";
-const CALL: Call = Call { lane: Lane::Interactive };
+const CALL: Call = Call::on(Lane::Interactive);
 /// More virtual time than any call may take with all its repetitions.
 const PATIENCE: Duration = Duration::from_secs(48 * 3_600);
 

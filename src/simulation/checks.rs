@@ -235,7 +235,7 @@ pub(super) async fn equal_on_both_sides(
         let linked: Vec<&Link> =
             links.iter().filter(|link| link.kind == *kind && link.state == LinkState::Linked).collect();
         let ids: Vec<_> = linked.iter().map(|link| link.external.clone()).collect();
-        let call = Call { lane: Lane::Interactive };
+        let call = Call::on(Lane::Interactive);
         let fetched = connection.connector.fetch(call, *kind, &ids).await.unwrap_or_default();
         for (link, fetched) in linked.into_iter().zip(fetched) {
             let Some(local) = locals.get(&(link.kind, link.local)).filter(|local| !local.is_deleted()) else {

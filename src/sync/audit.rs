@@ -93,7 +93,7 @@ impl Reconciler {
                 audit.kinds.pop();
             }
         } else {
-            let page = self.connection.connector.list(Call { lane: Lane::Sweep }, kind, &audit.cursor).await?;
+            let page = self.connection.connector.list(Call::on(Lane::Sweep), kind, &audit.cursor).await?;
             let mut records: BTreeMap<ExternalId, Record> = BTreeMap::new();
             for seen in page.seen {
                 match seen {

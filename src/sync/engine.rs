@@ -448,7 +448,7 @@ impl Engine {
     /// Sees to it that the vendor tells us its news. Without them changes come by polling, so nothing stops.
     async fn subscribe(&self) {
         let Some(hook) = &self.connection.hook else { return };
-        let call = Call { lane: Lane::Interactive };
+        let call = Call::on(Lane::Interactive);
         if let Err(error) = self.connection.connector.subscribe(call, hook).await {
             warn!(%error, "the vendor's news could not be subscribed to; changes come by polling alone meanwhile");
         }

@@ -79,7 +79,7 @@ impl Reconciler {
             Some(ahead) => (ahead.page, ahead.asked_at, true),
             None => {
                 let asked_at = self.clock.now();
-                (self.connection.connector.changes(Call { lane }, stream, &cursor).await?, asked_at, false)
+                (self.connection.connector.changes(Call::on(lane), stream, &cursor).await?, asked_at, false)
             }
         };
         let next = page.next.clone();
@@ -150,7 +150,7 @@ impl Reconciler {
         if !connector.is_backfill(stream, &cursor) {
             return None;
         }
-        let (call, asked_at) = (Call { lane: Lane::Backfill }, self.clock.now());
+        let (call, asked_at) = (Call::on(Lane::Backfill), self.clock.now());
         let mut page = connector.changes(call, stream, &cursor).await.ok()?;
         while page.more
             && page.seen.len() < BATCH

@@ -58,7 +58,7 @@ impl Reconciler {
             let (account, name) = (&self.connection.account.name, &self.connection.name);
             let mut cursor = self.store.cursor(account, name, &stream.name).await?.unwrap_or_else(Cursor::start);
             loop {
-                let page = self.connection.connector.changes(Call { lane: Lane::Poll }, &stream, &cursor).await?;
+                let page = self.connection.connector.changes(Call::on(Lane::Poll), &stream, &cursor).await?;
                 let mut seen = Pageful::default();
                 let mut keys = Vec::new();
                 for one in page.seen {
@@ -108,7 +108,7 @@ impl Reconciler {
             return Ok(Vec::new());
         }
         let began = self.clock.now();
-        let call = Call { lane: Lane::Interactive };
+        let call = Call::on(Lane::Interactive);
         let works = self.resolve(kind, dirty, seen).await?;
         let (works, people) = self.read_both_sides(call, kind, lens, works, began).await?;
         let directory = self.directory();

@@ -256,7 +256,7 @@ impl Reconciler {
         with: Vec<Op>,
         lane: Lane,
     ) -> Result<(), SyncError> {
-        let call = Call { lane };
+        let call = Call::on(lane);
         let Some(lens) = self.connection.lenses.get(&kind) else {
             let ops = dirty.into_iter().map(|dirty| self.finish(dirty)).chain(with).collect();
             return Ok(self.store.commit(&self.commit_of(ops)).await?);

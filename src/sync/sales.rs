@@ -70,7 +70,7 @@ impl Reconciler {
             self.store.commit(&self.commit_of(strays)).await?;
         }
         let began = self.clock.now();
-        match self.connection.connector.sales(Call { lane: Lane::Interactive }, &ids).await {
+        match self.connection.connector.sales(Call::on(Lane::Interactive), &ids).await {
             Ok(reads) => {
                 for ((id, dirty), read) in ids.into_iter().zip(asked).zip(reads) {
                     self.settle_sale(id, read, dirty, began).await?;

@@ -81,7 +81,7 @@ impl Reconciler {
         if !strays.is_empty() {
             self.store.commit(&self.commit_of(strays)).await?;
         }
-        match self.connection.connector.visits(Call { lane: Lane::Propagate }, &ids).await {
+        match self.connection.connector.visits(Call::on(Lane::Propagate), &ids).await {
             Ok(reads) => {
                 for ((id, dirty), read) in ids.into_iter().zip(asked).zip(reads) {
                     self.settle_visit(id, read, dirty).await?;

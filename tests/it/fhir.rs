@@ -22,7 +22,7 @@ use tandem_fhir::{
     sandbox::{CANARY, Duplicates, Faults, Sandbox, Settings, Versioning},
 };
 
-pub const CALL: Call = Call { lane: Lane::Interactive };
+pub const CALL: Call = Call::on(Lane::Interactive);
 const DIALECTS: [Dialect; 6] =
     [Dialect::FullR4, Dialect::ModmedEma, Dialect::NextechStu3, Dialect::Canvas, Dialect::Athena, Dialect::UsCoreOnly];
 

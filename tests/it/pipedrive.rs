@@ -7,7 +7,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use axum::Router;
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{Next, from_fn},
+};
 use chrono::{DateTime, NaiveDate, Utc};
 use rust_decimal::Decimal;
 use serde_json::{Value as Json, json};
@@ -30,7 +34,7 @@ use tandem_pipedrive::{
 
 use crate::unreadable::spoiling;
 
-pub const CALL: Call = Call { lane: Lane::Interactive };
+pub const CALL: Call = Call::on(Lane::Interactive);
 const VENDOR: &str = "http://pipedrive.example.com";
 
 pub struct Company {
@@ -503,7 +507,7 @@ async fn the_changelog_tells_what_people_wrote_before_and_after_us() {
 async fn every_call_costs_its_published_tokens_and_the_budget_is_kept() {
     let company = company(Settings::default(), Kind::Deal, |router| router, |options| options.daily_budget = Some(60));
     company.make_deal(json!({ "title": "x" }));
-    let backfill = Call { lane: Lane::Backfill };
+    let backfill = Call::on(Lane::Backfill);
     let mut pages = 0;
     let stopped = loop {
         match company.connector.list(backfill, Kind::Deal, &Cursor::start()).await {
@@ -1247,4 +1251,25 @@ async fn the_changelog_tells_which_organization_a_deal_had() {
     let said: Vec<&Value> =
         history[0].as_ref().unwrap()[ORGANIZATION].iter().map(|statement| &statement.value).collect();
     assert_eq!(said, [&Value::Null, &Value::text("Other"), &Value::text("Harbor Clinic")]);
+}
+
+/// Whoever takes a connection over settles what was under way after `push_deadline`: a write that is sent later than its patience
+/// would land behind that.
+#[tokio::test(start_paused = true)]
+async fn what_was_looked_up_too_slowly_is_not_made_any_more() {
+    let slowly = |request: Request, next: Next| async move {
+        if request.method() == axum::http::Method::GET {
+            tokio::time::sleep(Duration::from_secs(16)).await;
+        }
+        next.run(request).await
+    };
+    let company = company(Settings::default(), Kind::Contact, |router| router.layer(from_fn(slowly)), |_| {});
+    let person = [("name", Value::text("Ana Ito")), ("email", Value::text("ana@example.com"))];
+    // The fields, and who has the address.
+    let outcome = company.create("tandem:1", &person).await;
+    assert!(matches!(outcome, Pushed::Failed(ConnectorError::NotSent(_))), "{outcome:?}");
+    assert_eq!(company.sandbox.with(|world| world.ids(Kind::Contact)).len(), 0);
+    // What was looked up is known by now.
+    let outcome = company.create("tandem:1", &person).await;
+    assert!(matches!(outcome, Pushed::Written { .. }), "{outcome:?}");
 }

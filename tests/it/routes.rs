@@ -21,7 +21,7 @@ use wiremock::{
     matchers::{any, body_string_contains, method, path, query_param, query_param_is_missing},
 };
 
-pub const CALL: Call = Call { lane: Lane::Interactive };
+pub const CALL: Call = Call::on(Lane::Interactive);
 pub const DEALS: &str = "/crm/objects/2026-09/deals";
 pub const PEOPLE: &str = "/crm/objects/2026-09/contacts";
 pub const DEAL_PROPERTIES: &str = "/crm/properties/2026-09/deals";

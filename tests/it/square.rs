@@ -31,7 +31,7 @@ use crate::{
     unreadable::refusing,
 };
 
-pub const CALL: Call = Call { lane: Lane::Interactive };
+pub const CALL: Call = Call::on(Lane::Interactive);
 
 pub struct Seller {
     pub connector: Square,

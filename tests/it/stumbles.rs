@@ -285,7 +285,7 @@ async fn what_a_person_has_tried_again_while_the_record_is_written_is_tried_agai
     };
     let (done, ()) = tokio::join!(there.once(), person);
     done.unwrap();
-    both.minutes(2).await;
+    both.minutes(10).await;
     assert_eq!((both.titles(), both.codes().await), (vec!["Poison".to_owned()], vec![]));
     assert_eq!(both.in_pipedrive(both.pair().await.1, "value"), json!(950));
 }

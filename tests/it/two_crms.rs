@@ -242,7 +242,7 @@ async fn deals_that_are_merged_in_pipedrive_are_one_here_and_the_other_crm_keeps
     let (survivor, lost) = (*survivor, *lost);
     // Each keeps the marker it was made with, so that nothing but Pipedrive's own word tells where the lost one lives on.
     let address = "https://tandem.example.com/webhooks/pipedrive".parse().unwrap();
-    both.second.connector.subscribe(Call { lane: Lane::Interactive }, &address).await.unwrap();
+    both.second.connector.subscribe(Call::on(Lane::Interactive), &address).await.unwrap();
     let delivery = tokio::spawn(both.pipedrive.clone().deliver_webhooks(both.rig.door_of(&both.second)));
     both.pipedrive.with(|world| world.merge(Kind::Deal, lost, survivor, Change::Person)).unwrap();
     both.rig.clock.sleep(Duration::from_secs(2)).await;

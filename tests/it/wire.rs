@@ -16,7 +16,7 @@ use wiremock::{
     matchers::{any, body_partial_json, body_string_contains, header, method, path, query_param},
 };
 
-const CALL: Call = Call { lane: Lane::Interactive };
+const CALL: Call = Call::on(Lane::Interactive);
 const DEALS: &str = "/crm/objects/2026-09/deals";
 
 async fn vendor() -> MockServer {

@@ -3,7 +3,10 @@
 //! An integrator implements [`Vendor`] for the sandbox of a new connector and runs [`run`]: each check is a sentence of the
 //! contract, and a connector that breaks one is told which.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -45,7 +48,7 @@ pub trait Vendor: Send + Sync {
     async fn count(&self) -> usize;
 }
 
-const CALL: Call = Call { lane: Lane::Interactive };
+const CALL: Call = Call::on(Lane::Interactive);
 /// Pages after which a walk is taken for one that does not end.
 const MOST_PAGES: usize = 10_000;
 /// Polls that bring nothing, before something happens.
@@ -71,6 +74,7 @@ pub async fn run(vendor: &dyn Vendor) -> Vec<String> {
     note("a value that is cleared is stated to be empty", cleared_is_stated(vendor).await);
     note("an update changes what it names and nothing else", update_is_partial(vendor).await);
     note("a create is found by its marker and is not made twice", create_is_once(vendor).await);
+    note("what comes too late is not sent", late_is_not_sent(vendor).await);
     note("a deleted record is told from one that never was", deleted_is_not_gone(vendor).await);
     note("what is archived is put away, or it is said that it cannot be", archive_is_honest(vendor).await);
     note("one bad record of a batch fails alone", one_bad_record_fails_alone(vendor).await);
@@ -366,6 +370,27 @@ async fn create_is_once(vendor: &dyn Vendor) -> Verdict {
     }
     let after = vendor.count().await;
     if after == before + 1 { Ok(()) } else { wrong((before, after)) }
+}
+
+/// Whoever takes work over counts on it that nothing is sent any more.
+async fn late_is_not_sent(vendor: &dyn Vendor) -> Verdict {
+    let id = vendor.make("Before its time").await;
+    let (before, count) = (read(vendor, &id).await?, vendor.count().await);
+    let mut properties = vendor.needed();
+    properties.insert(vendor.text_property(), Value::text("After its time"));
+    let op = WriteOp::Create { marker: "conformance:late".into(), properties };
+    let create = Write { trace: "late".into(), kind: vendor.kind(), op };
+    for write in [update(vendor, &id, Value::text("After its time")), create] {
+        let outcomes = vendor.connector().push(CALL.until(Duration::ZERO), std::slice::from_ref(&write)).await;
+        if !matches!(outcomes.as_slice(), [Pushed::Failed(ConnectorError::NotSent(_))]) {
+            return Err(format!("its time (`Call::until`) was over, and the outcome is {outcomes:?}"));
+        }
+    }
+    let after = read(vendor, &id).await?;
+    if after.properties != before.properties || vendor.count().await != count {
+        return Err("its time (`Call::until`) was over, and the vendor's records changed".into());
+    }
+    Ok(())
 }
 
 async fn deleted_is_not_gone(vendor: &dyn Vendor) -> Verdict {

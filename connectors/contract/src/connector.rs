@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::{
-    Checkout, ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, NewCheckout, NewVisit, Opening,
-    Record, SaleRead, Schema, Secret, Value, Version, VisitChange, VisitRead, WantedOpenings, WebhookError,
+    Checkout, Clock, ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, NewCheckout, NewVisit,
+    Opening, Record, SaleRead, Schema, Secret, Value, Version, VisitChange, VisitRead, WantedOpenings, WebhookError,
     WebhookRequest,
 };
 
@@ -174,6 +174,36 @@ pub struct Sought {
 pub struct Call {
     /// Its place in the queue for the vendor's budget.
     pub lane: Lane,
+    /// After this moment, by [`Clock::elapsed`], nothing is sent that changes anything: whoever takes the work over may count on
+    /// it. Reads go on.
+    pub until: Option<Duration>,
+}
+
+impl Call {
+    /// A call that may be sent at any time.
+    #[must_use]
+    pub const fn on(lane: Lane) -> Self {
+        Self { lane, until: None }
+    }
+
+    /// The same, which sends no change after `until`, nor after what it was given before.
+    #[must_use]
+    pub fn until(self, until: Duration) -> Self {
+        Self { until: Some(self.until.map_or(until, |earlier| earlier.min(until))), ..self }
+    }
+
+    /// To be asked right before a change is sent, when whatever it waited for is over.
+    ///
+    /// # Errors
+    /// [`ConnectorError::NotSent`] when it is too late.
+    pub fn in_time(&self, clock: &dyn Clock) -> Result<(), ConnectorError> {
+        match self.until {
+            Some(until) if clock.elapsed() > until => {
+                Err(ConnectorError::NotSent("the vendor was slow, or its rate limit, so that its time was over".into()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A vendor, as the engine sees it. Every call is a batch; every answer is per record.
@@ -219,7 +249,8 @@ pub trait Connector: Send + Sync {
     /// How long after we gave up on a request the vendor may still carry it out.
     fn late_window(&self) -> Duration;
 
-    /// The longest a [`Connector::push`] takes before it gives up by itself, waiting for budget included.
+    /// The longest a [`Connector::push`] takes before it gives up by itself, waiting for budget included: after its patience no
+    /// change is sent ([`Call::until`]), and one that was is waited for as long as a request may take.
     fn push_deadline(&self) -> Duration;
 
     /// The kinds it carries, parents first.

@@ -149,7 +149,7 @@ pub async fn book(fhir: &Fhir, call: Call, new: &NewVisit) -> Result<(ExternalId
     };
     let patient = match known {
         Some(id) => id,
-        None => match patients::create(fhir, call.lane, &new.visitor).await? {
+        None => match patients::create(fhir, call, &new.visitor).await? {
             Pushed::Written { id, .. } | Pushed::Exists { id, .. } => id,
             Pushed::Failed(error) => return Err(error),
         },
@@ -182,7 +182,7 @@ pub async fn book(fhir: &Fhir, call: Call, new: &NewVisit) -> Result<(ExternalId
     if let Some(slot) = &new.slot {
         body["slot"] = json!([{ "reference": format!("Slot/{slot}") }]);
     }
-    let mut ask = Ask::change(Method::POST, &["Appointment"], call.lane, body.to_string());
+    let mut ask = Ask::change(Method::POST, &["Appointment"], call, body.to_string());
     if profile.conditional_create {
         ask = ask.header(IF_NONE_EXIST, format!("identifier={}", form_value(&ours)));
     }
@@ -246,7 +246,7 @@ pub async fn change(fhir: &Fhir, call: Call, id: &ExternalId, change: &VisitChan
             return Ok(());
         }
         let body = serde_json::to_vec(&tree).map_err(|_| ConnectorError::NotSent("it could not be written".into()))?;
-        let mut ask = Ask::change(Method::PUT, &["Appointment", number], call.lane, body);
+        let mut ask = Ask::change(Method::PUT, &["Appointment", number], call, body);
         let names_version = fhir.profile().if_match && !planted::has(Bug::NoCompareAndSwap);
         if let (true, Some(version)) = (names_version, meta.and_then(|meta| meta.version_id)) {
             ask = ask.header(header::IF_MATCH, format!("W/\"{version}\""));

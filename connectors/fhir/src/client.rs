@@ -17,8 +17,8 @@ use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use tandem_contract::{
-    Auth, Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Pace, Secret, Transport,
-    VendorClock,
+    Auth, Bucket, Call, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Pace, Secret,
+    Transport, VendorClock,
 };
 use url::Url;
 
@@ -57,7 +57,7 @@ pub struct Ask {
     form: Option<String>,
     body: Option<Bytes>,
     headers: Vec<(HeaderName, String)>,
-    lane: Lane,
+    call: Call,
     writes: bool,
 }
 
@@ -70,29 +70,29 @@ enum To {
 }
 
 impl Ask {
-    fn new(method: Method, path: &[&str], lane: Lane) -> Self {
+    fn new(method: Method, path: &[&str], call: Call) -> Self {
         let to = To::Path(path.iter().map(|part| (*part).to_owned()).collect());
-        Self { method, to, query: Vec::new(), form: None, body: None, headers: Vec::new(), lane, writes: false }
+        Self { method, to, query: Vec::new(), form: None, body: None, headers: Vec::new(), call, writes: false }
     }
 
     pub fn get(path: &[&str], lane: Lane) -> Self {
-        Self::new(Method::GET, path, lane)
+        Self::new(Method::GET, path, Call::on(lane))
     }
 
     /// The page that the server named.
     pub fn next(url: Url, lane: Lane) -> Self {
-        Self { to: To::Next(url), ..Self::new(Method::GET, &[], lane) }
+        Self { to: To::Next(url), ..Self::new(Method::GET, &[], Call::on(lane)) }
     }
 
     /// A search by POST, whose values stay out of addresses.
     fn form(kind: &str, pairs: &[(&str, &str)], lane: Lane) -> Self {
         let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-        Self { form: Some(form), ..Self::new(Method::POST, &[kind, "_search"], lane) }
+        Self { form: Some(form), ..Self::new(Method::POST, &[kind, "_search"], Call::on(lane)) }
     }
 
     /// A change.
-    pub fn change(method: Method, path: &[&str], lane: Lane, body: impl Into<Bytes>) -> Self {
-        Self { body: Some(body.into()), writes: true, ..Self::new(method, path, lane) }
+    pub fn change(method: Method, path: &[&str], call: Call, body: impl Into<Bytes>) -> Self {
+        Self { body: Some(body.into()), writes: true, ..Self::new(method, path, call) }
     }
 
     pub fn query(mut self, key: &str, value: impl Into<String>) -> Self {
@@ -307,8 +307,11 @@ impl Client {
         let mut refused: Option<Secret> = None;
         let mut repeats = 0;
         loop {
-            self.limiter.acquire(ALL, ask.lane, 1, &*self.clock).await?;
+            self.limiter.acquire(ALL, ask.call.lane, 1, &*self.clock).await?;
             let token = self.auth.token(refused.as_ref(), &self.transport, &self.clock).await?;
+            if ask.writes {
+                ask.call.in_time(&*self.clock)?;
+            }
             let answer = self.send(ask, &token).await?;
             match answer.status {
                 status if status.is_success() => {

@@ -307,7 +307,7 @@ type Outcome = Result<Pushed, ConnectorError>;
 
 /// Writes patients one after another: the interface has no batch that every server knows.
 pub async fn push(fhir: &Fhir, call: Call, writes: &[Write]) -> Vec<Pushed> {
-    let deadline = fhir.client.clock.elapsed() + Fhir::PATIENCE;
+    let call = call.until(fhir.client.clock.elapsed() + Fhir::PATIENCE);
     let mut stopped: Option<ConnectorError> = None;
     let mut outcomes = Vec::with_capacity(writes.len());
     for write in writes {
@@ -316,10 +316,7 @@ pub async fn push(fhir: &Fhir, call: Call, writes: &[Write]) -> Vec<Pushed> {
             None if fhir.options.read_only => {
                 Err(ConnectorError::Forbidden("this connection only reads (direction = \"in\")".into()))
             }
-            None if fhir.client.clock.elapsed() > deadline => {
-                Err(ConnectorError::NotSent("waited too long for the rate limit".into()))
-            }
-            None => one(fhir, call.lane, &write.op).await,
+            None => one(fhir, call, &write.op).await,
         };
         if let Err(error @ (ConnectorError::RateLimited { .. } | ConnectorError::Unauthorized(_))) = &outcome {
             stopped = Some(error.clone());
@@ -329,7 +326,9 @@ pub async fn push(fhir: &Fhir, call: Call, writes: &[Write]) -> Vec<Pushed> {
     outcomes
 }
 
-async fn one(fhir: &Fhir, lane: Lane, op: &WriteOp) -> Outcome {
+async fn one(fhir: &Fhir, call: Call, op: &WriteOp) -> Outcome {
+    // Nor is anything read for what would come too late.
+    call.in_time(&*fhir.client.clock)?;
     match op {
         WriteOp::Create { marker, properties } => {
             let text = |name: &str| properties.get(name).and_then(Value::as_text).map(str::to_owned);
@@ -341,9 +340,9 @@ async fn one(fhir: &Fhir, lane: Lane, op: &WriteOp) -> Outcome {
                 email: text("email"),
                 phone: text("phone"),
             };
-            create(fhir, lane, &new).await
+            create(fhir, call, &new).await
         }
-        WriteOp::Update { id, properties, expected, .. } => update(fhir, lane, id, properties, expected).await,
+        WriteOp::Update { id, properties, expected, .. } => update(fhir, call, id, properties, expected).await,
         WriteOp::Archive { .. } => Err(ConnectorError::Rejected {
             field: None,
             reason: "patients are not deleted from here: the clinic does that itself".into(),
@@ -352,7 +351,8 @@ async fn one(fhir: &Fhir, lane: Lane, op: &WriteOp) -> Outcome {
 }
 
 /// Makes somebody, or finds them: by our marker; else by address and telephone number, as people are told apart.
-pub async fn create(fhir: &Fhir, lane: Lane, new: &NewVisitor) -> Outcome {
+pub async fn create(fhir: &Fhir, call: Call, new: &NewVisitor) -> Outcome {
+    let lane = call.lane;
     let profile = fhir.profile();
     let ours = token(&fhir.options.contact_system, &new.marker);
     if !profile.conditional_create
@@ -384,7 +384,7 @@ pub async fn create(fhir: &Fhir, lane: Lane, new: &NewVisitor) -> Outcome {
     if !telecom.is_empty() {
         body["telecom"] = telecom.into();
     }
-    let mut ask = Ask::change(Method::POST, &["Patient"], lane, body.to_string());
+    let mut ask = Ask::change(Method::POST, &["Patient"], call, body.to_string());
     if profile.conditional_create {
         ask = ask.header(IF_NONE_EXIST, format!("identifier={}", form_value(&ours)));
     }
@@ -419,7 +419,7 @@ pub async fn known(fhir: &Fhir, lane: Lane, new: &NewVisitor) -> Result<Option<E
 /// Who carries our marker.
 async fn marked(fhir: &Fhir, lane: Lane, new: &NewVisitor) -> Result<Option<ExternalId>, ConnectorError> {
     let sought = Sought { marker: new.marker.clone(), since: fhir.client.vendor_now() };
-    let found = find(fhir, Call { lane }, &[sought]).await?.into_iter().next().flatten();
+    let found = find(fhir, Call::on(lane), &[sought]).await?.into_iter().next().flatten();
     Ok(found.map(|known| known.id))
 }
 
@@ -474,12 +474,12 @@ fn is_same(patient: &Patient, new: &NewVisitor) -> bool {
 /// read.
 async fn update(
     fhir: &Fhir,
-    lane: Lane,
+    call: Call,
     which: &ExternalId,
     properties: &BTreeMap<String, Value>,
     expected: &Version,
 ) -> Outcome {
-    let read = match fhir.client.look(&Ask::get(&["Patient", which.as_str()], lane)).await {
+    let read = match fhir.client.look(&Ask::get(&["Patient", which.as_str()], call.lane)).await {
         Ok(Look::Found(answer)) => answer,
         Ok(Look::Deleted | Look::Missing) => return Err(ConnectorError::Gone),
         // Nothing is written on what cannot be read.
@@ -502,7 +502,7 @@ async fn update(
     replace(&mut tree, "telecom", &before.1, &patient.telecom);
     let body =
         serde_json::to_vec(&tree).map_err(|_| ConnectorError::NotSent("the record could not be written".into()))?;
-    let mut ask = Ask::change(Method::PUT, &["Patient", which.as_str()], lane, body);
+    let mut ask = Ask::change(Method::PUT, &["Patient", which.as_str()], call, body);
     if fhir.profile().if_match
         && !planted::has(Bug::NoCompareAndSwap)
         && let Some(version) = &current.token

@@ -12,7 +12,7 @@ use crate::{
     visits,
 };
 
-const CALL: Call = Call { lane: Lane::Interactive };
+const CALL: Call = Call::on(Lane::Interactive);
 const AS_THEY_CHANGE: &str = "found as they change";
 const BY_DAY: &str = "found by the day they changed: those around today are read every five minutes";
 

@@ -99,15 +99,13 @@ pub async fn ensure(fhir: &Fhir, call: Call, address: &Url) -> Result<(), Connec
             Some(one) => {
                 let mut body = body;
                 body["id"] = one.id.as_str().into();
-                let mut ask = Ask::change(Method::PUT, &["Subscription", &one.id], call.lane, body.to_string());
+                let mut ask = Ask::change(Method::PUT, &["Subscription", &one.id], call, body.to_string());
                 if let (true, Some(version)) = (fhir.profile().if_match, &one.meta.version_id) {
                     ask = ask.header(http::header::IF_MATCH, format!("W/\"{version}\""));
                 }
                 fhir.client.ask(&ask).await?;
             }
-            None => {
-                drop(fhir.client.ask(&Ask::change(Method::POST, &["Subscription"], call.lane, body.to_string())).await?)
-            }
+            None => drop(fhir.client.ask(&Ask::change(Method::POST, &["Subscription"], call, body.to_string())).await?),
         }
     }
     Ok(())

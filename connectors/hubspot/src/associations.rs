@@ -96,7 +96,7 @@ pub async fn link(hubspot: &HubSpot, call: Call, pairs: &[(String, String)]) -> 
     for chunk in pairs.chunks(WRITE_BATCH) {
         let inputs: Vec<Json> =
             chunk.iter().map(|(deal, contact)| json!({ "from": { "id": deal }, "to": { "id": contact } })).collect();
-        let ask = Ask::post(&path, json!({ "inputs": inputs }), call.lane).bucket(ASSOCIATIONS).writes();
+        let ask = Ask::post(&path, json!({ "inputs": inputs }), call.lane).bucket(ASSOCIATIONS).writes(call);
         all &= hubspot.client.ask(ask).await?.status != http::StatusCode::MULTI_STATUS;
     }
     Ok(all)
@@ -114,7 +114,7 @@ pub async fn unlink(hubspot: &HubSpot, call: Call, pairs: &[(String, String)]) -
     }
     let inputs: Vec<Json> = by_deal.into_iter().map(|(deal, to)| json!({ "from": { "id": deal }, "to": to })).collect();
     for chunk in inputs.chunks(ARCHIVE_BATCH) {
-        let ask = Ask::post(&path, json!({ "inputs": chunk }), call.lane).bucket(ASSOCIATIONS).writes();
+        let ask = Ask::post(&path, json!({ "inputs": chunk }), call.lane).bucket(ASSOCIATIONS).writes(call);
         all &= hubspot.client.ask(ask).await?.status != http::StatusCode::MULTI_STATUS;
     }
     Ok(all)

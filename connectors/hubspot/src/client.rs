@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::Value as Json;
 use tandem_contract::{
-    Auth, Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport,
+    Auth, Bucket, Call, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport,
     VendorClock,
 };
 use url::Url;
@@ -55,17 +55,17 @@ pub struct Ask<'a> {
     pub body: Option<Json>,
     pub bucket: Bucket,
     pub lane: Lane,
-    /// True if carrying it out twice, or not knowing, matters.
-    pub writes: bool,
+    /// Of a call where carrying it out twice, or not knowing, matters.
+    writes: Option<Call>,
 }
 
 impl<'a> Ask<'a> {
     pub fn get(path: &'a str, lane: Lane) -> Self {
-        Self { method: Method::GET, path, query: Vec::new(), body: None, bucket: GENERAL, lane, writes: false }
+        Self { method: Method::GET, path, query: Vec::new(), body: None, bucket: GENERAL, lane, writes: None }
     }
 
     pub fn post(path: &'a str, body: Json, lane: Lane) -> Self {
-        Self { method: Method::POST, path, query: Vec::new(), body: Some(body), bucket: GENERAL, lane, writes: false }
+        Self { method: Method::POST, path, query: Vec::new(), body: Some(body), bucket: GENERAL, lane, writes: None }
     }
 
     pub fn query(mut self, key: &'a str, value: impl Into<String>) -> Self {
@@ -78,8 +78,9 @@ impl<'a> Ask<'a> {
         self
     }
 
-    pub fn writes(mut self) -> Self {
-        self.writes = true;
+    /// It changes something.
+    pub fn writes(mut self, call: Call) -> Self {
+        self.writes = Some(call);
         self
     }
 }
@@ -133,6 +134,9 @@ impl Client {
         loop {
             self.limiter.acquire(ask.bucket, ask.lane, 1, &*self.clock).await?;
             let token = self.auth.token(refused.as_ref(), &self.transport, &self.clock).await?;
+            if let Some(call) = ask.writes {
+                call.in_time(&*self.clock)?;
+            }
             let answer = self.send(&ask, &token).await?;
             if answer.status.is_success() {
                 return Ok(answer);
@@ -151,7 +155,7 @@ impl Client {
                     let wait = self.penalty(&answer, repeats);
                     self.limiter.penalise(ask.bucket, wait, &*self.clock);
                 }
-                _ => return Err(refusal(&answer, ask.writes)),
+                _ => return Err(refusal(&answer, ask.writes.is_some())),
             }
         }
     }
@@ -183,7 +187,7 @@ impl Client {
         let answer =
             self.transport.send(request, self.timeout).await.map_err(|error| match ConnectorError::from(error) {
                 // A read that was lost can simply be repeated.
-                ConnectorError::OutcomeUnknown(why) if !ask.writes => ConnectorError::NotSent(why),
+                ConnectorError::OutcomeUnknown(why) if ask.writes.is_none() => ConnectorError::NotSent(why),
                 error => error,
             })?;
         self.learn(&answer, ask.bucket);

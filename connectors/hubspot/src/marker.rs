@@ -67,7 +67,7 @@ async fn make(hubspot: &HubSpot, call: Call, kind: Kind) -> Result<(), Connector
         "description": "Written by Tandem on records it creates, so that none is created twice.",
         "hasUniqueValue": true, "hidden": false, "formField": false,
     });
-    match hubspot.client.ask(Ask::post(&path, body, call.lane).writes()).await {
+    match hubspot.client.ask(Ask::post(&path, body, call.lane).writes(call)).await {
         // Somebody was faster, or an earlier answer was lost: the next look decides.
         Ok(_) | Err(ConnectorError::Conflict(_) | ConnectorError::OutcomeUnknown(_)) => {}
         Err(ConnectorError::Forbidden(why)) => {

@@ -4,7 +4,7 @@
 //! upsert would undo what a person typed meanwhile. With a trace id on every input HubSpot answers 207 and each
 //! failure names its input; a batch that is refused as a whole is halved until the culprit stands alone.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 use tandem_contract::{
@@ -27,7 +27,7 @@ const DEAL_TO_CONTACT: u32 = 3;
 /// Writes everything, in order; never fails as a whole.
 pub async fn push(hubspot: &HubSpot, call: Call, writes: &[Write]) -> Vec<Pushed> {
     let mut outcomes: BTreeMap<usize, Pushed> = BTreeMap::new();
-    let deadline = hubspot.client.clock.elapsed() + HubSpot::PATIENCE;
+    let call = call.until(hubspot.client.clock.elapsed() + HubSpot::PATIENCE);
     let mut groups: BTreeMap<(Kind, u8), Vec<usize>> = BTreeMap::new();
     for (index, write) in writes.iter().enumerate() {
         let rank = match write.op {
@@ -39,14 +39,7 @@ pub async fn push(hubspot: &HubSpot, call: Call, writes: &[Write]) -> Vec<Pushed
     }
     for ((kind, rank), indexes) in groups {
         for chunk in indexes.chunks(BATCH) {
-            let batch = Batch {
-                hubspot,
-                call,
-                kind,
-                deadline,
-                writes,
-                verb: ["create", "update", "archive"][usize::from(rank)],
-            };
+            let batch = Batch { hubspot, call, kind, writes, verb: ["create", "update", "archive"][usize::from(rank)] };
             if hubspot.options.read_only {
                 let why = "this connection only reads (direction = \"in\")".into();
                 batch.fail_all(chunk, ConnectorError::Forbidden(why), &mut outcomes);
@@ -93,7 +86,6 @@ struct Batch<'a> {
     hubspot: &'a HubSpot,
     call: Call,
     kind: Kind,
-    deadline: Duration,
     writes: &'a [Write],
     verb: &'static str,
 }
@@ -115,10 +107,6 @@ impl Batch<'_> {
             if chunk.is_empty() {
                 continue;
             }
-            if self.hubspot.client.clock.elapsed() > self.deadline {
-                self.fail_all(&chunk, ConnectorError::NotSent("waited too long for the rate limit".into()), outcomes);
-                continue;
-            }
             match self.try_send(&chunk).await {
                 Ok(list) => self.settle(&chunk, list, outcomes),
                 Err(ConnectorError::Rejected { .. } | ConnectorError::Conflict(_) | ConnectorError::Gone)
@@ -136,7 +124,7 @@ impl Batch<'_> {
     async fn try_send(&self, chunk: &[usize]) -> Result<List<Object>, ConnectorError> {
         let path = format!("{}/batch/{}", self.hubspot.options.api_version.objects(self.kind), self.verb);
         let inputs: Vec<Json> = chunk.iter().map(|index| self.input(&self.writes[*index])).collect();
-        let ask = Ask::post(&path, json!({ "inputs": inputs }), self.call.lane).writes();
+        let ask = Ask::post(&path, json!({ "inputs": inputs }), self.call.lane).writes(self.call);
         let answer = self.hubspot.client.ask(ask).await?;
         if answer.body.is_empty() {
             return Ok(List { results: Vec::new(), errors: Vec::new(), paging: None, total: None });

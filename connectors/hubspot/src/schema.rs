@@ -15,7 +15,7 @@ use crate::{
     wire::{Account, List, Object, Owner, Pipeline, Property},
 };
 
-const CALL: Call = Call { lane: Lane::Interactive };
+const CALL: Call = Call::on(Lane::Interactive);
 
 /// Who are we, may we read and write, is the clock right?
 pub async fn check(hubspot: &HubSpot) -> Result<Identity, ConnectorError> {

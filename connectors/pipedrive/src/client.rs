@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tandem_contract::{
-    Auth, Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport,
+    Auth, Bucket, Call, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limit, Limiter, Secret, Transport,
     VendorClock,
 };
 use url::Url;
@@ -71,7 +71,7 @@ pub struct Ask {
     body: Option<Box<RawValue>>,
     /// Tokens of the day's budget. Source: `x-token-cost` of the published description.
     cost: u64,
-    lane: Lane,
+    call: Call,
     searches: bool,
 }
 
@@ -79,12 +79,12 @@ impl Ask {
     pub fn get(api: Api, path: impl Into<String>, cost: u64, lane: Lane) -> Self {
         let path = path.into();
         let searches = path.starts_with("itemSearch") || path.ends_with("/search");
-        Self { method: Method::GET, api, path, query: Vec::new(), body: None, cost, lane, searches }
+        Self { method: Method::GET, api, path, query: Vec::new(), body: None, cost, call: Call::on(lane), searches }
     }
 
     /// A call that changes something: carrying it out twice, or not knowing, matters.
-    pub fn change(method: Method, api: Api, path: impl Into<String>, cost: u64, lane: Lane) -> Self {
-        Self { method, api, path: path.into(), query: Vec::new(), body: None, cost, lane, searches: false }
+    pub fn change(method: Method, api: Api, path: impl Into<String>, cost: u64, call: Call) -> Self {
+        Self { method, api, path: path.into(), query: Vec::new(), body: None, cost, call, searches: false }
     }
 
     pub fn query(mut self, key: &'static str, value: impl Into<String>) -> Self {
@@ -226,10 +226,13 @@ impl Client {
         let mut repeats = 0;
         loop {
             if ask.searches {
-                self.limiter.acquire(SEARCH, ask.lane, 0, &*self.clock).await?;
+                self.limiter.acquire(SEARCH, ask.call.lane, 0, &*self.clock).await?;
             }
-            self.limiter.acquire(GENERAL, ask.lane, ask.cost, &*self.clock).await?;
+            self.limiter.acquire(GENERAL, ask.call.lane, ask.cost, &*self.clock).await?;
             let token = self.auth.token(refused.as_ref(), &self.transport, &self.clock).await?;
+            if ask.writes() {
+                ask.call.in_time(&*self.clock)?;
+            }
             let answer = self.send(&ask, &token).await?;
             if answer.status.is_success() {
                 return understood(&answer, ask.writes());

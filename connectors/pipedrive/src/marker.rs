@@ -42,7 +42,7 @@ pub async fn ensure(pipedrive: &Pipedrive, call: Call, kind: Kind) -> Result<Str
     );
     let body = serde_json::value::RawValue::from_string(body).unwrap_or_default();
     let path = format!("{}Fields", singular(kind));
-    let made = pipedrive.client.data::<Item>(Ask::change(Method::POST, Api::V2, path, 5, call.lane).body(body)).await;
+    let made = pipedrive.client.data::<Item>(Ask::change(Method::POST, Api::V2, path, 5, call).body(body)).await;
     match made {
         // An answer that was lost leaves the field there all the same: the next look decides.
         Ok(_) | Err(ConnectorError::OutcomeUnknown(_)) => {}

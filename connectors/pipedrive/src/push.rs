@@ -3,7 +3,7 @@
 //! A create carries our marker in the same call that makes the record. Pipedrive would make a second one of the same
 //! marker, so a create whose outcome is not known is repeated only after [`crate::records::find`] did not find it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use http::Method;
 use serde_json::value::RawValue;
@@ -27,14 +27,14 @@ type Body = BTreeMap<String, Box<RawValue>>;
 
 /// Writes everything, in order; never fails as a whole.
 pub async fn push(pipedrive: &Pipedrive, call: Call, writes: &[Write]) -> Vec<Pushed> {
-    let deadline = pipedrive.client.clock.elapsed() + Pipedrive::PATIENCE;
+    let call = call.until(pipedrive.client.clock.elapsed() + Pipedrive::PATIENCE);
     let mut outcomes = Vec::with_capacity(writes.len());
     let mut stopped: Option<ConnectorError> = None;
     for write in writes {
         let outcome = match &stopped {
             // What stops one stops all: the rest is not sent.
             Some(error) => Err(error.clone()),
-            None => one(pipedrive, call, write, deadline).await,
+            None => one(pipedrive, call, write).await,
         };
         if let Err(error @ (ConnectorError::RateLimited { .. } | ConnectorError::Unauthorized(_))) = &outcome {
             stopped = Some(error.clone());
@@ -44,13 +44,12 @@ pub async fn push(pipedrive: &Pipedrive, call: Call, writes: &[Write]) -> Vec<Pu
     outcomes
 }
 
-async fn one(pipedrive: &Pipedrive, call: Call, write: &Write, deadline: Duration) -> Result<Pushed, ConnectorError> {
+async fn one(pipedrive: &Pipedrive, call: Call, write: &Write) -> Result<Pushed, ConnectorError> {
     if pipedrive.options.read_only {
         return Err(ConnectorError::Forbidden("this connection only reads (direction = \"in\")".into()));
     }
-    if pipedrive.client.clock.elapsed() > deadline {
-        return Err(ConnectorError::NotSent("waited too long for the rate limit".into()));
-    }
+    // Nor is anything read for what would come too late.
+    call.in_time(&*pipedrive.client.clock)?;
     match &write.op {
         WriteOp::Create { marker, properties } => create(pipedrive, call, write.kind, marker, properties).await,
         WriteOp::Update { id, properties, planned_on, .. } => {
@@ -58,7 +57,7 @@ async fn one(pipedrive: &Pipedrive, call: Call, write: &Write, deadline: Duratio
         }
         WriteOp::Archive { id } => {
             let path = format!("{}/{id}", plural(write.kind));
-            let ask = Ask::change(Method::DELETE, Api::V2, path, 3, call.lane);
+            let ask = Ask::change(Method::DELETE, Api::V2, path, 3, call);
             pipedrive.client.data::<Item>(ask).await?;
             Ok(Pushed::Written { id: id.clone(), properties: BTreeMap::new(), version: Version::default() })
         }
@@ -115,7 +114,7 @@ async fn create(
         body.remove("custom_fields").and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
     custom.insert(code, plain(&Value::text(marker))?);
     body.insert("custom_fields".into(), object(&custom));
-    let ask = Ask::change(Method::POST, Api::V2, plural(kind), 5, call.lane).body(object(&body));
+    let ask = Ask::change(Method::POST, Api::V2, plural(kind), 5, call).body(object(&body));
     let item = pipedrive.client.data::<Item>(ask).await.map_err(|error| match done_unread(error) {
         // Nothing can be missing of what is being made.
         ConnectorError::Gone => ConnectorError::NotSent("something in between answered 404".into()),
@@ -157,7 +156,7 @@ async fn update(
     if body.is_empty() {
         return Ok(Pushed::Written { id: id.clone(), properties: BTreeMap::new(), version: Version::default() });
     }
-    let ask = Ask::change(Method::PATCH, Api::V2, path, 5, call.lane).body(object(&body));
+    let ask = Ask::change(Method::PATCH, Api::V2, path, 5, call).body(object(&body));
     let item =
         pipedrive.client.data::<Item>(ask).await.map_err(|error| in_our_words(done_unread(error), properties))?;
     written(pipedrive, call, kind, properties.keys().map(String::as_str), &item).await

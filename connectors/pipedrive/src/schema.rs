@@ -15,7 +15,7 @@ use crate::{
     marker, plural,
 };
 
-const CALL: Call = Call { lane: Lane::Interactive };
+const CALL: Call = Call::on(Lane::Interactive);
 
 /// Who are we? Two tokens, and twenty once for the currencies.
 pub async fn identify(pipedrive: &Pipedrive) -> Result<Identity, ConnectorError> {

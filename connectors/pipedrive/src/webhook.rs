@@ -103,7 +103,7 @@ pub async fn subscribe(pipedrive: &Pipedrive, call: Call, address: &Url) -> Resu
                 kept = true;
                 continue;
             }
-            let ask = Ask::change(Method::DELETE, Api::V1, format!("webhooks/{}", item.id()?), 6, call.lane);
+            let ask = Ask::change(Method::DELETE, Api::V1, format!("webhooks/{}", item.id()?), 6, call);
             match pipedrive.client.data::<Item>(ask).await {
                 Ok(_) | Err(ConnectorError::Gone | ConnectorError::Malformed { .. }) => {}
                 Err(error) => return Err(error),
@@ -145,7 +145,7 @@ async fn make(
         body.insert(name, plain(&Value::text(text))?);
     }
     let body = serde_json::value::to_raw_value(&body).unwrap_or_default();
-    let ask = Ask::change(Method::POST, Api::V1, "webhooks", 10, call.lane).body(body);
+    let ask = Ask::change(Method::POST, Api::V1, "webhooks", 10, call).body(body);
     match pipedrive.client.data::<Item>(ask).await {
         Ok(_) => Ok(true),
         // Looked at again within the hour; a second one is removed then.

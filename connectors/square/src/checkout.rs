@@ -98,7 +98,7 @@ async fn link(square: &Square, call: Call, new: &NewCheckout, order: Json) -> Re
         body["pre_populated_data"] = json!({ "buyer_email": email });
     }
     let body = once(new, "link", body);
-    let ask = Ask::change(Method::POST, "online-checkout/payment-links", call.lane, Some(body));
+    let ask = Ask::change(Method::POST, "online-checkout/payment-links", call, Some(body));
     let made: Linked = square.client.ask(&ask).await?;
     Ok(Checkout { sale: sale(made.payment_link.order_id)?, url: made.payment_link.url })
 }
@@ -116,7 +116,7 @@ async fn invoice(
             reason: "an invoice is sent to a customer of the till: link the contact to one first".into(),
         });
     };
-    let say = |path: String, body: Json| Ask::change(Method::POST, path, call.lane, Some(body));
+    let say = |path: String, body: Json| Ask::change(Method::POST, path, call, Some(body));
     let body = once(new, "order", json!({ "order": order }));
     let Ordered { order } = square.client.ask(&say("orders".into(), body)).await?;
     let due_on = new.due_on.unwrap_or_else(|| square.client.vendor_now().date_naive());

@@ -13,7 +13,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value as Json;
 use tandem_contract::{
-    Auth, Bucket, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limiter, Pace, Secret, Transport, VendorClock,
+    Auth, Bucket, Call, Clock, ConnectorError, HttpRequest, HttpResponse, Lane, Limiter, Pace, Secret, Transport,
+    VendorClock,
 };
 use url::Url;
 
@@ -45,23 +46,37 @@ pub struct Ask {
     path: String,
     query: Vec<(&'static str, String)>,
     body: Option<Json>,
-    lane: Lane,
+    call: Call,
     writes: bool,
 }
 
 impl Ask {
     pub fn get(path: impl Into<String>, lane: Lane) -> Self {
-        Self { method: Method::GET, path: path.into(), query: Vec::new(), body: None, lane, writes: false }
+        Self {
+            method: Method::GET,
+            path: path.into(),
+            query: Vec::new(),
+            body: None,
+            call: Call::on(lane),
+            writes: false,
+        }
     }
 
     /// A question that is too long for an address.
     pub fn search(path: impl Into<String>, lane: Lane, body: Json) -> Self {
-        Self { method: Method::POST, path: path.into(), query: Vec::new(), body: Some(body), lane, writes: false }
+        Self {
+            method: Method::POST,
+            path: path.into(),
+            query: Vec::new(),
+            body: Some(body),
+            call: Call::on(lane),
+            writes: false,
+        }
     }
 
     /// A call that changes something: carrying it out twice, or not knowing, matters.
-    pub fn change(method: Method, path: impl Into<String>, lane: Lane, body: Option<Json>) -> Self {
-        Self { method, path: path.into(), query: Vec::new(), body, lane, writes: true }
+    pub fn change(method: Method, path: impl Into<String>, call: Call, body: Option<Json>) -> Self {
+        Self { method, path: path.into(), query: Vec::new(), body, call, writes: true }
     }
 
     pub fn query(mut self, key: &'static str, value: impl Into<String>) -> Self {
@@ -137,8 +152,11 @@ impl Client {
         let mut refused: Option<Secret> = None;
         let mut repeats = 0;
         loop {
-            self.limiter.acquire(ALL, ask.lane, 1, &*self.clock).await?;
+            self.limiter.acquire(ALL, ask.call.lane, 1, &*self.clock).await?;
             let token = self.auth.token(refused.as_ref(), &self.transport, &self.clock).await?;
+            if ask.writes {
+                ask.call.in_time(&*self.clock)?;
+            }
             let answer = self.send(ask, &token).await?;
             match answer.status {
                 status if status.is_success() => {

@@ -23,8 +23,10 @@ type Outcome = Result<Pushed, ConnectorError>;
 
 /// Writes everything; never fails as a whole.
 pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> {
-    let latest = square.client.clock.elapsed() + Square::PATIENCE;
-    let deadline = latest - Square::PATIENCE / 2;
+    let began = square.client.clock.elapsed();
+    let call = call.until(began + Square::PATIENCE);
+    // What was looked for by half of it is made; the rest has its turn with the next batch.
+    let looking = call.until(began + Square::PATIENCE / 2);
     let mut outcomes: Vec<Option<Outcome>> = writes.iter().map(|_| None).collect();
     let (mut creates, mut updates) = (BTreeMap::new(), BTreeMap::new());
     let mut stopped: Option<ConnectorError> = None;
@@ -36,12 +38,10 @@ pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> 
         }
         match &write.op {
             WriteOp::Create { marker, properties } => {
-                // What was looked for already is made; the rest has its turn with the next batch.
-                let is_late = square.client.clock.elapsed() > deadline;
-                let known = match &stopped {
-                    Some(error) => Err(error.clone()),
-                    None if is_late => Err(ConnectorError::NotSent("waited too long for the rate limit".into())),
-                    None => already_there(square, call, marker, properties).await,
+                let known = match (&stopped, looking.in_time(&*square.client.clock)) {
+                    (Some(error), _) => Err(error.clone()),
+                    (None, Err(late)) => Err(late),
+                    (None, Ok(())) => already_there(square, call, marker, properties).await,
                 };
                 match known {
                     Ok(None) => {
@@ -68,7 +68,7 @@ pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> 
                 updates.insert(id.to_string(), (index, body));
             }
             WriteOp::Archive { id } => {
-                let ask = Ask::change(Method::DELETE, format!("customers/{id}"), call.lane, None);
+                let ask = Ask::change(Method::DELETE, format!("customers/{id}"), call, None);
                 let done = square.client.ask::<Json>(&ask).await;
                 let gone = Pushed::Written { id: id.clone(), properties: BTreeMap::new(), version: Version::default() };
                 outcomes[index] = Some(done.map(|_| gone));
@@ -79,11 +79,9 @@ pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> 
         let writes: Vec<(String, (usize, Json))> = writes.into_iter().collect();
         let mut waiting: Vec<&[(String, (usize, Json))]> = writes.chunks(PAGE).rev().collect();
         while let Some(some) = waiting.pop() {
-            let is_late = square.client.clock.elapsed() > latest;
             let answer = match &stopped {
                 // What stops one stops all: the rest is not sent.
                 Some(error) => Err(error.clone()),
-                None if is_late => Err(ConnectorError::NotSent("waited too long for the rate limit".into())),
                 None => bulk(square, call, path, some).await,
             };
             // Refused as a whole, it is sent again in halves, until the culprit stands alone.
@@ -162,7 +160,7 @@ async fn bulk(
     writes: &[(String, (usize, Json))],
 ) -> Result<Bulk, ConnectorError> {
     let customers: Map<String, Json> = writes.iter().map(|(key, (_, body))| (key.clone(), body.clone())).collect();
-    let ask = Ask::change(Method::POST, path, call.lane, Some(json!({ "customers": customers })));
+    let ask = Ask::change(Method::POST, path, call, Some(json!({ "customers": customers })));
     let bulk: Bulk = square.client.ask(&ask).await?;
     match bulk.errors.first() {
         // Nothing of it was begun.

@@ -8,7 +8,7 @@ use tandem_contract::{Call, CheckItem, ConnectorError, Identity, Kind, Lane, Pro
 
 use crate::{Square, client::Ask};
 
-const CALL: Call = Call { lane: Lane::Interactive };
+const CALL: Call = Call::on(Lane::Interactive);
 
 #[derive(Deserialize)]
 struct OneMerchant {

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-const CALL: Call = Call { lane: Lane::Interactive };
+const CALL: Call = Call::on(Lane::Interactive);
 
 impl Company {
     /// Half of what the write bound says: how many records of a spoke hold an edit that was not read yet.
