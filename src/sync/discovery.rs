@@ -1,9 +1,9 @@
 //! What a vendor has, and taking its pipelines over: a pipeline that nobody mapped becomes one of ours, stage by stage.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono_tz::Tz;
-use tandem_contract::{PipelineInfo, Schema};
+use tandem_contract::{Kind, PipelineInfo, Schema};
 
 use super::{
     lens::Directory,
@@ -12,11 +12,14 @@ use super::{
 };
 use crate::{
     model::{
-        ConnectionRow, Currency, Key, Mark, Pipeline, Reason, Stage, StageKind, StageMap,
+        ConnectionRow, Currency, Failure, Key, Link, Mark, Pipeline, Reason, RecordId, Stage, StageKind, StageMap,
         ids::{PipelineId, StageId},
     },
     store::{By, Op, StoreError},
 };
+
+/// Records that are released together.
+const PAGE: usize = 500;
 
 impl Reconciler {
     /// Asks the vendor for pipelines and owners, takes over what is not mapped yet, and renews the directory.
@@ -64,20 +67,35 @@ impl Reconciler {
     pub async fn release_unmapped(&self) -> Result<(), SyncError> {
         let (account, name) = (&self.connection.account.name, &self.connection.name);
         let now = self.clock.now();
-        for failure in self.store.failures(account, usize::MAX >> 1).await? {
-            let Ok(key) = failure.key.parse::<Key>() else { continue };
-            if failure.connection != *name || failure.code != UNMAPPED_STAGE {
-                continue;
+        let all = self.store.failures(account, usize::MAX >> 1).await?;
+        let unmapped: Vec<(Key, Failure)> = all
+            .into_iter()
+            .filter(|failure| failure.connection == *name && failure.code == UNMAPPED_STAGE)
+            .filter_map(|failure| Some((failure.key.parse().ok()?, failure)))
+            .collect();
+        // Where a pipeline was not mapped, that is most of an account.
+        for some in unmapped.chunks(PAGE) {
+            let mut links: BTreeMap<(Kind, RecordId), Link> = BTreeMap::new();
+            for kind in [Kind::Contact, Kind::Deal] {
+                let ours = |(key, failure): &(Key, Failure)| match key {
+                    Key::Local(id) if failure.kind == kind => Some(*id),
+                    _ => None,
+                };
+                let ids: Vec<RecordId> = some.iter().filter_map(ours).collect();
+                let found = self.store.links(account, name, kind, By::Local(&ids)).await?;
+                links.extend(found.into_iter().map(|link| ((kind, link.local), link)));
             }
-            let kind = failure.kind;
-            let mut ops = vec![self.solved(kind, &key, Some(&failure.row))];
-            if let Key::Local(id) = &key {
-                for mut link in self.store.links(account, name, kind, By::Local(&[*id])).await? {
+            let mut ops = Vec::with_capacity(3 * some.len());
+            for (key, failure) in some {
+                if let Key::Local(id) = key
+                    && let Some(link) = links.get_mut(&(failure.kind, *id))
+                {
                     link.holds.remove(&failure.row);
-                    ops.push(self.put_link(link));
                 }
+                ops.push(self.solved(failure.kind, key, Some(&failure.row)));
+                ops.push(Op::Mark(Mark::new(name, failure.kind, key.clone(), now, Reason::Retry)));
             }
-            ops.push(Op::Mark(Mark::new(name, kind, key, now, Reason::Retry)));
+            ops.extend(links.into_values().map(|link| self.put_link(link)));
             self.store.commit(&self.commit_of(ops)).await?;
         }
         Ok(())

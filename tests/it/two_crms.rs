@@ -221,6 +221,23 @@ async fn a_company_that_has_been_at_work_is_taken_in_and_made_in_the_other_crm()
     assert_eq!(unmapped, 120, "{:?}", failures.first());
     assert_eq!(both.pipedrive.with(|world| world.stats.created), 0);
     assert_eq!(both.pipedrive.with(|world| world.stats.updated), 0);
+
+    // It gets one: all of them go there.
+    let stages = [
+        ("q", "Qualified", 0.2),
+        ("m", "Contact made", 0.4),
+        ("d", "Demo scheduled", 0.6),
+        ("n", "Negotiations started", 0.8),
+        ("w", "Won", 1.0),
+        ("l", "Lost", 0.0),
+    ];
+    both.rig.sandbox.with(|world| world.add_pipeline("theirs", "Pipeline", &stages));
+    both.settle().await;
+    let failures = both.rig.store.failures(&both.rig.account.name, 500).await.unwrap();
+    assert_eq!(failures.iter().filter(|failure| failure.code == "unmapped_stage").count(), 0, "{:?}", failures.first());
+    let there = both.rig.sandbox.with(|world| world.ids(Kind::Deal));
+    assert_eq!(there.len(), 120);
+    assert_eq!(there.iter().filter(|deal| both.in_hubspot(**deal, "dealstage") == "w").count(), 12);
 }
 
 #[tokio::test(start_paused = true)]
