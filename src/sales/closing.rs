@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use tandem_contract::{Sale, SaleState, day};
 
-use super::meaning;
+use super::meaning::{self, Waits};
 use crate::model::{
     Before, Evidence, EvidenceState, Money, Name, OnRefund, Opportunity, Pipeline, RecordId, Stamp, Status, Trigger,
     ValueSource, field,
@@ -62,7 +62,7 @@ pub fn apply(
             raise(deal, pipeline, &mut evidence, others, word);
         }
         None if evidence.state == EvidenceState::Waiting && evidence.paid.is_some() => {
-            evidence.why = meaning::NOT_IN_FULL.into();
+            evidence.why = Waits::Rest.why().into();
         }
         None => {}
     }

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use tandem_contract::{Origin, Sale};
 
-use super::meaning::{Standing, standing};
+use super::meaning::{Standing, Waits, standing};
 use crate::model::{Name, Opportunity, Pipeline, RecordId, Status, Trigger, Types, opportunity_type::called};
 
 /// How far apart the clocks of a till and of a CRM may be.
@@ -154,7 +154,7 @@ pub fn judge(
             Standing::Counts => {
                 Verdict::For { opportunity: deal.id, found_by: FoundBy::Reference, trigger: met.cloned() }
             }
-            Standing::NotYet(why) => Verdict::NotYet(why),
+            Standing::NotYet(waits) => Verdict::NotYet(waits.why()),
             Standing::Never(why) => Verdict::PassedOver(why),
         };
     }
@@ -163,15 +163,15 @@ pub fn judge(
         return Verdict::Unmatched { why: "it names several opportunities", candidates };
     }
     let standings: Vec<Standing> = triggers.iter().map(|(_, trigger)| standing(sale, trigger)).collect();
-    let counting: Vec<_> = triggers
-        .iter()
-        .zip(&standings)
-        .filter(|(_, standing)| **standing == Standing::Counts)
-        .map(|(t, _)| t)
-        .collect();
+    let of = |wanted: fn(&Standing) -> bool| -> Vec<_> {
+        triggers.iter().zip(&standings).filter(|(_, standing)| wanted(standing)).collect()
+    };
+    let counting = of(|standing| *standing == Standing::Counts);
+    // What waits may come to count: of two opportunities the one of a trigger that counts already is a guess.
+    let waiting = of(|standing| matches!(standing, Standing::NotYet(_)));
     if counting.is_empty() {
         let waits = standings.iter().find_map(|standing| match standing {
-            Standing::NotYet(why) => Some(*why),
+            Standing::NotYet(waits) => Some(waits.why()),
             _ => None,
         });
         let never = standings.iter().find_map(|standing| match standing {
@@ -183,7 +183,7 @@ pub fn judge(
             None => Verdict::PassedOver(never.unwrap_or("no trigger of this account is about this till")),
         };
     }
-    if let ([opportunity], Some((name, _))) = (meant.exchanged.as_slice(), counting.first()) {
+    if let ([opportunity], Some(((name, _), _))) = (meant.exchanged.as_slice(), counting.first()) {
         let trigger = name.cloned();
         return Verdict::For { opportunity: *opportunity, found_by: FoundBy::Return, trigger };
     }
@@ -200,20 +200,28 @@ pub fn judge(
     for (is_meant, buyers) in
         [is_open, is_won_by_a_person].into_iter().flat_map(|is| meant.buyers.iter().map(move |b| (is, b)))
     {
-        let mut chosen: Vec<(RecordId, Option<&Name>)> = Vec::new();
-        for (name, trigger) in &counting {
+        let mut chosen: Vec<(RecordId, Option<&Name>, &Standing)> = Vec::new();
+        for ((name, trigger), standing) in counting.iter().chain(&waiting) {
             let is_theirs = |deal: &&Opportunity| {
                 is_meant(deal, sale) && is_in(deal, trigger, pipelines) && is_of(deal, trigger, types)
             };
             for deal in buyers.theirs.iter().filter(is_theirs) {
-                if !chosen.iter().any(|(id, _)| *id == deal.id) {
-                    chosen.push((deal.id, *name));
+                if !chosen.iter().any(|(id, ..)| *id == deal.id) {
+                    chosen.push((deal.id, *name, standing));
                 }
             }
         }
+        let waits = chosen.iter().find_map(|(.., standing)| match standing {
+            // One that waits for money beside one that has it: both are the buyer's, and people tell them apart.
+            Standing::NotYet(waits) if chosen.len() == 1 || *waits == Waits::Word => Some(waits.why()),
+            _ => None,
+        });
+        if let Some(why) = waits {
+            return Verdict::NotYet(why);
+        }
         match (chosen.as_slice(), buyers.contacts.len()) {
             ([], _) => {}
-            ([(opportunity, trigger)], 1) => {
+            ([(opportunity, trigger, _)], 1) => {
                 return Verdict::For {
                     opportunity: *opportunity,
                     found_by: buyers.found_by,
@@ -225,7 +233,7 @@ pub fn judge(
                     1 => "the buyer has several opportunities that it could close",
                     _ => "several contacts of ours may be the buyer",
                 };
-                return Verdict::Unmatched { why, candidates: several.iter().map(|(id, _)| *id).collect() };
+                return Verdict::Unmatched { why, candidates: several.iter().map(|(id, ..)| *id).collect() };
             }
         }
     }

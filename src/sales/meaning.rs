@@ -14,10 +14,33 @@ use crate::model::{Currency, Money, Name, Trigger, WonOn, Worth};
 pub enum Standing {
     /// It does.
     Counts,
-    /// It may, once it is paid, or once the till tells what was sold; the reason is for people.
-    NotYet(&'static str),
-    /// It does not, and will not.
+    /// It may.
+    NotYet(Waits),
+    /// It does not, and will not; the reason is for people.
     Never(&'static str),
+}
+
+/// What a sale waits for before it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// A payment.
+    Payment,
+    /// The rest of what is to be paid.
+    Rest,
+    /// What was sold: the till does not tell of all of it yet.
+    Word,
+}
+
+impl Waits {
+    /// For people.
+    #[must_use]
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::Payment => "it is not paid",
+            Self::Rest => "it is not paid in full",
+            Self::Word => "the till does not tell yet what was sold",
+        }
+    }
 }
 
 /// The triggers a sale is held against: the account's, or the one that admits everything where it has none.
@@ -44,9 +67,6 @@ pub fn no_sale(sale: &Sale) -> Option<&'static str> {
     }
 }
 
-/// Why a sale of which a part is still due does not count yet.
-pub const NOT_IN_FULL: &str = "it is not paid in full";
-
 /// Whether as much was paid as a trigger asks for.
 #[must_use]
 pub fn is_paid(sale: &Sale, trigger: &Trigger) -> bool {
@@ -69,13 +89,13 @@ pub fn standing(sale: &Sale, trigger: &Trigger) -> Standing {
     }
     match sale.state {
         _ if !sale.lines.is_empty() && !goods => Standing::Never("a gift card is money for later, not a sale"),
-        SaleState::Unpaid => Standing::NotYet("it is not paid"),
-        _ if !is_paid(sale, trigger) => Standing::NotYet(NOT_IN_FULL),
+        SaleState::Unpaid => Standing::NotYet(Waits::Payment),
+        _ if !is_paid(sale, trigger) => Standing::NotYet(Waits::Rest),
         _ if for_nothing && !is_gift => Standing::Never("it came to nothing"),
         _ => match meets(sale, trigger) {
             Some(true) => Standing::Counts,
             Some(false) => Standing::Never("no trigger names what was sold, where, or for how much"),
-            None => Standing::NotYet("the till does not tell yet what was sold"),
+            None => Standing::NotYet(Waits::Word),
         },
     }
 }

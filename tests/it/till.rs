@@ -802,6 +802,88 @@ async fn a_sale_of_what_the_catalog_does_not_tell_of_yet_waits_until_it_does() {
     assert_eq!([shop.stage(ana.deal), shop.stage(ben.deal)], ["closedwon", "qualifiedtobuy"]);
 }
 
+/// CB-14: while what was sold may be what another trigger names, the opportunity that this one would close is one of two.
+#[tokio::test(start_paused = true)]
+async fn a_trigger_that_may_be_meant_yet_keeps_another_from_being_guessed() {
+    // A serum is of the retail that courses are sold as, a consultation is not.
+    for (item, state, stages) in [
+        ("Serum", EvidenceState::Unmatched, ["qualifiedtobuy", "begun"]),
+        ("Consultation", EvidenceState::Live, ["closedwon", "begun"]),
+    ] {
+        let is_refused = Arc::new(AtomicBool::new(true));
+        let watch = refusing({
+            let is_refused = is_refused.clone();
+            move |path, _| path.ends_with("/catalog/batch-retrieve") && is_refused.load(Ordering::SeqCst)
+        });
+        let of = |pipeline: &str| Trigger { pipelines: [pipeline.to_owned()].into(), ..Trigger::default() };
+        let courses = Trigger { categories: ["Retail".to_owned()].into(), ..of("Courses") };
+        let shop = Shop::watched(Profile::Agency, &[("courses", courses), ("sales", of("Sales"))], watch);
+        shop.rig.sandbox.with(|world| {
+            world.add_pipeline("courses", "Courses", &[("begun", "Begun", 0.2), ("done", "Done", 1.0)]);
+        });
+        let ana = shop.person("Ana").await;
+        let contact = shop.rig.sandbox.with(|world| world.contacts_of(ana.deal))[0];
+        let course = shop.deal_of(contact, "a course");
+        shop.edit_in_hubspot(course, &[("pipeline", "courses"), ("dealstage", "begun")]);
+        shop.rig.clock.sleep(Duration::from_secs(2)).await;
+        let order = shop.sell_to(&ana.customer, ticket(item));
+        shop.square.with(|world| world.delete_variations(item));
+        shop.settle().await;
+        let waits = shop.evidence(&order).await;
+        let told = (waits.state, waits.why.as_str());
+        assert_eq!(told, (EvidenceState::Waiting, "the till does not tell yet what was sold"), "{item}");
+        is_refused.store(false, Ordering::SeqCst);
+        shop.rig.clock.sleep(Duration::from_secs(16 * 60)).await;
+        shop.settle().await;
+        let evidence = shop.evidence(&order).await;
+        assert_eq!((evidence.state, [shop.stage(ana.deal), shop.stage(course)]), (state, stages.map(str::to_owned)));
+        assert_eq!(evidence.candidates.len(), if state == EvidenceState::Unmatched { 2 } else { 0 }, "{item}");
+    }
+}
+
+/// CB-14: a deposit is for what a deposit closes, unless the buyer has something besides that the rest of the money would close.
+#[tokio::test(start_paused = true)]
+async fn a_deposit_wins_no_opportunity_that_is_one_of_two_once_the_rest_is_paid() {
+    let both = ["Sales", "Courses"];
+    for (has, state, stages, why) in [
+        (&both[..1], EvidenceState::Live, &["closedwon"][..], "found by customer"),
+        (&both[1..], EvidenceState::Waiting, &["begun"], "it is not paid in full"),
+        (
+            &both,
+            EvidenceState::Unmatched,
+            &["qualifiedtobuy", "begun"],
+            "the buyer has several opportunities that it could close",
+        ),
+    ] {
+        let of =
+            |pipeline: &str, won_on| Trigger { pipelines: [pipeline.to_owned()].into(), won_on, ..Trigger::default() };
+        let triggers = [("deposits", of(both[0], WonOn::FirstPayment)), ("courses", of(both[1], WonOn::FullPayment))];
+        let shop = Shop::new(&triggers);
+        shop.rig.sandbox.with(|world| {
+            world.add_pipeline("courses", "Courses", &[("begun", "Begun", 0.2), ("done", "Done", 1.0)]);
+        });
+        let customer = json!({ "given_name": "Ana", "email_address": "ana@example.com" });
+        let customer = shop.square.with(|world| world.create_customer(&customer, Change::Person)).unwrap();
+        let contact = shop.contact("Ana", "ana@example.com", "");
+        let deals: Vec<u64> = has.iter().map(|pipeline| shop.deal_of(contact, pipeline)).collect();
+        if has.contains(&"Courses") {
+            shop.edit_in_hubspot(deals[deals.len() - 1], &[("pipeline", "courses"), ("dealstage", "begun")]);
+        }
+        shop.rig.clock.sleep(Duration::from_secs(2)).await;
+        shop.settle().await;
+        let order = shop.square.with(|world| {
+            let (invoice, order) = world.write_invoice(&customer, &ticket("Serum")).unwrap();
+            world.pay_invoice(&invoice, Some(1_000)).unwrap();
+            order
+        });
+        shop.settle().await;
+        let evidence = shop.evidence(&order).await;
+        assert_eq!((evidence.state, evidence.why.as_str()), (state, why), "{has:?}");
+        assert_eq!(deals.iter().map(|deal| shop.stage(*deal)).collect::<Vec<_>>(), stages, "{has:?}");
+        assert_eq!(evidence.candidates.len(), if state == EvidenceState::Unmatched { 2 } else { 0 }, "{has:?}");
+    }
+}
+
 /// CB-14: a sale that is worth what its matching lines come to is settled once all of them are known, and with what is known
 /// where the till never tells. One that is worth what the order comes to waits for none.
 #[tokio::test(start_paused = true)]
