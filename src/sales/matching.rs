@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use tandem_contract::{Origin, Sale};
 
-use super::meaning::{Standing, Waits, standing};
+use super::meaning::{Standing, Waits, standing, waits};
 use crate::model::{Name, Opportunity, Pipeline, RecordId, Status, Trigger, Types, opportunity_type::called};
 
 /// How far apart the clocks of a till and of a CRM may be.
@@ -163,12 +163,14 @@ pub fn judge(
         return Verdict::Unmatched { why: "it names several opportunities", candidates };
     }
     let standings: Vec<Standing> = triggers.iter().map(|(_, trigger)| standing(sale, trigger)).collect();
-    let of = |wanted: fn(&Standing) -> bool| -> Vec<_> {
-        triggers.iter().zip(&standings).filter(|(_, standing)| wanted(standing)).collect()
-    };
-    let counting = of(|standing| *standing == Standing::Counts);
+    let counting: Vec<_> = triggers
+        .iter()
+        .zip(&standings)
+        .filter(|(_, standing)| **standing == Standing::Counts)
+        .map(|(t, _)| (t, None))
+        .collect();
     // What waits may come to count: of two opportunities the one of a trigger that counts already is a guess.
-    let waiting = of(|standing| matches!(standing, Standing::NotYet(_)));
+    let waiting = triggers.iter().filter_map(|t| Some((t, Some(waits(sale, t.1)?))));
     if counting.is_empty() {
         let waits = standings.iter().find_map(|standing| match standing {
             Standing::NotYet(waits) => Some(waits.why()),
@@ -197,27 +199,29 @@ pub fn judge(
     }
     // The till's own customer is a contact of ours too, and may be all that is known of somebody whose opportunity hangs on
     // another: the next way of finding them is tried while the better ones come to nothing.
+    let mut later = None;
     for (is_meant, buyers) in
         [is_open, is_won_by_a_person].into_iter().flat_map(|is| meant.buyers.iter().map(move |b| (is, b)))
     {
-        let mut chosen: Vec<(RecordId, Option<&Name>, &Standing)> = Vec::new();
-        for ((name, trigger), standing) in counting.iter().chain(&waiting) {
+        let mut chosen: Vec<(RecordId, Option<&Name>, Option<Waits>)> = Vec::new();
+        for ((name, trigger), waits) in counting.iter().copied().chain(waiting.clone()) {
             let is_theirs = |deal: &&Opportunity| {
                 is_meant(deal, sale) && is_in(deal, trigger, pipelines) && is_of(deal, trigger, types)
             };
             for deal in buyers.theirs.iter().filter(is_theirs) {
                 if !chosen.iter().any(|(id, ..)| *id == deal.id) {
-                    chosen.push((deal.id, *name, standing));
+                    chosen.push((deal.id, *name, waits));
                 }
             }
         }
-        let waits = chosen.iter().find_map(|(.., standing)| match standing {
-            // One that waits for money beside one that has it: both are the buyer's, and people tell them apart.
-            Standing::NotYet(waits) if chosen.len() == 1 || *waits == Waits::Word => Some(waits.why()),
-            _ => None,
-        });
-        if let Some(why) = waits {
-            return Verdict::NotYet(why);
+        if chosen.iter().any(|(.., waits)| *waits == Some(Waits::Word)) {
+            return Verdict::NotYet(Waits::Word.why());
+        }
+        // One that waits for money beside one that has it: both are the buyer's, and people tell them apart. Where all wait, what
+        // is found in another way may have it.
+        if let Some((.., Some(waits))) = chosen.first().filter(|_| chosen.iter().all(|(.., waits)| waits.is_some())) {
+            later.get_or_insert(waits.why());
+            continue;
         }
         match (chosen.as_slice(), buyers.contacts.len()) {
             ([], _) => {}
@@ -237,7 +241,12 @@ pub fn judge(
             }
         }
     }
-    Verdict::Unmatched { why: "the buyer has no open opportunity that it can close", candidates: Vec::new() }
+    match later {
+        Some(why) => Verdict::NotYet(why),
+        None => {
+            Verdict::Unmatched { why: "the buyer has no open opportunity that it can close", candidates: Vec::new() }
+        }
+    }
 }
 
 fn is_live(deal: &Opportunity) -> bool {

@@ -100,6 +100,17 @@ pub fn standing(sale: &Sale, trigger: &Trigger) -> Standing {
     }
 }
 
+/// What a sale waits for before it counts for a trigger; `None` where it counts, or will not whatever comes.
+#[must_use]
+pub fn waits(sale: &Sale, trigger: &Trigger) -> Option<Waits> {
+    match (standing(sale, trigger), meets(sale, trigger)) {
+        (Standing::NotYet(_), Some(false)) => None,
+        (Standing::NotYet(_), None) => Some(Waits::Word),
+        (Standing::NotYet(waits), Some(true)) => Some(waits),
+        _ => None,
+    }
+}
+
 fn named(wanted: &std::collections::BTreeSet<String>, names: &[String]) -> bool {
     wanted.is_empty() || names.iter().any(|name| wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)))
 }
