@@ -1267,7 +1267,7 @@ async fn what_was_looked_up_too_slowly_is_not_made_any_more() {
     let person = [("name", Value::text("Ana Ito")), ("email", Value::text("ana@example.com"))];
     // The fields, and who has the address.
     let outcome = company.create("tandem:1", &person).await;
-    assert!(matches!(outcome, Pushed::Failed(ConnectorError::NotSent(_))), "{outcome:?}");
+    assert!(matches!(outcome, Pushed::Failed(ConnectorError::Late)), "{outcome:?}");
     assert_eq!(company.sandbox.with(|world| world.ids(Kind::Contact)).len(), 0);
     // What was looked up is known by now.
     let outcome = company.create("tandem:1", &person).await;

@@ -382,7 +382,7 @@ async fn late_is_not_sent(vendor: &dyn Vendor) -> Verdict {
     let create = Write { trace: "late".into(), kind: vendor.kind(), op };
     for write in [update(vendor, &id, Value::text("After its time")), create] {
         let outcomes = vendor.connector().push(CALL.until(Duration::ZERO), std::slice::from_ref(&write)).await;
-        if !matches!(outcomes.as_slice(), [Pushed::Failed(ConnectorError::NotSent(_))]) {
+        if !matches!(outcomes.as_slice(), [Pushed::Failed(ConnectorError::Late)]) {
             return Err(format!("its time (`Call::until`) was over, and the outcome is {outcomes:?}"));
         }
     }

@@ -9,8 +9,8 @@ use url::Url;
 
 use crate::{
     Checkout, Clock, ConnectorError, ExternalId, Fetched, Hint, History, Identity, Kind, Lane, NewCheckout, NewVisit,
-    Opening, Record, SaleRead, Schema, Secret, Value, Version, VisitChange, VisitRead, WantedOpenings, WebhookError,
-    WebhookRequest,
+    NewVisitor, Opening, Record, SaleRead, Schema, Secret, Value, Version, VisitChange, VisitRead, WantedOpenings,
+    WebhookError, WebhookRequest,
 };
 
 /// How far a connector's writes are protected against an edit made at the same moment.
@@ -195,12 +195,10 @@ impl Call {
     /// To be asked right before a change is sent, when whatever it waited for is over.
     ///
     /// # Errors
-    /// [`ConnectorError::NotSent`] when it is too late.
+    /// [`ConnectorError::Late`] when it is too late.
     pub fn in_time(&self, clock: &dyn Clock) -> Result<(), ConnectorError> {
         match self.until {
-            Some(until) if clock.elapsed() > until => {
-                Err(ConnectorError::NotSent("the vendor was slow, or its rate limit, so that its time was over".into()))
-            }
+            Some(until) if clock.elapsed() > until => Err(ConnectorError::Late),
             _ => Ok(()),
         }
     }
@@ -243,6 +241,13 @@ pub trait Connector: Send + Sync {
     /// not, records are only linked to those that are on both sides.
     fn introduces(&self, kind: Kind) -> bool {
         let _ = kind;
+        true
+    }
+
+    /// Whether a contact's record may be somebody of ours who has the same e-mail address. Most vendors hold an address for one person;
+    /// at a clinic families share theirs, and what is linked is written.
+    fn is_same_person(&self, record: &Record, ours: &NewVisitor) -> bool {
+        let _ = (record, ours);
         true
     }
 
@@ -447,6 +452,13 @@ pub trait Connector: Send + Sync {
     /// # Errors
     /// [`WebhookError`] if it is not to be believed.
     fn hints(&self, request: &WebhookRequest<'_>) -> Result<Vec<Hint>, WebhookError>;
+
+    /// The event that a webhook tells of, where a delivery that is repeated names the same one: what was taken once is answered and
+    /// done no more. Asked only of what [`Connector::hints`] believed.
+    fn event(&self, request: &WebhookRequest<'_>) -> Option<ExternalId> {
+        let _ = request;
+        None
+    }
 
     /// Calls made since the start, for the summary.
     fn calls(&self) -> u64;

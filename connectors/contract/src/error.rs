@@ -14,6 +14,9 @@ pub enum ConnectorError {
     /// Nothing reached the vendor: repeating is free.
     #[error("the vendor could not be reached: {0}")]
     NotSent(String),
+    /// Nothing reached the vendor, because the time of the write was over ([`crate::Call::until`]): repeating is free.
+    #[error("it was not written: the vendor, or its rate limit, was so slow before that the write's own time was over")]
+    Late,
     /// It may or may not have happened, now or later.
     #[error("the vendor did not answer, so the outcome is not known: {0}")]
     OutcomeUnknown(String),
@@ -91,7 +94,7 @@ impl ConnectorError {
     #[must_use]
     pub fn disposition(&self) -> Disposition {
         match self {
-            Self::NotSent(_) => Disposition::Retry(None),
+            Self::NotSent(_) | Self::Late => Disposition::Retry(None),
             Self::RateLimited { retry_after, .. } => Disposition::Retry(*retry_after),
             Self::OutcomeUnknown(_) => Disposition::Ambiguous,
             Self::Unauthorized(_) => Disposition::PauseConnection,
@@ -106,6 +109,7 @@ impl ConnectorError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NotSent(_) => "not_sent",
+            Self::Late => "late",
             Self::OutcomeUnknown(_) => "outcome_unknown",
             Self::RateLimited { .. } => "rate_limited",
             Self::Unauthorized(_) => "unauthorized",

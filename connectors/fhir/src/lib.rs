@@ -39,8 +39,8 @@ use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tandem_contract::{
     Call, Clock, Connector, ConnectorError, Cursor, ExternalId, Fetched, Guarantee, Hint, Identity, Kind, Limit,
-    NewVisit, Opening, Page, PropertyType, Pushed, Record, Schema, Secret, Sought, Stream, Transport, VisitChange,
-    VisitRead, WantedOpenings, WebhookError, WebhookRequest, Write,
+    NewVisit, NewVisitor, Opening, Page, PropertyType, Pushed, Record, Schema, Secret, Sought, Stream, Transport,
+    VisitChange, VisitRead, WantedOpenings, WebhookError, WebhookRequest, Write,
 };
 use url::Url;
 
@@ -150,7 +150,7 @@ pub struct Fhir {
 impl Fhir {
     /// How long after we gave up the server may still carry a request out. The standard says nothing; a minute is what clients wait.
     pub const LATE_WINDOW: Duration = Duration::from_secs(60);
-    /// How long a push waits for budget before it gives up unsent.
+    /// How long a push waits, for budget and for what is looked up before a write, until it sends nothing more.
     const PATIENCE: Duration = Duration::from_secs(40);
 
     /// Connects. Nothing is sent yet.
@@ -170,6 +170,11 @@ impl Fhir {
     fn learn(&self, statement: &Capabilities) {
         let narrowed = Profile::of(self.options.dialect).narrowed(statement);
         *self.profile.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(narrowed);
+    }
+
+    /// [`Self::PATIENCE`], or as long as two requests may take.
+    fn patience(&self) -> Duration {
+        Self::PATIENCE.max(2 * self.options.request_timeout)
     }
 }
 
@@ -192,12 +197,16 @@ impl Connector for Fhir {
         kind != Kind::Contact
     }
 
+    fn is_same_person(&self, record: &Record, ours: &NewVisitor) -> bool {
+        patients::is_theirs(record, ours)
+    }
+
     fn late_window(&self) -> Duration {
         Self::LATE_WINDOW
     }
 
     fn push_deadline(&self) -> Duration {
-        Self::PATIENCE + 3 * self.options.request_timeout + Duration::from_secs(5)
+        self.patience() + 3 * self.options.request_timeout + Duration::from_secs(5)
     }
 
     fn kinds(&self) -> Vec<Kind> {

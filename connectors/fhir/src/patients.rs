@@ -307,7 +307,7 @@ type Outcome = Result<Pushed, ConnectorError>;
 
 /// Writes patients one after another: the interface has no batch that every server knows.
 pub async fn push(fhir: &Fhir, call: Call, writes: &[Write]) -> Vec<Pushed> {
-    let call = call.until(fhir.client.clock.elapsed() + Fhir::PATIENCE);
+    let call = call.until(fhir.client.clock.elapsed() + fhir.patience());
     let mut stopped: Option<ConnectorError> = None;
     let mut outcomes = Vec::with_capacity(writes.len());
     for write in writes {
@@ -460,8 +460,26 @@ async fn somebody(fhir: &Fhir, lane: Lane, new: &NewVisitor) -> Result<Option<Ex
 }
 
 fn is_same(patient: &Patient, new: &NewVisitor) -> bool {
+    is_one(|name| patient.property(name), new)
+}
+
+/// The same of a record as it was read, before it is linked: what is linked is written, so that another first name makes it somebody
+/// else's, however much a family shares.
+pub fn is_theirs(record: &Record, ours: &NewVisitor) -> bool {
+    let given = record.property("given");
+    let first = |text: &str| text.split_whitespace().next().unwrap_or_default().to_lowercase();
+    let names = given.as_text().zip(ours.first_name.as_deref());
+    let is_other = names.is_some_and(|(theirs, ours)| {
+        let (theirs, ours) = (first(theirs), first(ours));
+        !theirs.is_empty() && !ours.is_empty() && theirs != ours
+    });
+    !is_other && is_one(|name| record.property(name), ours)
+}
+
+/// Both address and number, or one of both and the same family name.
+fn is_one(property: impl Fn(&str) -> Value, new: &NewVisitor) -> bool {
     let alike = |name: &str, ours: &Option<String>, same: fn(&str, &str) -> bool| {
-        let theirs = patient.property(name);
+        let theirs = property(name);
         theirs.as_text().zip(ours.as_deref()).is_some_and(|(theirs, ours)| same(theirs.trim(), ours.trim()))
     };
     let email = alike("email", &new.email, str::eq_ignore_ascii_case);

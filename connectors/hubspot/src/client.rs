@@ -83,6 +83,11 @@ impl<'a> Ask<'a> {
         self.writes = Some(call);
         self
     }
+
+    /// Nothing that changes anything is sent too late.
+    fn in_time(&self, clock: &dyn Clock) -> Result<(), ConnectorError> {
+        self.writes.map_or(Ok(()), |call| call.in_time(clock))
+    }
 }
 
 impl Client {
@@ -132,11 +137,11 @@ impl Client {
         let mut refused: Option<Secret> = None;
         let mut repeats = 0;
         loop {
+            ask.in_time(&*self.clock)?;
             self.limiter.acquire(ask.bucket, ask.lane, 1, &*self.clock).await?;
             let token = self.auth.token(refused.as_ref(), &self.transport, &self.clock).await?;
-            if let Some(call) = ask.writes {
-                call.in_time(&*self.clock)?;
-            }
+            // It may have waited long by now.
+            ask.in_time(&*self.clock)?;
             let answer = self.send(&ask, &token).await?;
             if answer.status.is_success() {
                 return Ok(answer);

@@ -127,7 +127,7 @@ impl HubSpot {
     /// How long after we gave up HubSpot may still carry a request out: it answers 524 after 100 s.
     /// Source: HubSpot developer documentation, "Error handling".
     pub const LATE_WINDOW: Duration = Duration::from_secs(100);
-    /// How long a push waits for budget before it gives up unsent.
+    /// How long a push waits, for budget and for what is looked up before a write, until it sends nothing more.
     const PATIENCE: Duration = Duration::from_secs(40);
 
     /// Connects. Nothing is sent yet.
@@ -151,6 +151,11 @@ impl HubSpot {
             Duration::from_secs(seconds.clamp(5, 3_600))
         })
     }
+
+    /// [`Self::PATIENCE`], or as long as two requests may take.
+    fn patience(&self) -> Duration {
+        Self::PATIENCE.max(2 * self.options.request_timeout)
+    }
 }
 
 #[async_trait]
@@ -168,7 +173,7 @@ impl Connector for HubSpot {
     }
 
     fn push_deadline(&self) -> Duration {
-        Self::PATIENCE + self.options.request_timeout + Duration::from_secs(5)
+        self.patience() + self.options.request_timeout + Duration::from_secs(5)
     }
 
     fn kinds(&self) -> Vec<Kind> {

@@ -27,7 +27,7 @@ const DEAL_TO_CONTACT: u32 = 3;
 /// Writes everything, in order; never fails as a whole.
 pub async fn push(hubspot: &HubSpot, call: Call, writes: &[Write]) -> Vec<Pushed> {
     let mut outcomes: BTreeMap<usize, Pushed> = BTreeMap::new();
-    let call = call.until(hubspot.client.clock.elapsed() + HubSpot::PATIENCE);
+    let call = call.until(hubspot.client.clock.elapsed() + hubspot.patience());
     let mut groups: BTreeMap<(Kind, u8), Vec<usize>> = BTreeMap::new();
     for (index, write) in writes.iter().enumerate() {
         let rank = match write.op {

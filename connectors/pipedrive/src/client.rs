@@ -113,6 +113,11 @@ impl Ask {
     fn writes(&self) -> bool {
         self.method != Method::GET
     }
+
+    /// Nothing that changes anything is sent too late.
+    fn in_time(&self, clock: &dyn Clock) -> Result<(), ConnectorError> {
+        if self.writes() { self.call.in_time(clock) } else { Ok(()) }
+    }
 }
 
 /// Every answer of Pipedrive.
@@ -225,14 +230,14 @@ impl Client {
         let mut refused: Option<Secret> = None;
         let mut repeats = 0;
         loop {
+            ask.in_time(&*self.clock)?;
             if ask.searches {
                 self.limiter.acquire(SEARCH, ask.call.lane, 0, &*self.clock).await?;
             }
             self.limiter.acquire(GENERAL, ask.call.lane, ask.cost, &*self.clock).await?;
             let token = self.auth.token(refused.as_ref(), &self.transport, &self.clock).await?;
-            if ask.writes() {
-                ask.call.in_time(&*self.clock)?;
-            }
+            // It may have waited long by now.
+            ask.in_time(&*self.clock)?;
             let answer = self.send(&ask, &token).await?;
             if answer.status.is_success() {
                 return understood(&answer, ask.writes());

@@ -146,7 +146,7 @@ impl Pipedrive {
     /// How long after we gave up Pipedrive may still carry a request out. Not documented; a minute is what the guides
     /// for safe creates advise.
     pub const LATE_WINDOW: Duration = Duration::from_secs(60);
-    /// How long a push waits for budget before it gives up unsent.
+    /// How long a push waits, for budget and for what is looked up before a write, until it sends nothing more.
     const PATIENCE: Duration = Duration::from_secs(40);
     /// The share of the day's tokens that polling may take, in percent: everybody at the company lives on them.
     const POLLING_SHARE: u64 = 5;
@@ -184,6 +184,11 @@ impl Pipedrive {
     fn periods_at(&self, share: u64) -> Periods {
         Periods::within(self.options.budget().saturating_mul(share) / 100, &self.kinds())
     }
+
+    /// [`Self::PATIENCE`], or as long as two requests may take.
+    fn patience(&self) -> Duration {
+        Self::PATIENCE.max(2 * self.options.request_timeout)
+    }
 }
 
 #[async_trait]
@@ -213,7 +218,7 @@ impl Connector for Pipedrive {
     }
 
     fn push_deadline(&self) -> Duration {
-        Self::PATIENCE + self.options.request_timeout + Duration::from_secs(5)
+        self.patience() + self.options.request_timeout + Duration::from_secs(5)
     }
 
     fn kinds(&self) -> Vec<Kind> {

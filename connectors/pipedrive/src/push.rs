@@ -27,7 +27,7 @@ type Body = BTreeMap<String, Box<RawValue>>;
 
 /// Writes everything, in order; never fails as a whole.
 pub async fn push(pipedrive: &Pipedrive, call: Call, writes: &[Write]) -> Vec<Pushed> {
-    let call = call.until(pipedrive.client.clock.elapsed() + Pipedrive::PATIENCE);
+    let call = call.until(pipedrive.client.clock.elapsed() + pipedrive.patience());
     let mut outcomes = Vec::with_capacity(writes.len());
     let mut stopped: Option<ConnectorError> = None;
     for write in writes {

@@ -91,6 +91,11 @@ impl Ask {
             None => self,
         }
     }
+
+    /// Nothing that changes anything is sent too late.
+    fn in_time(&self, clock: &dyn Clock) -> Result<(), ConnectorError> {
+        if self.writes { self.call.in_time(clock) } else { Ok(()) }
+    }
 }
 
 /// Null is as good as nothing.
@@ -152,11 +157,11 @@ impl Client {
         let mut refused: Option<Secret> = None;
         let mut repeats = 0;
         loop {
+            ask.in_time(&*self.clock)?;
             self.limiter.acquire(ALL, ask.call.lane, 1, &*self.clock).await?;
             let token = self.auth.token(refused.as_ref(), &self.transport, &self.clock).await?;
-            if ask.writes {
-                ask.call.in_time(&*self.clock)?;
-            }
+            // It may have waited long by now.
+            ask.in_time(&*self.clock)?;
             let answer = self.send(ask, &token).await?;
             match answer.status {
                 status if status.is_success() => {

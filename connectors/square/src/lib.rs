@@ -117,7 +117,7 @@ impl Square {
     /// How long after we gave up Square may still carry a request out, and hide that: not documented; a minute is what its own
     /// clients wait, and another one what its searches lag.
     pub const LATE_WINDOW: Duration = Duration::from_secs(120);
-    /// How long a push waits for budget before it gives up unsent.
+    /// How long a push waits, for budget and for what is looked up before a write, until it sends nothing more.
     const PATIENCE: Duration = Duration::from_secs(40);
     /// Time between two polls, where the operator sets none.
     const POLL: Duration = Duration::from_secs(30);
@@ -134,6 +134,11 @@ impl Square {
     pub fn keep_refresh_token(mut self, keep: Arc<dyn KeepRefreshToken>) -> Self {
         self.client.auth.keep_by(keep);
         self
+    }
+
+    /// [`Self::PATIENCE`], or as long as two requests may take.
+    fn patience(&self) -> Duration {
+        Self::PATIENCE.max(2 * self.options.request_timeout)
     }
 }
 
@@ -157,7 +162,7 @@ impl Connector for Square {
     }
 
     fn push_deadline(&self) -> Duration {
-        Self::PATIENCE + self.options.request_timeout + Duration::from_secs(5)
+        self.patience() + self.options.request_timeout + Duration::from_secs(5)
     }
 
     fn kinds(&self) -> Vec<Kind> {
@@ -231,6 +236,10 @@ impl Connector for Square {
             self.books.note_change();
         }
         Ok(news.hints)
+    }
+
+    fn event(&self, request: &WebhookRequest<'_>) -> Option<ExternalId> {
+        webhook::event(request.body)
     }
 
     fn calls(&self) -> u64 {

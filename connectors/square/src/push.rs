@@ -24,9 +24,9 @@ type Outcome = Result<Pushed, ConnectorError>;
 /// Writes everything; never fails as a whole.
 pub async fn push(square: &Square, call: Call, writes: &[Write]) -> Vec<Pushed> {
     let began = square.client.clock.elapsed();
-    let call = call.until(began + Square::PATIENCE);
+    let call = call.until(began + square.patience());
     // What was looked for by half of it is made; the rest has its turn with the next batch.
-    let looking = call.until(began + Square::PATIENCE / 2);
+    let looking = call.until(began + square.patience() / 2);
     let mut outcomes: Vec<Option<Outcome>> = writes.iter().map(|_| None).collect();
     let (mut creates, mut updates) = (BTreeMap::new(), BTreeMap::new());
     let mut stopped: Option<ConnectorError> = None;

@@ -73,6 +73,16 @@ pub fn news(options: &Options, request: &WebhookRequest<'_>) -> Result<News, Web
     Ok(News { hints: named(&event), is_of_catalog: event.kind.starts_with("catalog.") })
 }
 
+/// The event's own id, which is the same whenever it is sent again.
+pub fn event(body: &[u8]) -> Option<ExternalId> {
+    #[derive(Deserialize)]
+    struct Named {
+        event_id: String,
+    }
+    let named: Named = serde_json::from_slice(body).ok()?;
+    ExternalId::new(named.event_id).ok()
+}
+
 fn named(event: &Event) -> Vec<Hint> {
     let object = &event.data.object;
     let hint = |kind: Kind, id: Option<&str>| {
