@@ -371,8 +371,9 @@ impl Desk<'_> {
                     let (connection, local, ruling) = (connection.clone(), link.local, Ruling::Guarded(verdict));
                     ops.push(Op::RuleOnLink { connection, kind, local, ruling });
                 }
-                if !ops.is_empty() {
-                    self.commit(ops).await?;
+                // Few at a time: on PostgreSQL each holds its row until all of them are done, and engines write many at once.
+                for some in ops.chunks(100) {
+                    self.commit(some.to_vec()).await?;
                 }
             }
         }

@@ -122,11 +122,13 @@ impl Link {
 
     /// Carries out what a person decided.
     pub fn rule(&mut self, ruling: Ruling) {
-        self.rulings += 1;
+        let before = (self.state, self.holds.clone());
         match ruling {
             Ruling::TryAgain => self.holds.retain(|_, hold| hold.kind != HoldKind::Parked),
             Ruling::Guarded(verdict) => self.decide_held(verdict),
         }
+        // What changed nothing is in nobody's way.
+        self.rulings += i64::from(before != (self.state, self.holds.clone()));
     }
 
     /// Takes what the guard holds off hold, or leaves it be as it is.

@@ -829,7 +829,8 @@ impl Reconciler {
                 decided.ops.push(guard.held(&self.connection.name, Class::LocalDelete, link.local, began));
                 link.state = LinkState::RemoteMissing;
                 link.holds.insert(PRESENCE.into(), on_hold(Vec::new(), Vec::new()));
-                decided.ops.push(self.put_link(link));
+                let link = self.update_link(decided.work.link.as_ref(), link);
+                decided.ops.push(link);
                 drop(guard);
                 return self.finish_all(decided);
             }
@@ -842,7 +843,8 @@ impl Reconciler {
         match step {
             Step::LookAgain => {
                 let since = *link.missing_since.get_or_insert(began);
-                decided.ops.push(self.put_link(link));
+                let link = self.update_link(decided.work.link.as_ref(), link);
+                decided.ops.push(link);
                 return self.defer_all(decided, since + SECOND_LOOK, false);
             }
             Step::Missing => link.state = LinkState::RemoteMissing,
@@ -874,7 +876,8 @@ impl Reconciler {
                 decided.ops.push(Op::PutRecord { record: deal, expected, slot: None });
             }
         }
-        decided.ops.push(self.put_link(link));
+        let link = self.update_link(decided.work.link.as_ref(), link);
+        decided.ops.push(link);
         self.finish_all(decided);
     }
 }

@@ -15,7 +15,7 @@ use super::{
     twins::reported,
 };
 use crate::{
-    model::{Hold, HoldKind, IntentOp, IntentState, Key, RecordId, link::PRESENCE},
+    model::{Hold, HoldKind, Intent, IntentOp, IntentState, Key, RecordId, link::PRESENCE},
     store::{GuardEvent, Op, StoreError},
 };
 
@@ -168,6 +168,13 @@ impl Guard {
         false
     }
 
+    /// An effect that was counted did not come about: it is counted when it is tried again.
+    fn forget(&mut self, kind: Kind, class: Class, what: &str) {
+        if let Some(lately) = self.lately.get_mut(&format!("{kind}/{}/{what}", class.as_str())) {
+            lately.pop();
+        }
+    }
+
     /// One more that is held: the event as it is now to be stored.
     pub(super) fn held(
         &mut self,
@@ -230,22 +237,49 @@ impl Reconciler {
     /// Separates what may be sent from what a person must see first; the latter is held.
     pub(super) async fn guarded(&self, kind: Kind, outgoing: Vec<Outgoing>) -> Result<Vec<Outgoing>, StoreError> {
         let now = self.clock.now();
-        let (mut free, mut ops, mut held) = (Vec::new(), Vec::new(), 0);
+        let (mut free, mut held) = (Vec::new(), Vec::new());
         {
             let mut guard = self.guard();
             for one in outgoing {
                 let (kept, more) = self.guard_one(&mut guard, kind, one, now);
-                held += u64::from(!more.is_empty());
                 free.extend(kept);
-                ops.extend(more);
+                held.extend(Some(more).filter(|more| !more.is_empty()));
             }
         }
-        if held > 0 {
-            tracing::warn!(connection = %self.connection.name, %kind, held, "the mass-change guard holds writes");
-            self.count(|summary| summary.held += held);
-            self.store.commit(&self.commit_of(ops)).await?;
+        if held.is_empty() {
+            return Ok(free);
+        }
+        let many = held.len();
+        tracing::warn!(connection = %self.connection.name, %kind, held = many, "the mass-change guard holds writes");
+        self.count(|summary| summary.held += many as u64);
+        match self.store.commit(&self.commit_of(held.iter().flatten().cloned().collect())).await {
+            // A person decided about one of them since it was read: that one is planned again, its mark and intent stay.
+            Err(StoreError::Stale { .. }) => {
+                for one in held {
+                    match self.store.commit(&self.commit_of(one)).await {
+                        Ok(()) | Err(StoreError::Stale { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            stored => stored?,
         }
         Ok(free)
+    }
+
+    /// Nothing of a write that was let through reached the vendor.
+    pub(super) fn uncount(&self, intent: &Intent) {
+        let mut guard = self.guard();
+        match &intent.op {
+            IntentOp::Create { .. } if intent.again => {}
+            IntentOp::Create { .. } => guard.forget(intent.kind, Class::Create, ""),
+            IntentOp::Archive { .. } => guard.forget(intent.kind, Class::Delete, ""),
+            IntentOp::Update { .. } => {
+                for (row, written) in &intent.rows {
+                    guard.forget(intent.kind, class_of(&written.want), &digest_of(row, &written.want));
+                }
+            }
+        }
     }
 
     fn guard_one(
@@ -304,7 +338,7 @@ impl Reconciler {
                         ops.push(guard.held(name, class, record, now));
                     }
                 }
-                ops.push(self.put_link(link.clone()));
+                ops.push(Op::UpdateLink(link.clone()));
                 if !one.intent.rows.is_empty() {
                     return (Some(one), ops);
                 }

@@ -27,6 +27,8 @@ use crate::{
 };
 
 /// What people are told who see that a vendor has no clear answer to a write.
+const SLOW: &str =
+    "ask the vendor, or allow its requests more time (`request_timeout_seconds`); it is tried again by itself";
 const STUMBLING: &str = "the vendor may stumble over a value of this record; correct it here, or ask the vendor; it is tried again by itself";
 
 /// A write that is planned and durable.
@@ -72,6 +74,7 @@ impl Reconciler {
             self.store.commit(&intents).await?;
         }
         let histories = self.check_afterwards(call, kind, lens, &outgoing, &outcomes).await;
+        let too_slow = outcomes.iter().all(|outcome| matches!(outcome, Pushed::Failed(ConnectorError::Late)));
         let made: Vec<RecordId> = outgoing
             .iter()
             .zip(&outcomes)
@@ -82,17 +85,27 @@ impl Reconciler {
             .collect();
         for ((one, outcome), history) in outgoing.into_iter().zip(outcomes).zip(histories) {
             let span = tracing::info_span!("record", %kind, record = %Key::Local(one.local.id()));
-            let dirty = one.dirty.clone();
+            let (dirty, intent) = (one.dirty.clone(), one.intent.clone());
+            let is_known = !matches!(&outcome, Pushed::Failed(error) if error.disposition() == Disposition::Ambiguous);
             let (mut ops, changed) = match self.merged_meanwhile(kind, &one, &outcome).await? {
                 Some(ops) => (ops, FollowUp::default()),
                 None => span.in_scope(|| self.settle(kind, lens, context, one, outcome, history)),
             };
             ops.extend(self.follow_up(changed).await?);
+            if too_slow {
+                // Not one of them had its turn.
+                ops.extend(self.stumbled(kind, intent.local, tries(&dirty), &ConnectorError::Late));
+            }
             match self.store.commit(&self.commit_of(ops)).await {
                 Ok(()) => {}
                 // Planned again from what is stored; the intent is still there and says what we did.
                 Err(StoreError::Stale { .. }) => {
-                    span.in_scope(|| warn!("an outcome could not be stored; the record is read again"))
+                    span.in_scope(|| warn!("an outcome could not be stored; the record is read again"));
+                    // What was written is read by its id: nothing of it is to come.
+                    if is_known && matches!(intent.op, IntentOp::Update { .. }) {
+                        let closed = Intent { closes_at: Some(self.clock.now()), ..intent };
+                        self.store.commit(&self.commit_of(vec![Op::PutIntent(closed)])).await?;
+                    }
                 }
                 Err(StoreError::Taken { .. }) => {
                     span.in_scope(|| warn!("an outcome could not be stored; the record is read again later"));
@@ -407,13 +420,15 @@ impl Reconciler {
             return None;
         }
         self.count(|summary| summary.failed += 1);
-        let text = format!("{error}; so it went {} times: {STUMBLING}", attempts + 1);
+        let what = if matches!(error, ConnectorError::Late) { SLOW } else { STUMBLING };
+        let text = format!("{error}; so it went {} times: {what}", attempts + 1);
         Some(self.failure(kind, &Key::Local(local), "", error.code(), text))
     }
 
     /// A write that was not carried out leaves nothing, but for a create that was sent before and may land yet: that one is
     /// remembered.
     fn not_sent(&self, mut intent: Intent, now: DateTime<Utc>) -> Op {
+        self.uncount(&intent);
         if !intent.again {
             return Op::DropIntent(intent.id);
         }

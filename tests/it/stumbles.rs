@@ -290,6 +290,39 @@ async fn what_a_person_has_tried_again_while_the_record_is_written_is_tried_agai
     assert_eq!(both.in_pipedrive(both.pair().await.1, "value"), json!(950));
 }
 
+/// What did not reach the vendor made nothing there: however often it is tried, it is one to the mass-change guard.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_made_uses_nothing_of_the_guards_limits_up() {
+    let (both, proxy) = two_crms(52);
+    both.minutes(1).await;
+    let busy = Answer {
+        headers: &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1")],
+        ..Answer::new(429, r#"{"success":false,"error":"request over limit"}"#)
+    };
+    proxy.answer(move |method, path, _| (*method == Method::POST && path.ends_with("/deals")).then(|| busy.clone()));
+    for title in ["first", "second", "third", "fourth"] {
+        both.told(title);
+    }
+    both.rig.clock.sleep(Duration::from_secs(2)).await;
+    both.rig.engine().once().await.unwrap();
+    let limits = Limits { creates: 5, ..Limits::default() };
+    let engine = Engine::new(both.rig.shared(limits), both.second.clone());
+    let acting = async {
+        // Tried again and again, within what the guard adds up.
+        both.rig.clock.sleep(Duration::from_secs(300)).await;
+        assert!(both.titles().is_empty());
+        proxy.pass();
+        both.rig.clock.sleep(Duration::from_secs(1_800)).await;
+    };
+    tokio::select! {
+        () = engine.run() => unreachable!("an engine runs until it is dropped"),
+        () = acting => {}
+    }
+    assert_eq!(both.titles().len(), 4);
+    let account = &both.rig.account.name;
+    assert!(both.rig.store.guard_events(account, &both.second.name).await.unwrap().is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_refused_where_two_records_meet_stays_on_the_list_until_it_is_mended() {
     let (both, proxy) = two_crms(48);
