@@ -306,7 +306,10 @@ impl Planner<'_, '_> {
         match (self.row.direction, s.on_first_link) {
             (Direction::In, _) if !is_kept(self.row, s.local) => self.take_in(&local, &remote),
             (Direction::In, _) => self.decide(Rule::PreferRemote, Vec::new(), local, remote),
-            (Direction::Out, _) => self.push_out(local, remote),
+            // What nobody said here replaces nothing there, and what it replaces is kept in a conflict.
+            (Direction::Out, _) if ours => self.rebase(local, remote),
+            (Direction::Out, _) if theirs => self.push_out(local, remote),
+            (Direction::Out, _) => self.decide(Rule::PreferLocal, Vec::new(), local, remote),
             (_, OnFirstLink::PreferRemote) => self.decide(Rule::PreferRemote, Vec::new(), local, remote),
             (_, OnFirstLink::PreferLocal) => self.decide(Rule::PreferLocal, Vec::new(), local, remote),
             _ if ours => self.take_in(&local, &remote),

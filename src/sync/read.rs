@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tandem_contract::{Call, ExternalId, Fetched, History, Kind, Lane, Record, Value};
+use tandem_contract::{Call, ExternalId, Fetched, History, Kind, Lane, NewVisitor, Record, Value};
 
 use super::reconcile::{Pageful, Reconciler, SyncError, Work};
 use super::{
@@ -190,6 +190,7 @@ impl Reconciler {
                 emails.entry(email).or_default().push(index);
             }
         }
+        let emails_of: Vec<usize> = emails.values().flatten().copied().collect();
         if !emails.is_empty() {
             let keys: Vec<String> = emails.keys().cloned().collect();
             let mut matches: BTreeMap<String, Vec<RecordId>> = BTreeMap::new();
@@ -203,7 +204,8 @@ impl Reconciler {
                 }
             }
         }
-        let mut joined = self.join_halves(works, &mut wanted);
+        let by_address: BTreeSet<usize> = emails_of.into_iter().filter(|index| wanted.contains_key(index)).collect();
+        let mut joined = self.join_halves(works, &mut wanted, &by_address);
         if wanted.is_empty() {
             return Ok(());
         }
@@ -222,6 +224,9 @@ impl Reconciler {
                 continue;
             }
             let Some(local) = records.get(&id) else { continue };
+            if by_address.contains(&index) && !self.is_same_person(&works[index], local) {
+                continue;
+            }
             // An address that two have makes neither of them a twin.
             let carries_marker = |work: &Work| matches!(&work.fetched, Some(Fetched::Found(record)) if self.made_for(record) == Some(id));
             let twin = match linked.get(&id) {
@@ -251,14 +256,38 @@ impl Reconciler {
         record.marker.as_deref().and_then(|marker| self.connection.of_marker(marker))
     }
 
+    /// Whether the contact that was read and has the address of this one of ours may be that person.
+    fn is_same_person(&self, work: &Work, local: &LocalRecord) -> bool {
+        let (Some(Fetched::Found(record)), LocalRecord::Contact(contact)) = (&work.fetched, local) else { return true };
+        let ours = NewVisitor {
+            id: None,
+            marker: self.connection.marker(contact.id),
+            first_name: contact.first_name.clone(),
+            last_name: contact.last_name.clone(),
+            email: contact.email.clone(),
+            phone: contact.phone.clone(),
+        };
+        self.connection.connector.is_same_person(record, &ours)
+    }
+
     /// Our record and the vendor's that turn out to be one, both in this batch and neither linked: one piece of work.
-    fn join_halves(&self, works: &mut [Work], wanted: &mut BTreeMap<usize, RecordId>) -> BTreeSet<RecordId> {
+    fn join_halves(
+        &self,
+        works: &mut [Work],
+        wanted: &mut BTreeMap<usize, RecordId>,
+        by_address: &BTreeSet<usize>,
+    ) -> BTreeSet<RecordId> {
         let mut joined = BTreeSet::new();
         let unlinked = |work: &Work| work.link.is_none() && work.external.is_none();
         for (theirs, id) in wanted.clone() {
             let ours = works
                 .iter()
-                .position(|work| unlinked(work) && work.local.as_ref().is_some_and(|local| local.id() == id));
+                .position(|work| unlinked(work) && work.local.as_ref().is_some_and(|local| local.id() == id))
+                .filter(|ours| {
+                    let local = works[*ours].local.as_ref();
+                    !by_address.contains(&theirs)
+                        || local.is_some_and(|local| self.is_same_person(&works[theirs], local))
+                });
             if let Some(ours) = ours.filter(|_| joined.insert(id)) {
                 let dirty = std::mem::take(&mut works[theirs].dirty);
                 works[ours].dirty.extend(dirty);

@@ -208,8 +208,9 @@ impl Reconciler {
         let mut ops = vec![self.solved(Kind::Appointment, &dirty.key, Some(VISITORS))];
         let mut again = None;
         let mut effects = Vec::new();
+        let mut others = BTreeMap::new();
         for contact in visit.contacts.clone() {
-            let effect = self.effect(contact, &mut visit, now, &mut failures).await?;
+            let effect = self.effect(contact, &mut visit, &mut others, now, &mut failures).await?;
             again = earlier(again, effect.again);
             effects.extend(effect.ops);
         }
@@ -219,6 +220,8 @@ impl Reconciler {
             ops.push(Op::PutVisit(next));
         }
         ops.extend(effects);
+        // Once each, whoever comes to them and however many rules they are of.
+        ops.extend(others.into_values().map(|other| Op::PutVisit(Visit { version: other.version + 1, ..other })));
         for (code, text) in failures {
             ops.push(self.failure(Kind::Appointment, &dirty.key, VISITORS, code, text.into()));
         }
@@ -241,11 +244,13 @@ impl Reconciler {
         Ok(found.and_then(|record| record.as_opportunity()?.contact).into_iter().collect())
     }
 
-    /// What the visits of a contact do to their opportunities. `visit` is the one that was read, which is not stored yet.
+    /// What the visits of a contact do to their opportunities. `visit` is the one that was read, which is not stored yet; nor are
+    /// `others`, by id, which it changed for somebody else who comes to them.
     async fn effect(
         &self,
         contact: RecordId,
         visit: &mut Visit,
+        others: &mut BTreeMap<String, Visit>,
         now: DateTime<Utc>,
         failures: &mut Vec<(&'static str, &'static str)>,
     ) -> Result<Effect, StoreError> {
@@ -253,6 +258,11 @@ impl Reconciler {
         let mut effect = Effect { ops: Vec::new(), again: None };
         let mut all = self.store.visits_of(&account.name, contact).await?;
         all.retain(|other| other.id() != visit.id());
+        for other in &mut all {
+            if let Some(changed) = others.get(&other.id()) {
+                other.clone_from(changed);
+            }
+        }
         all.push(visit.clone());
         let mut theirs: BTreeMap<String, Share> = BTreeMap::new();
         for one in &mut all {
@@ -310,6 +320,10 @@ impl Reconciler {
             });
             effect.again = earlier(effect.again, verdict.again);
             for mut changed in verdict.visits {
+                // The next rules see it as these left it.
+                if let Some(one) = all.iter_mut().find(|one| one.id() == changed.id()) {
+                    one.clone_from(&changed);
+                }
                 if let Some(share) = theirs.get(&changed.id()) {
                     changed.raised.extend(share.raised.iter().cloned());
                     changed.opportunity = changed.opportunity.or(share.opportunity);
@@ -317,7 +331,7 @@ impl Reconciler {
                 if changed.id() == visit.id() {
                     *visit = changed;
                 } else {
-                    effect.ops.push(Op::PutVisit(Visit { version: changed.version + 1, ..changed }));
+                    others.insert(changed.id(), changed);
                 }
             }
             for (id, note) in &verdict.notes {

@@ -1224,6 +1224,63 @@ async fn everybody_who_comes_to_a_visit_of_several_goes_on_by_it_and_back() {
     assert_eq!((practice.rung(ana), practice.rung(ben)), (booked.0, 0));
 }
 
+/// A couple come to two treatments together, and call both off between two looks: what happens to the one is of both contacts, and
+/// so is what happens to the other.
+#[tokio::test(start_paused = true)]
+async fn two_visits_of_the_same_two_people_are_both_settled() {
+    let practice = Practice::new(rules(), Settings::default());
+    let (ana, patient) = practice.ana().await;
+    let contact = practice.contact("Ben", "Rivera", "ben@example.com", "(310) 555-0143");
+    let ben = practice.deal_of(contact, "Ben's course");
+    let visits = practice.emr.with(|world| {
+        let second = world.register("Ben", "Rivera", "ben@example.com", "+13105550143");
+        [2, 9].map(|days| {
+            let visit = world.appoint(&patient, "CONSULT", "booked", world.now + TimeDelta::days(days));
+            world.bring(&visit, &second);
+            visit
+        })
+    });
+    practice.settle().await;
+    let booked = (practice.rung(ana), practice.rung(ben));
+    assert!(booked.0 > 0 && booked.0 == booked.1, "{booked:?}");
+    practice.emr.with(|world| visits.iter().for_each(|visit| world.set_status("Appointment", visit, "cancelled")));
+    practice.wait(30).await;
+    practice.wait(30).await;
+    assert_eq!((practice.rung(ana), practice.rung(ben)), (0, 0));
+    assert!(!practice.tasks().await.contains(&"stale".to_owned()), "{:?}", practice.tasks().await);
+}
+
+/// Families share addresses: what a chart says of somebody is never written over with what is known of another, nor emptied.
+#[tokio::test(start_paused = true)]
+async fn a_patient_with_a_contacts_address_is_linked_only_if_it_is_that_person_and_keeps_what_nobody_here_says() {
+    // Who is at the clinic with Ana's address, and whether that is she.
+    for (first, last, phone, is_she) in [
+        ("Leo", "Rivera", "+13105550142", false),
+        ("Ana", "Stone", "+13105550177", false),
+        ("Ana", "Rivera", "+13105550177", true),
+        ("ANA MARIA", "rivera", "", true),
+        ("Ana", "Stone", "+13105550142", true),
+    ] {
+        let what = format!("{first} {last} {phone}");
+        let practice = Practice::new(rules(), Settings::default()).with_patients(Dialect::FullR4, |router| router);
+        let patient = practice.emr.with(|world| world.register(first, last, "ana@example.com", phone));
+        practice.contact("Ana", "Rivera", "ana@example.com", "(310) 555-0142");
+        practice.wait(5).await;
+        let links = practice.rig.store.all_links(&practice.rig.account.name, &practice.calendar.name);
+        assert_eq!(links.iter().any(|link| link.external.as_str() == patient), is_she, "{what}: {links:?}");
+        let chart = practice.emr.with(|world| world.resource("Patient", &patient).cloned()).unwrap();
+        let given = chart["name"][0]["given"][0].as_str().unwrap_or_default().to_owned();
+        assert!(is_she || given == first, "{what}: {chart}");
+    }
+    // Nobody here knows her number: it stays on the chart.
+    let practice = Practice::new(rules(), Settings::default()).with_patients(Dialect::FullR4, |router| router);
+    let patient = practice.emr.with(|world| world.register("Ana", "Rivera", "ana@example.com", "+13105550142"));
+    practice.contact("Ana", "Rivera", "ana@example.com", "");
+    practice.wait(5).await;
+    let chart = practice.emr.with(|world| world.resource("Patient", &patient).cloned()).unwrap();
+    assert!(chart["telecom"].to_string().contains("+13105550142"), "{chart}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn rules_that_name_what_is_not_there_are_shown() {
     for wrong in [
