@@ -122,7 +122,7 @@ pub async fn start(
     // What it says may change meanwhile; asked for again it says what it said first, or the till takes it for another. One
     // that is dropped as too old is kept anew as it is asked for now.
     let call = Call::on(Lane::Interactive);
-    let drop_old = Op::DropOldCheckouts { now };
+    let drop_old = Op::DropOld { now };
     store.commit(&Commit { account: account.clone(), fence: None, ops: vec![drop_old] }).await?;
     let new = match store.checkout(account, &till.name, &new.key).await? {
         Some(kept) => kept,

@@ -8,20 +8,21 @@ use std::{
     time::Duration,
 };
 
-use tandem_contract::{Clock, ReqwestTransport, SystemClock, Transport};
+use tandem_contract::{Clock, Kind, ReqwestTransport, SystemClock, Transport};
 
 use crate::{
     config::{self, Config, ConfigError},
     edit::Desk,
     model::{Account, ConnectionRow, ConnectionState, Ids, Name, ids::RunId},
     store::{
-        StoreError, SyncStore, change_connection,
+        Commit, StoreError, SyncStore, change_connection,
         seal::{SealError, Sealer},
         sql::{SqlStore, sqlite_path},
     },
     sync::{
         connection::Connection,
         engine::{Engine, Shared},
+        first_export,
         mapping::MappingError,
     },
     vendors::{Others, Parts, connect},
@@ -146,6 +147,26 @@ impl Installation {
         }
         let run = RunId(ids.next(clock.now()));
         Ok(Self { config, store, clock, ids, accounts, connections, from_file, run, remote_accounts: Mutex::default() })
+    }
+
+    /// Remembers which connections of earlier are not configured: changes mark nothing for them, so what changes meanwhile is looked at
+    /// when they are back.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_absent(&self) -> Result<(), StoreError> {
+        for account in self.accounts.keys() {
+            let mut ops = Vec::new();
+            for kind in [Kind::Contact, Kind::Deal] {
+                let known = self.store.keepers(account, &first_export::stream(kind)).await?;
+                let absent = known.iter().filter(|name| !self.connections.contains_key(*name));
+                ops.extend(absent.map(|name| first_export::absent(name, kind)));
+            }
+            if !ops.is_empty() {
+                self.store.commit(&Commit { account: account.clone(), fence: None, ops }).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Claims the database for an engine. SQLite: a lock on a file beside it, which also proves an earlier owner dead.

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Door, problem::Problem};
 use crate::{
     model::Name,
-    store::{Commit, Op, StoreError, sql::SqlStore},
+    store::{Commit, Op, StoreError, SyncStore, sql::SqlStore},
     sync::{connection::is_own_address, intake::marks_of},
 };
 
@@ -156,11 +156,19 @@ async fn take(
         };
         Problem::new(status, "webhook_refused", error.to_string())
     })?;
+    let account = &connection.account.name;
+    let event = connection.connector.event(&asked);
+    if let Some(event) = &event
+        && installation.store.has_event(account, &name, event).await?
+    {
+        return Ok(StatusCode::OK);
+    }
     let ours = installation.remote_account(connection).await?;
-    let ops = marks_of(&name, hints, ours.as_deref(), now);
+    let mut ops = marks_of(&name, hints, ours.as_deref(), now);
     metrics::counter!("tandem_webhook_events_total", "connection" => name.to_string()).increment(ops.len() as u64);
     if !ops.is_empty() {
-        door.0.inbox.store(Commit { account: connection.account.name.clone(), fence: None, ops }).await?;
+        ops.extend(event.map(|event| Op::KeepEvent { connection: name.clone(), event, taken_at: now }));
+        door.0.inbox.store(Commit { account: account.clone(), fence: None, ops }).await?;
         door.ring(std::slice::from_ref(&name));
     }
     Ok(StatusCode::OK)

@@ -34,6 +34,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<Exit> {
     let _lock = installation.lock()?;
+    installation.note_absent().await?;
     let config = &installation.config;
     let listen = config.http.listen.resolve("http.listen", &config.folder)?;
     let public =

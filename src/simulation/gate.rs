@@ -360,6 +360,10 @@ impl SyncStore for GatedStore {
         self.read("checkout").await?;
         self.inner.checkout(account, connection, key).await
     }
+    async fn has_event(&self, account: &Name, connection: &Name, event: &ExternalId) -> Stored<bool> {
+        self.read("has_event").await?;
+        self.inner.has_event(account, connection, event).await
+    }
     async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Stored<Vec<Visit>> {
         self.read("visits").await?;
         self.inner.visits(account, connection, ids).await

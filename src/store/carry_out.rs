@@ -6,7 +6,7 @@ use sqlx::QueryBuilder;
 use tandem_contract::Kind;
 
 use super::{
-    CHECKOUTS_KEPT, Op, StoreError, link_row,
+    CHECKOUTS_KEPT, EVENTS_KEPT, Op, StoreError, link_row,
     sql::{ROWS, Tx, json, on_tx, parse, refused},
 };
 use crate::model::{Failure, LocalRecord, Name, RecordId, ids::IntentId, link::Ruling};
@@ -525,7 +525,17 @@ pub(super) async fn put_one(tx: &mut Tx, account: &str, op: &Op) -> Result<(), S
                 key.as_str()
             )?;
         }
-        Op::DropOldCheckouts { now } => {
+        Op::KeepEvent { connection, event, taken_at } => {
+            run!(
+                "INSERT INTO event (account, connection, event, taken_at) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (account, connection, event) DO NOTHING",
+                connection.as_str(),
+                event.as_str(),
+                taken_at
+            )?;
+        }
+        Op::DropOld { now } => {
+            run!("DELETE FROM event WHERE account = $1 AND taken_at < $2", *now - EVENTS_KEPT)?;
             run!("DELETE FROM checkout WHERE account = $1 AND asked_at < $2", *now - CHECKOUTS_KEPT)?;
         }
         Op::BeginBooking { opportunity, now, until } => {

@@ -13,7 +13,7 @@ use tandem_contract::{
     planted::{self, Bug},
 };
 
-use super::{By, CHECKOUTS_KEPT, Commit, GuardEvent, Op, StoreError, SyncStore, Taken};
+use super::{By, CHECKOUTS_KEPT, Commit, EVENTS_KEPT, GuardEvent, Op, StoreError, SyncStore, Taken};
 use crate::model::{
     Conflict, ConnectionRow, Dirty, Evidence, EvidenceState, Failure, HistoryEntry, Intent, Key, Link, LocalRecord,
     Name, Pipeline, RecordId, StageMap, Visit,
@@ -50,6 +50,7 @@ struct State {
     evidence: BTreeMap<(Owned, ExternalId), Evidence>,
     visits: BTreeMap<(Owned, ExternalId), Visit>,
     checkouts: BTreeMap<(Owned, String), (DateTime<Utc>, NewCheckout)>,
+    events: BTreeMap<(Owned, ExternalId), DateTime<Utc>>,
     bookings: BTreeMap<(Name, RecordId), DateTime<Utc>>,
     leases: BTreeMap<i64, (String, i64, DateTime<Utc>)>,
 }
@@ -296,7 +297,19 @@ fn apply(state: &mut State, account: &Name, op: Op, undo: &mut Vec<Undo>) -> Res
                 put!(state, undo, checkouts, key, (asked_at, new));
             }
         }
-        Op::DropOldCheckouts { now } => {
+        Op::KeepEvent { connection, event, taken_at } => {
+            let key = (owned(&connection), event);
+            if !state.events.contains_key(&key) {
+                put!(state, undo, events, key, taken_at);
+            }
+        }
+        Op::DropOld { now } => {
+            let taken =
+                state.events.iter().filter(|(((of, _), _), taken)| of == account && **taken < now - EVENTS_KEPT);
+            let old: Vec<_> = taken.map(|(key, _)| key.clone()).collect();
+            for key in old {
+                take!(state, undo, events, key);
+            }
             let is_old = |asked_at: &DateTime<Utc>| *asked_at < now - CHECKOUTS_KEPT;
             let mine = state.checkouts.iter().filter(|(((of, _), _), (asked_at, _))| of == account && is_old(asked_at));
             let old: Vec<_> = mine.map(|(key, _)| key.clone()).collect();
@@ -570,6 +583,11 @@ impl SyncStore for MemoryStore {
     async fn checkout(&self, account: &Name, connection: &Name, key: &str) -> Result<Option<NewCheckout>, StoreError> {
         let owned = (account.clone(), connection.clone());
         Ok(self.lock().checkouts.get(&(owned, key.to_owned())).map(|(_, new)| new.clone()))
+    }
+
+    async fn has_event(&self, account: &Name, connection: &Name, event: &ExternalId) -> Result<bool, StoreError> {
+        let owned = (account.clone(), connection.clone());
+        Ok(self.lock().events.contains_key(&(owned, event.clone())))
     }
 
     async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Result<Vec<Visit>, StoreError> {

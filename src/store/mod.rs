@@ -29,6 +29,9 @@ use crate::model::{
     link::Ruling,
 };
 
+/// How long an event is kept that was taken. Source: Square tells one again for up to a day, and older pages of its say three.
+pub const EVENTS_KEPT: TimeDelta = TimeDelta::days(3);
+
 /// How long what a checkout was asked for as is kept: nobody pays by it any more then.
 pub const CHECKOUTS_KEPT: TimeDelta = TimeDelta::days(90);
 
@@ -245,8 +248,17 @@ pub enum Op {
         /// Its key.
         key: String,
     },
-    /// Drops what was kept for longer than [`CHECKOUTS_KEPT`], at every till of the account.
-    DropOldCheckouts {
+    /// Keeps that an event was taken, together with what it named.
+    KeepEvent {
+        /// Which connection it came to.
+        connection: Name,
+        /// Its id there.
+        event: ExternalId,
+        /// When.
+        taken_at: DateTime<Utc>,
+    },
+    /// Drops what is kept for no longer than [`CHECKOUTS_KEPT`] and [`EVENTS_KEPT`], of every connection of the account.
+    DropOld {
         /// When.
         now: DateTime<Utc>,
     },
@@ -387,6 +399,9 @@ pub trait SyncStore: Send + Sync {
 
     /// What the checkout of this key was first asked for as.
     async fn checkout(&self, account: &Name, connection: &Name, key: &str) -> Result<Option<NewCheckout>, StoreError>;
+
+    /// Whether an event was taken before.
+    async fn has_event(&self, account: &Name, connection: &Name, event: &ExternalId) -> Result<bool, StoreError>;
 
     /// Visits of a calendar, by the vendor's ids.
     async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Result<Vec<Visit>, StoreError>;

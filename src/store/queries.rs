@@ -225,6 +225,19 @@ impl SqlStore {
         .transpose()
     }
 
+    /// The connections of an account that keep a cursor of this stream.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn keepers(&self, account: &Name, stream: &str) -> Result<Vec<Name>, StoreError> {
+        let rows: Vec<(String,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT connection FROM cursor WHERE account = $1 AND stream = $2 ORDER BY connection")
+                .bind(account.as_str()).bind(stream).fetch_all(pool).await
+        })
+        .map_err(refused)?;
+        Ok(rows.into_iter().filter_map(|(name,)| name.parse().ok()).collect())
+    }
+
     /// The connections that are not in the configuration file, as TOML.
     ///
     /// # Errors

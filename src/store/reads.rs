@@ -354,6 +354,15 @@ impl SyncStore for SqlStore {
         row.map(|(body,)| parse("checkout", key.to_owned(), &body)).transpose()
     }
 
+    async fn has_event(&self, account: &Name, connection: &Name, event: &ExternalId) -> Result<bool, StoreError> {
+        let row: Option<(String,)> = on_pool!(self, pool, Db => {
+            sqlx::query_as("SELECT event FROM event WHERE account = $1 AND connection = $2 AND event = $3")
+                .bind(account.as_str()).bind(connection.as_str()).bind(event.as_str()).fetch_optional(pool).await
+        })
+        .map_err(refused)?;
+        Ok(row.is_some())
+    }
+
     async fn visits(&self, account: &Name, connection: &Name, ids: &[ExternalId]) -> Result<Vec<Visit>, StoreError> {
         let (of, keys) = (Of::EveryKind(account, connection), Keys::externals(ids));
         let rows: Vec<(String, String)> = self.by_keys("SELECT visit, body FROM visit", of, "visit", keys).await?;

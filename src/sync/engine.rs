@@ -232,7 +232,7 @@ impl Engine {
     async fn audited(&self, reconciler: &Reconciler, at: DateTime<Utc>) -> Result<(), StoreError> {
         let cursor = Cursor(at.to_rfc3339());
         let op = Op::PutCursor { connection: self.connection.name.clone(), stream: AUDITED.into(), cursor };
-        self.shared.store.commit(&reconciler.commit_of(vec![op, Op::DropOldCheckouts { now: at }])).await
+        self.shared.store.commit(&reconciler.commit_of(vec![op, Op::DropOld { now: at }])).await
     }
 
     fn has_till(&self) -> bool {

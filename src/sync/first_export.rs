@@ -8,7 +8,7 @@ use tandem_contract::{Cursor, Kind};
 
 use super::reconcile::Reconciler;
 use crate::{
-    model::{Key, Mark, Reason, RecordId},
+    model::{Key, Mark, Name, Reason, RecordId},
     store::{Op, StoreError},
 };
 
@@ -19,8 +19,16 @@ const READS_ONLY: &str = "reads only";
 /// When everything was marked.
 const DONE: &str = "done";
 
-/// The stream under which it is kept how far this has come.
-fn stream(kind: Kind) -> String {
+/// What is to be stored of a connection that is not configured: nobody tells it of changes, so that when it is back everything is
+/// marked for it as if it had only read until then.
+#[must_use]
+pub fn absent(connection: &Name, kind: Kind) -> Op {
+    Op::PutCursor { connection: connection.clone(), stream: stream(kind), cursor: Cursor(READS_ONLY.into()) }
+}
+
+/// The stream of a kind: which connections have one, and how far each is.
+#[must_use]
+pub fn stream(kind: Kind) -> String {
     format!("first_export.{kind}")
 }
 

@@ -12,7 +12,7 @@ pub mod connection;
 mod decide;
 mod discovery;
 pub mod engine;
-mod first_export;
+pub mod first_export;
 pub mod follow_up;
 pub mod guard;
 pub mod intake;

@@ -125,6 +125,32 @@ fn thrice(body: &[u8]) -> [Vec<u8>; 3] {
     std::array::from_fn(|_| body.to_vec())
 }
 
+/// Nobody tells a connection of changes while it is not configured: when it is back, they are looked for.
+#[test]
+fn what_was_made_while_a_connection_was_not_configured_goes_there_when_it_is_back() {
+    let house = House::open("info", pipedrive);
+    let known = |place: &Place, record: &str| {
+        let told = String::from_utf8(place.run(&["why", record]).stdout).unwrap();
+        told.contains(" at pipedrive (")
+    };
+    let ana = house.person("Ana");
+    house.known_as(&ana, "pipedrive");
+    let place = house.leave();
+    place.configure("");
+    let ben = {
+        let _daemon = place.serve();
+        place.until("it serves", || place.get("/readyz").as_deref() == Some("ready\n"));
+        let body = json!({ "first_name": "Ben", "last_name": "Rivera", "email": "ben@example.com" });
+        let (status, made) = place.ask("POST", "/api/v1/contacts", &body);
+        assert_eq!(status, 201, "{made}");
+        made["id"].as_str().unwrap().to_owned()
+    };
+    assert!(!known(&place, &ben));
+    place.configure(&pipedrive(&place));
+    let _daemon = place.serve();
+    place.until("what was made meanwhile is there", || known(&place, &ben));
+}
+
 #[test]
 fn whatever_is_sent_to_the_doors_of_webhooks_is_answered_with_a_refusal_and_stops_nobody() {
     let mut key = String::new();
@@ -216,6 +242,22 @@ fn whatever_is_sent_to_the_doors_of_webhooks_is_answered_with_a_refusal_and_stop
     place.until("HubSpot is heard", || {
         place.get("/api/v1/opportunities").unwrap_or_default().contains("told by HubSpot")
     });
+    // An event that Square tells again is one: its id says so, and nothing of it is done twice.
+    let heard = || {
+        let counted = place.get("/metrics").unwrap_or_default();
+        let line = counted.lines().find(|line| line.starts_with("tandem_webhook_events_total{connection=\"square\"}"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let event = |id: &str| {
+        let customer = json!({ "type": "customer", "id": "NOBODY", "object": { "customer": { "id": "NOBODY" } } });
+        json!({ "type": "customer.updated", "event_id": id, "data": customer }).to_string().into_bytes()
+    };
+    let before = heard();
+    for (id, more) in [("e1", 1), ("e1", 1), ("e2", 2), ("e1", 2)] {
+        let body = event(id);
+        assert_eq!(knock(&doors[0], &logins(true, &body)[0], &body), 200, "{id}");
+        assert_eq!(heard() - before, more, "{id}");
+    }
     let news = br#"{"meta":{"action":"change","entity":"deal","entity_id":"4001","company_id":"4242","version":"2.0"},"data":{"id":4001},"previous":{}}"#;
     assert_eq!(knock(&doors[2], &logins(true, news)[2], news), 200);
     let sale = house.paid(4_500, &json!({}));

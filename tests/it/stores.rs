@@ -12,8 +12,8 @@ use tandem::{
         link::{Hold, HoldKind, Ruling, Unanswered, Verdict},
     },
     store::{
-        By, CHECKOUTS_KEPT, Commit, Fence, Op, StoreError, SyncStore, Taken, change_connection, memory::MemoryStore,
-        seal::Sealer, sql::SqlStore,
+        By, CHECKOUTS_KEPT, Commit, EVENTS_KEPT, Fence, Op, StoreError, SyncStore, Taken, change_connection,
+        memory::MemoryStore, seal::Sealer, sql::SqlStore,
     },
 };
 use tandem_contract::{CheckoutBy, Cursor, ExternalId, Kind, NewCheckout, Value, Version};
@@ -156,6 +156,7 @@ behaviours!(
     a_failure_is_counted_not_repeated,
     what_a_checkout_was_asked_for_as_first_is_kept,
     old_checkouts_are_dropped,
+    an_event_is_taken_once_and_kept_while_it_may_be_told_again,
     one_appointment_is_made_at_a_time,
     accounts_do_not_see_each_other,
 );
@@ -254,13 +255,33 @@ mod behaviour {
         let is_kept = async |account: &str, till: &str, key: &str| {
             store.checkout(&name(account), &name(till), key).await.unwrap().is_some()
         };
-        let drop_at = async |now| store.commit(&commit(vec![Op::DropOldCheckouts { now }])).await.unwrap();
+        let drop_at = async |now| store.commit(&commit(vec![Op::DropOld { now }])).await.unwrap();
         drop_at(at(0) + CHECKOUTS_KEPT).await;
         assert!(is_kept("a", "square", "old").await, "as long as it is kept");
         // A till that is configured no more has nobody else to drop its own.
         drop_at(at(5) + CHECKOUTS_KEPT).await;
         assert!(!is_kept("a", "square", "old").await && !is_kept("a", "gone", "old").await);
         assert!(is_kept("a", "square", "young").await && is_kept("b", "square", "old").await);
+    }
+
+    pub async fn an_event_is_taken_once_and_kept_while_it_may_be_told_again(store: Store) {
+        let event = |text: &str| ExternalId::new(text).unwrap();
+        let take = async |account: &str, till: &str, id: &str, seconds| {
+            let op = Op::KeepEvent { connection: name(till), event: event(id), taken_at: at(seconds) };
+            store.commit(&Commit { account: name(account), ..commit(vec![op]) }).await.unwrap();
+        };
+        let has =
+            async |account: &str, till: &str, id: &str| store.has_event(&name(account), &name(till), &event(id)).await;
+        take("a", "square", "e1", 0).await;
+        // Taken at the same moment by another process: the first word stands.
+        take("a", "square", "e1", 9).await;
+        take("a", "square", "e2", 9).await;
+        take("b", "square", "e1", 0).await;
+        assert!(has("a", "square", "e1").await.unwrap() && !has("a", "other", "e1").await.unwrap());
+        assert!(!has("b", "square", "e2").await.unwrap(), "each account by itself");
+        store.commit(&commit(vec![Op::DropOld { now: at(5) + EVENTS_KEPT }])).await.unwrap();
+        assert!(!has("a", "square", "e1").await.unwrap() && has("a", "square", "e2").await.unwrap());
+        assert!(has("b", "square", "e1").await.unwrap());
     }
 
     pub async fn one_appointment_is_made_at_a_time(store: Store) {
